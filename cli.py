@@ -1,0 +1,96 @@
+"""What every script does at its two ends: read its arguments, and end in one clear line.
+
+Nothing slow is imported here, so that ``--help`` and a mistake in the settings answer at once.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from config import load_settings
+from files import InputError
+
+
+def read_settings(description, argv=None, **flags):
+    """Parse ``--config``, ``--set`` and the script's own flags into checked settings.
+
+    Parameters
+    ----------
+    description : str
+        The script's docstring, shown by ``--help``.
+    argv : list of str, optional
+        Arguments without the program's name; those of the process when omitted.
+    **flags : str
+        Names of on/off flags of this script, each with its help text.
+
+    Returns
+    -------
+    config.Settings, or (config.Settings, argparse.Namespace) if the script has flags
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown, of a wrong type or impossible.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings that replace those of config.yaml"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides",
+        help="one setting, may be repeated; replaces those of both files",
+    )  # fmt: skip
+    for name, text in flags.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
+    arguments = parser.parse_args(argv)
+    settings = load_settings(arguments.config, arguments.overrides)
+    return (settings, arguments) if flags else settings
+
+
+def run(main):
+    """Call `main` as a program: a refused input is one line and exit code 2, Ctrl-C is 130."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def starting_tensorflow():
+    """Import TensorFlow in this block: what it prints is held back, the device it found is named.
+
+    Its C++ code writes past Python's `sys.stderr`, so the file descriptor itself is redirected; if
+    the start fails, the lines are printed after all.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow leaves oneDNN off on processors without AVX-512: convolutions take twice as long.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+            import tensorflow as tf
+
+            gpus = tf.config.list_logical_devices("GPU")
+        except BaseException:
+            held_back.seek(0)
+            os.write(terminal, held_back.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"runs on {f'{len(gpus)} GPU' if gpus else f'{cores} CPU cores'}, TensorFlow {tf.__version__}"
+    )

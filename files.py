@@ -1,0 +1,76 @@
+"""Input that is refused in one line, and outputs that appear whole or not at all."""
+
+import contextlib
+import csv
+import json
+import os
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message names it and says what to do.
+
+    Scripts print it as one line on stderr and exit with code 2 (see `cli.run`).
+    """
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Give a temporary name to write to, moved onto `path` when the block ends without an error.
+
+    A reader, or a second start after a kill at any moment, sees the old file or the new one,
+    never a part of it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where the finished file belongs. Missing folders are made.
+
+    Yields
+    ------
+    pathlib.Path
+        A name in the same folder (so that the move is atomic) that ends like `path` does
+        (writers choose their format by the ending).
+
+    Raises
+    ------
+    InputError
+        If the folder or the file cannot be written (missing rights, full disk).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "free some space or choose another folder under `paths` in config.yaml"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_json(path, content):
+    """Write `content` as indented JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_json(path, how_to_get_it):
+    """Read a JSON file, or say in one line what is wrong with it and `how_to_get_it`."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; {how_to_get_it}") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {how_to_get_it}") from error
+
+
+def save_csv(path, rows):
+    """Write a list of equal-keyed dictionaries as a table, whole or not at all."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
