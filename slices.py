@@ -1,0 +1,202 @@
+"""Prepared slices on disk: one folder a data set, and slices.csv, which says what is where.
+
+`prep.py` writes them; the stages read nothing else. A row of the manifest is one axial slice:
+
+dataset, subject, session, site   whose it is
+z, lesion_pixels                  which slice of the scan (in RAS), and how much lesion is on it
+image, mask, position              files below the prepared folder; `position` is the place in a stack
+mean, std                         of the scan's intensities, for `volumes.standardise`
+content                           hash of the whole scan's slices: finds a scan under two names
+"""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas
+
+from files import InputError, load_json, save_json, whole_file
+from volumes import load_mask, load_volume, scale_intensity, standardise, volume_to_slices
+
+COLUMNS = {
+    "dataset": str, "subject": str, "session": str, "site": str, "z": int, "lesion_pixels": int,
+    "image": str, "mask": str, "position": int, "mean": float, "std": float, "content": str,
+}  # fmt: skip
+
+
+def prepare_scan(scan, folder, labels, size, skip, format):
+    """Cut one scan into slices on disk, unless that is done already.
+
+    The scan's json file is written last: where it stands, the slices are whole.
+
+    Parameters
+    ----------
+    scan : volumes.Scan
+    folder : path-like
+        The prepared folder.
+    labels : list of int or None
+        See `volumes.load_mask`.
+    size : int
+        Side of the square, in pixels.
+    skip : int
+        Slices left out at the bottom and at the top.
+    format : {"npy", "png"}
+
+    Returns
+    -------
+    dict
+        `scan`'s facts: whose it is, spacing, lesion volume in ml, and one entry a slice.
+
+    Raises
+    ------
+    InputError
+        If image or mask cannot be used; the message names the file and the reason.
+    """
+    folder = Path(folder)
+    done = folder / scan.dataset / f"{scan.name}.json"
+    # A changed setting or source file makes the slices stale.
+    made_from = {
+        "image": str(scan.image), "mask": str(scan.mask),
+        "changed_ns": [scan.image.stat().st_mtime_ns, scan.mask.stat().st_mtime_ns],
+        "labels": labels, "size": size, "skip": skip, "format": format,
+    }  # fmt: skip
+    if done.exists():
+        facts = load_json(done, "delete it and run prep.py again")
+        if facts["made_from"] == made_from:
+            return facts
+
+    volume = load_volume(scan.image)
+    lesion = load_mask(scan.mask, labels, volume)
+    scaled, mean, std = scale_intensity(volume.voxels)
+    depth = scaled.shape[2]
+    if depth <= 2 * skip:
+        raise InputError(
+            f"{scan.image}: {depth} axial slices, and slices.skip leaves out {2 * skip}"
+        )
+    kept = slice(skip, depth - skip)
+    try:
+        images, masks = (volume_to_slices(v[:, :, kept], size) for v in (scaled, lesion))
+    except InputError as error:
+        raise InputError(f"{scan.image}: {error}") from None
+
+    files = {}
+    for kind, stack in (("image", images), ("mask", masks)):
+        names = _file_names(scan, kind, range(skip, depth - skip), format)
+        if format == "npy":
+            with whole_file(folder / names[0]) as temporary:
+                np.save(temporary, stack, allow_pickle=False)
+        else:
+            for name, picture in zip(names, stack * (255 if kind == "mask" else 1), strict=True):
+                with whole_file(folder / name) as temporary:
+                    if not cv2.imwrite(str(temporary), picture):
+                        raise OSError("the picture could not be written")
+        files[kind] = names
+    content = hashlib.sha256(images).hexdigest()[:16]
+    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
+    facts = {
+        "made_from": made_from,
+        "voxel_mm": [round(float(mm), 4) for mm in volume.spacing_mm],
+        "lesion_ml": float(lesion.sum()) * voxel_ml,
+        "lesion_outside_ml": float(lesion.sum() - masks.sum()) * voxel_ml,
+        "slices": [
+            {
+                "dataset": scan.dataset, "subject": scan.subject, "session": scan.session,
+                "site": scan.site, "z": skip + i, "lesion_pixels": int(np.count_nonzero(mask)),
+                "image": files["image"][i], "mask": files["mask"][i],
+                "position": i if format == "npy" else 0,
+                "mean": round(mean, 4), "std": round(std, 4), "content": content,
+            }
+            for i, mask in enumerate(masks)
+        ],
+    }  # fmt: skip
+    save_json(done, facts)
+    return facts
+
+
+def _file_names(scan, kind, heights, format):
+    stem = f"{scan.dataset}/{kind}s/{scan.name}"
+    if format == "npy":
+        return [f"{stem}.npy"] * len(heights)
+    return [f"{stem}/z{z:03d}.png" for z in heights]
+
+
+def load_manifest(folder, dataset):
+    """Read the rows of one data set from slices.csv.
+
+    Parameters
+    ----------
+    folder : path-like
+        The prepared folder.
+    dataset : {"atlas", "brats17"}
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the columns named at the top of this module.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not such a table, or has no slice of `dataset`.
+    """
+    path = Path(folder) / "slices.csv"
+    try:
+        table = pandas.read_csv(path, dtype=COLUMNS, keep_default_na=False)[list(COLUMNS)]
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run prep.py first") from None
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path}: not a table of slices ({error}); run prep.py again") from None
+    rows = table[table.dataset == dataset].reset_index(drop=True)
+    if rows.empty:
+        raise InputError(f"{path}: no slices of {dataset}; set paths.{dataset} and run prep.py")
+    return rows
+
+
+class SliceReader:
+    """Read single slices by their row number in a manifest; safe to call from several threads.
+
+    Stacks are read memory-mapped, so that a slice costs a copy of its 57,600 bytes and the
+    operating system keeps what fits in memory.
+
+    Parameters
+    ----------
+    folder : path-like
+        The prepared folder.
+    rows : pandas.DataFrame
+        From `load_manifest`.
+    """
+
+    def __init__(self, folder, rows):
+        self.folder = Path(folder)
+        # Plain lists: picking one value from a DataFrame costs as much as reading the slice.
+        self.image, self.mask = rows["image"].tolist(), rows["mask"].tolist()
+        self.position, self.mean, self.std = (rows[c].tolist() for c in ("position", "mean", "std"))
+        self._stacks = {}
+
+    def __len__(self):
+        return len(self.image)
+
+    def read(self, row):
+        """Return image (uint8, 0 to 255) and mask (uint8, 0 or 1), each of shape (H, W)."""
+        image = self._load(self.image[row], self.position[row])
+        mask = self._load(self.mask[row], self.position[row])
+        return image, np.minimum(mask, 1)
+
+    def standardise(self, row, image):
+        """Bring an image of this row, as read or augmented, to the network's float32 scale."""
+        return standardise(image, self.mean[row], self.std[row])
+
+    def _load(self, name, index):
+        try:
+            if name.endswith(".npy"):
+                if name not in self._stacks:
+                    stack = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+                    self._stacks[name] = stack
+                return self._stacks[name][index]
+            picture = cv2.imread(str(self.folder / name), cv2.IMREAD_GRAYSCALE)
+            if picture is None:
+                raise OSError("not a readable picture")
+            return picture
+        except (OSError, ValueError, IndexError) as error:
+            raise InputError(f"{self.folder / name}: {error}; run prep.py again") from None

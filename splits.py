@@ -1,0 +1,201 @@
+"""Who trains, who validates and who is held back: by subject or by site, never by slice."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from files import InputError, load_json
+
+
+def make_split(rows, by, folds, test_fraction, seed):
+    """Deal the subjects of one data set out to a test part and `folds` validation folds.
+
+    Each part gets small and large lesions alike: subjects are stratified by lesion volume. All
+    sessions of a subject, and identical scans under two names, stay in one part.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        One row a slice, from `slices.load_manifest`.
+    by : {"subject", "site"}
+        What stays together.
+    folds : int
+    test_fraction : float
+        Share of the subjects held back, 0 to 1.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``{"test": [subject, ...], "folds": [[subject, ...], ...]}``
+
+    Raises
+    ------
+    InputError
+        If there are too few subjects or sites.
+    """
+    groups = _groups(rows, by)
+    needed = folds + (test_fraction > 0)
+    if len(groups) < needed:
+        raise InputError(
+            f"split: {len(groups)} separate {by}s of {rows.dataset.iloc[0]} for {folds} folds and a "
+            f"test part; at least {needed} are needed: give more scans, or set split.folds and "
+            "split.test_fraction lower"
+        )
+    test, rest = [], groups
+    if test_fraction:
+        held_back = max(1, round(test_fraction * len(groups)))
+        parts = max(2, round(len(groups) / held_back))
+        test = next(_deal(groups, parts, seed))[:held_back]
+        rest = groups.drop(groups.index[test])
+
+    def subjects(groups):
+        return sorted(subject for members in groups.subjects for subject in members)
+
+    return {
+        "test": subjects(groups.iloc[test]),
+        "folds": [subjects(rest.iloc[part]) for part in _deal(rest, folds, seed)],
+    }
+
+
+def _deal(groups, parts, seed):
+    """Yield `parts` lists of row numbers, each with small and large lesions alike."""
+    from sklearn.model_selection import StratifiedKFold
+
+    strata = max(1, min(4, len(groups) // parts))
+    volume = pandas.qcut(groups.lesion.rank(method="first"), strata, labels=False)
+    deck = StratifiedKFold(parts, shuffle=True, random_state=seed)
+    return (part for _, part in deck.split(groups, volume))
+
+
+def _groups(rows, by):
+    """List what must stay together, with its subjects and their mean lesion size in voxels."""
+    subjects = rows.groupby("subject").agg(site=("site", "first"), lesion=("lesion_pixels", "sum"))
+    subjects["group"] = subjects.site if by == "site" else subjects.index
+    for _, twins in rows.groupby("content").subject.unique().items():
+        same = subjects.group.isin(subjects.group[twins])
+        subjects.loc[same, "group"] = subjects.group[twins[0]]
+    return (
+        subjects.reset_index()
+        .groupby("group")
+        .agg(subjects=("subject", list), lesion=("lesion", "mean"))
+    )
+
+
+def split_from_table(path, rows, folds):
+    """Take over a published split: a csv with the columns `subject` and `fold`.
+
+    Parameters
+    ----------
+    path : path-like
+        `fold` is 0, 1, ... or ``test``.
+    rows : pandas.DataFrame
+        From `slices.load_manifest`; each of its subjects must be in the table.
+    folds : int
+
+    Returns
+    -------
+    dict
+        As `make_split`.
+    """
+    try:
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        fold_of = dict(zip(table["subject"], table["fold"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a csv with columns subject and fold ({error})") from None
+    if len(fold_of) < len(table):
+        twice = table.subject[table.subject.duplicated()].iloc[0]
+        raise InputError(f"{path}: subject {twice} is listed twice")
+    subjects = sorted(rows.subject.unique())
+    names = [*map(str, range(folds)), "test"]
+    for subject in subjects:
+        if fold_of.get(subject) not in names:
+            found = f"fold {fold_of[subject]}" if subject in fold_of else "no fold"
+            raise InputError(f"{path}: {subject} has {found}; give it one of {', '.join(names)}")
+    parts = {name: [s for s in subjects if fold_of[s] == name] for name in names}
+    return {"test": parts.pop("test"), "folds": list(parts.values())}
+
+
+def load_split(folder, dataset, fold):
+    """Read who trains and who validates from splits.json.
+
+    Parameters
+    ----------
+    folder : path-like
+        The prepared folder.
+    dataset : {"atlas", "brats17"}
+    fold : int
+        The fold that validates.
+
+    Returns
+    -------
+    dict
+        Subject names under ``"training"``, ``"validation"`` and ``"test"``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, does not hold this fold, or a subject stands in two parts.
+    """
+    path = Path(folder) / "splits.json"
+    parts = load_json(path, "run prep.py first").get(dataset)
+    try:
+        test, folds = parts["test"], parts["folds"]
+        split = {
+            "training": [s for i, part in enumerate(folds) if i != fold for s in part],
+            "validation": folds[fold],
+            "test": test,
+        }
+    except (TypeError, KeyError, IndexError):
+        raise InputError(f"{path}: has no fold {fold} of {dataset}; run prep.py again") from None
+    for subject, count in pandas.Series([*test, *np.concatenate(folds)]).value_counts().items():
+        if count > 1:
+            raise InputError(f"{path}: {subject} stands in {count} parts; run prep.py again")
+    return split
+
+
+def rows_of(rows, split):
+    """Sort a manifest's slices into the parts of a split.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+    split : dict
+        From `load_split`.
+
+    Returns
+    -------
+    dict of ndarray of int
+        Row numbers under ``"training"``, ``"validation"`` and ``"test"``.
+
+    Raises
+    ------
+    InputError
+        If split and manifest name different subjects, if a part that is needed is empty, or if the
+        same scan stands in two parts under two names.
+    """
+    part_of = {subject: part for part, subjects in split.items() for subject in subjects}
+    known = set(rows.subject)
+    if strangers := sorted(known.symmetric_difference(part_of)):
+        where = "splits.json" if strangers[0] in known else "slices.csv"
+        raise InputError(f"{where}: {strangers[0]} is missing from it; run prep.py again")
+    part = rows.subject.map(part_of)
+    leaks = part.groupby(rows.content).nunique()
+    if (leaks > 1).any():
+        twins = sorted(rows.subject[rows.content == leaks.idxmax()].unique())
+        raise InputError(
+            f"splits.json: {' and '.join(twins)} are the same scan in two parts; run prep.py again"
+        )
+    numbers = {name: np.flatnonzero(part == name) for name in split}
+    for name in ("training", "validation"):
+        if not rows.lesion_pixels.to_numpy()[numbers[name]].any():
+            raise InputError(f"splits.json: no slice with a lesion in {name}; run prep.py again")
+    return numbers
+
+
+def fingerprint(split):
+    """Hash a split, to tell in a run folder which one it used."""
+    return hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,388 @@
+"""Scans as they come: find them in a folder, read and check them, cut them into slices and back.
+
+Arrays are in RAS orientation: X to the right, Y to the front, Z to the top of the head.
+Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
+"""
+
+import gzip
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from files import InputError
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A T1-weighted image with its mask, and whose it is.
+
+    Attributes
+    ----------
+    dataset : str
+        ``"atlas"`` or ``"brats17"``.
+    subject, session, site : str
+        As the names on disk say; `session` is empty where there is none.
+    image, mask : pathlib.Path
+    """
+
+    dataset: str
+    subject: str
+    session: str
+    site: str
+    image: Path
+    mask: Path
+
+    @property
+    def name(self):
+        return f"{self.subject}_{self.session}" if self.session else self.subject
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan's voxels in RAS orientation, and what brings them back to the file's own grid.
+
+    Attributes
+    ----------
+    voxels : ndarray, shape (X, Y, Z)
+    affine : ndarray, shape (4, 4)
+        Voxel index of `voxels` to mm in RAS+ world space.
+    original : nibabel.Nifti1Image
+        The image as stored; its data are not kept in memory.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    original: nibabel.Nifti1Image
+
+    @property
+    def spacing_mm(self):
+        return nibabel.affines.voxel_sizes(self.affine)
+
+
+def find_scans(folder, dataset, image_suffix, mask_suffix):
+    """List the scans below a folder, however deep, in the order of their names.
+
+    A scan is a file ``<name><image_suffix>.nii[.gz]``; its mask is ``<name><mask_suffix>``, in the
+    same folder or, as BIDS derivatives do, elsewhere below `folder`. Hidden files (``._*``, which
+    macOS leaves behind) are passed over.
+
+    Parameters
+    ----------
+    folder : path-like
+    dataset : str
+        Stored with each scan.
+    image_suffix, mask_suffix : str
+        How the names end, without ``.nii.gz``.
+
+    Returns
+    -------
+    scans : list of Scan
+    problems : list of (str, str)
+        File and reason, for images without a mask and for names that occur twice.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no image of that name; says what it holds instead.
+    """
+    folder = Path(folder)
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.name.endswith(NIFTI_ENDINGS)
+    )
+    masks = {}
+    for path in files:
+        if _stem(path).endswith(mask_suffix):
+            masks.setdefault(_stem(path), []).append(path)
+
+    scans, problems, seen = [], [], {}
+    for image in files:
+        if not _stem(image).endswith(image_suffix):
+            continue
+        mask_name = _stem(image).removesuffix(image_suffix) + mask_suffix
+        found = masks.get(mask_name, [])
+        beside = [mask for mask in found if mask.parent == image.parent]
+        candidates = beside or found
+        if len(candidates) != 1:
+            what = "missing" if not candidates else f"found {len(candidates)} times"
+            problems.append((str(image), f"its mask {mask_name}.nii.gz is {what}"))
+            continue
+        subject, session, site = identify(image.relative_to(folder))
+        scan = Scan(dataset, subject, session, site, image, candidates[0])
+        if scan.name in seen:
+            problems.append((str(image), f"same subject and session as {seen[scan.name]}"))
+            continue
+        seen[scan.name] = image
+        scans.append(scan)
+
+    if not scans and not problems:
+        example = f"{files[0]} and {len(files) - 1} more NIfTI files" if files else "no NIfTI file"
+        raise InputError(
+            f"{folder}: no file ends in {image_suffix}.nii.gz (found {example}); point "
+            f"paths.{dataset} at the data set, or set {dataset}.image_suffix to how its names end"
+        )
+    return scans, problems
+
+
+def identify(path):
+    """Read subject, session and site from a scan's path below the data set's folder.
+
+    ATLAS v2.0 and BIDS: ``sub-r001s001/ses-1`` gives subject ``sub-r001s001``, session ``1``; the
+    site is the ``R001`` folder, or the cohort in the subject's name. BraTS17: ``Brats17_CBICA_AAB_1``
+    gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time point), site ``CBICA``. Any other
+    name is a subject of its own at site ``unknown``.
+    """
+    text = path.as_posix()
+    if brats := re.match(r"(Brats\d+_([^_]+)_[^_]+)_(\d+)(?=_)", path.name):
+        subject, site, session = brats.groups()
+        return subject, session, site
+    if bids := re.search(r"sub-[A-Za-z0-9]+", path.name) or re.search(r"sub-[A-Za-z0-9]+", text):
+        subject = bids.group()
+        session = re.search(r"ses-([A-Za-z0-9]+)", text)
+        cohort = re.search(r"(?:^|/)(R\d+)/", text) or re.match(r"sub-(r\d+)s\d+", subject)
+        return (
+            subject,
+            session.group(1) if session else "",
+            cohort.group(1).upper() if cohort else "unknown",
+        )
+    return _stem(path), "", "unknown"
+
+
+def load_volume(path):
+    """Read a T1-weighted image, in RAS orientation.
+
+    Parameters
+    ----------
+    path : path-like
+        A NIfTI file, 3D, or 4D with a single volume.
+
+    Returns
+    -------
+    Volume
+        Its voxels are float32, shape (X, Y, Z).
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, not one 3D volume, holds NaN or infinite values, or is the same
+        value everywhere.
+    """
+    volume = _read(path)
+    if not np.isfinite(volume.voxels).all():
+        count = np.count_nonzero(~np.isfinite(volume.voxels))
+        raise InputError(
+            f"{path}: {count} voxels are NaN or infinite; repair or leave out the scan"
+        )
+    if volume.voxels.min() == volume.voxels.max():
+        raise InputError(
+            f"{path}: every voxel is {volume.voxels.flat[0]:g}, there is no image in it"
+        )
+    return volume
+
+
+def load_mask(path, labels, image):
+    """Read the mask of an image, as 0 and 1 in RAS orientation.
+
+    Parameters
+    ----------
+    path : path-like
+    labels : list of int or None
+        Values that count as lesion. None: the mask must be binary, 0/1 or 0/255 (a deviation of
+        0.01 from rounding is allowed).
+    image : Volume
+        The image it belongs to; shape and affine must be the same (to 1 mm/1000).
+
+    Returns
+    -------
+    ndarray, uint8, shape (X, Y, Z)
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, lies on another grid, or holds values that are not expected.
+    """
+    mask = _read(path)
+    if mask.voxels.shape != image.voxels.shape:
+        shapes = " but ".join("×".join(map(str, v.voxels.shape)) for v in (mask, image))
+        raise InputError(f"{path}: the mask is {shapes} voxels in its image; they must be the same")
+    if not np.allclose(mask.affine, image.affine, atol=1e-3):
+        raise InputError(
+            f"{path}: affine differs from its image's; the mask lies elsewhere in space"
+        )
+    if labels is not None:
+        values = np.unique(mask.voxels)
+        if not np.array_equal(values, np.round(values)):
+            raise InputError(f"{path}: has values that are no labels, as {_first_odd(values)}")
+        return np.isin(mask.voxels, labels).astype(np.uint8)
+    top = mask.voxels.max()
+    scale = 255 if top > 1.01 else 1
+    lesion = mask.voxels > scale / 2
+    if not np.allclose(mask.voxels, lesion * np.float32(scale), atol=0.01):
+        values = np.unique(mask.voxels)
+        shown = ", ".join(f"{value:g}" for value in values[:6])
+        raise InputError(f"{path}: mask values are {shown}; it must be binary, 0/1 or 0/255")
+    return lesion.astype(np.uint8)
+
+
+def scale_intensity(voxels):
+    """Bring an image of any scanner to 8 bit, the one scale of every data set and of prediction.
+
+    Non-zero voxels are clipped to their 0.5 and 99.5 percentile, which map to 1 and 255; voxels
+    that are exactly 0 (outside a skull-stripped head) stay 0.
+
+    Parameters
+    ----------
+    voxels : ndarray, float32, shape (X, Y, Z)
+
+    Returns
+    -------
+    scaled : ndarray, uint8, shape (X, Y, Z)
+    mean, std : float
+        Of the non-zero voxels of `scaled`, for `standardise`.
+    """
+    inside = voxels != 0
+    low, high = np.percentile(voxels[inside], (0.5, 99.5))
+    span = max(high - low, np.finfo(np.float32).tiny)
+    scaled = np.clip((voxels - low) * np.float32(254 / span) + 1, 1, 255)
+    scaled = np.where(inside, np.round(scaled), 0).astype(np.uint8)
+    counts = np.bincount(scaled.ravel(), minlength=256)[1:]
+    values = np.arange(1, 256)
+    mean = np.average(values, weights=counts)
+    std = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+    return scaled, float(mean), float(max(std, 1.0))
+
+
+def standardise(image, mean, std):
+    """Give an 8-bit image its volume's zero mean and unit standard deviation, as float32."""
+    return (image.astype(np.float32) - np.float32(mean)) * np.float32(1 / std)
+
+
+def volume_to_slices(voxels, size):
+    """Cut a volume into axial slices, each in the middle of a square.
+
+    The front of the head is at the top of the picture and its left is on the left (neurological
+    convention), so that a left-right flip of the head is a flip along W.
+
+    Parameters
+    ----------
+    voxels : ndarray, shape (X, Y, Z)
+    size : int
+        Side of the square, H = W, in pixels.
+
+    Returns
+    -------
+    ndarray, shape (Z, H, W)
+        Filled with 0 around the slice.
+
+    Raises
+    ------
+    InputError
+        If a slice is larger than the square.
+    """
+    width, height, depth = voxels.shape
+    if max(width, height) > size:
+        fitting = -(-max(width, height) // 16) * 16
+        raise InputError(
+            f"axial slices are {width}×{height} voxels, larger than slices.size = {size}; "
+            f"set slices.size to {fitting}"
+        )
+    top, left = (size - height) // 2, (size - width) // 2
+    stack = np.zeros((depth, size, size), voxels.dtype)
+    stack[:, top : top + height, left : left + width] = voxels.transpose(2, 1, 0)[:, ::-1]
+    return stack
+
+
+def slices_to_volume(stack, shape):
+    """Undo `volume_to_slices`.
+
+    Parameters
+    ----------
+    stack : ndarray, shape (Z, H, W)
+    shape : tuple of int
+        (X, Y, Z) of the volume.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z)
+    """
+    width, height, _ = shape
+    top, left = (stack.shape[1] - height) // 2, (stack.shape[2] - width) // 2
+    inside = stack[:, top : top + height, left : left + width]
+    return np.ascontiguousarray(inside[:, ::-1].transpose(2, 1, 0))
+
+
+def to_original_grid(voxels, volume):
+    """Turn RAS voxels back into the file's own axis order, with its affine and header.
+
+    Parameters
+    ----------
+    voxels : ndarray, shape (X, Y, Z)
+        On the grid of `volume.voxels`.
+    volume : Volume
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        Same shape and affine as `volume.original`, in the type of `voxels`.
+    """
+    stored = nibabel.orientations.io_orientation(volume.original.affine)
+    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), stored)
+    data = nibabel.orientations.apply_orientation(voxels, back)
+    header = volume.original.header.copy()
+    header.set_data_dtype(voxels.dtype)
+    header.set_slope_inter(1, 0)
+    image = nibabel.Nifti1Image(data.reshape(volume.original.shape), volume.original.affine, header)
+    image.header["cal_max"] = 0
+    image.header["cal_min"] = 0
+    return image
+
+
+def _stem(path):
+    name = path.name
+    for ending in NIFTI_ENDINGS:
+        name = name.removesuffix(ending)
+    return name
+
+
+def _first_odd(values):
+    return f"{values[values != np.round(values)][0]:g}"
+
+
+def _read(path):
+    """Load a NIfTI file's voxels as float32 in RAS, with every way it can be broken in one line."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: is not a file")
+    try:
+        original = nibabel.load(path)
+        shape = original.shape
+        if len(shape) == 4 and shape[3] == 1:
+            shape = shape[:3]
+        if len(shape) != 3:
+            raise InputError(
+                f"{path}: has {len(shape)} dimensions {shape}; one 3D volume is needed"
+            )
+        stored = np.asarray(original.dataobj, dtype=np.float32).reshape(shape)
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        EOFError,
+        OSError,
+        ValueError,
+        gzip.BadGzipFile,
+        zlib.error,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a readable NIfTI file ({reason}); copy it anew") from error
+    if not np.isfinite(original.affine).all() or abs(np.linalg.det(original.affine)) < 1e-9:
+        raise InputError(f"{path}: its affine is not usable; repair the header")
+    canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, original.affine))
+    return Volume(np.asarray(canonical.dataobj), canonical.affine, original)
