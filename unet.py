@@ -1,0 +1,114 @@
+"""The 2D U-Net, and which part of it learns.
+
+Only `keras` layers are used, so that the network runs on every backend.
+"""
+
+import math
+
+import keras
+from keras import layers
+
+from fast_layers import ByteDropout, FusedBatchNormalization
+from files import InputError
+
+LEVELS = 4
+# Of the running mean and variance that validation and prediction use. With Keras' 0.99 they lag
+# hundreds of steps behind and a short run validates on stale ones; 0.9 is PyTorch's.
+MOMENTUM = 0.9
+GROUPS = ("encoder", "bottleneck", "decoder", "head")
+
+
+def build_unet(filters, dropout, batch_normalisation, foreground_prior, channels=1):
+    """Build a U-Net for images of any size divisible by 16.
+
+    Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,
+    ``decoder_4_up``, ``head``), by which weights are carried over and parts are frozen.
+
+    Parameters
+    ----------
+    filters : int
+        Of the first level; doubles on each of the 4 levels below.
+    dropout : float
+        Share of values dropped after each pooling and each joining of a skip connection.
+    batch_normalisation : bool
+        After each convolution of a block.
+    foreground_prior : float
+        Probability that the untrained network gives to every pixel, 0 to 1.
+    channels : int
+        Of the image.
+
+    Returns
+    -------
+    keras.Model
+        From (B, H, W, channels) to the probability of lesion, float32, (B, H, W, 1).
+
+    References
+    ----------
+    Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
+    """
+
+    def block(x, width, name):
+        for i in (1, 2):
+            x = layers.Conv2D(
+                width, 3, padding="same", use_bias=not batch_normalisation,
+                kernel_initializer="he_normal", name=f"{name}_conv_{i}",
+            )(x)  # fmt: skip
+            if batch_normalisation:
+                x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_norm_{i}")(x)
+            x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
+        return x
+
+    image = keras.Input((None, None, channels), name="image")
+    x, skips = image, []
+    for level in range(1, LEVELS + 1):
+        x = block(x, filters * 2 ** (level - 1), f"encoder_{level}")
+        skips.append(x)
+        x = layers.MaxPooling2D(name=f"encoder_{level}_pool")(x)  # halves H and W
+        x = ByteDropout(dropout, name=f"encoder_{level}_dropout")(x)
+    x = block(x, filters * 2**LEVELS, "bottleneck")  # (B, H/16, W/16, 16·filters)
+    for level in range(LEVELS, 0, -1):
+        width = filters * 2 ** (level - 1)
+        x = layers.Conv2DTranspose(width, 2, strides=2, name=f"decoder_{level}_up")(x)
+        x = layers.Concatenate(name=f"decoder_{level}_skip")([skips.pop(), x])
+        x = ByteDropout(dropout, name=f"decoder_{level}_dropout")(x)
+        x = block(x, width, f"decoder_{level}")
+    probability = layers.Conv2D(
+        1, 1, activation="sigmoid", dtype="float32", name="head",
+        bias_initializer=keras.initializers.Constant(
+            math.log(foreground_prior / (1 - foreground_prior))
+        ),
+    )(x)  # fmt: skip
+    return keras.Model(image, probability, name="unet")
+
+
+def choose_trainable(model, groups):
+    """Let only some layer groups learn. To be called before `compile`, which takes it as it is.
+
+    A frozen batch normalisation also keeps its running mean and variance.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `build_unet`.
+    groups : "all" or list of str
+        Beginnings of layer names: ``encoder``, ``bottleneck``, ``decoder``, ``head``, or finer, as
+        ``decoder_1``.
+
+    Raises
+    ------
+    InputError
+        If a name fits no layer.
+    """
+    groups = list(GROUPS) if groups == "all" else groups
+    for group in groups:
+        if not any(_belongs(layer, group) for layer in model.layers):
+            raise InputError(
+                f"transfer.trainable: no layer is named {group}; layer groups are "
+                f"{', '.join(GROUPS)}, or finer, as encoder_1 or decoder_{LEVELS}"
+            )
+    for layer in model.layers:
+        layer.trainable = any(_belongs(layer, group) for group in groups)
+
+
+def _belongs(layer, group):
+    return layer.name == group or layer.name.startswith(f"{group}_")
