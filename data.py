@@ -1,0 +1,248 @@
+"""Batches for training and validation: who is in them, in which order, and how distorted.
+
+A batch is a pure function of the seed and its number, so a run that was stopped goes on with the
+very batches it would have had. Shape letters: B images of a batch, H, W pixels.
+"""
+
+import os
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from files import InputError
+from slices import SliceReader, load_manifest
+from splits import fingerprint, load_split, rows_of
+
+CORES = len(os.sched_getaffinity(0))
+# tf.data runs the threads; more of them inside OpenCV would only get in their way.
+cv2.setNumThreads(1)
+
+
+class Batches:
+    """Image and mask batches of one part of a split.
+
+    Parameters
+    ----------
+    reader : slices.SliceReader
+    order : callable
+        Epoch (from 0) to the row numbers of that epoch, always equally many.
+    batch_size : int
+    augmentation : dict or None
+        Arguments of `draw_distortions`; None leaves the images as they are.
+    seed : int
+
+    Attributes
+    ----------
+    steps : int
+        Batches an epoch. The last is smaller where the rows do not divide evenly.
+    error : files.InputError or None
+        Why a batch could not be read, since TensorFlow hides the reason.
+    """
+
+    def __init__(self, reader, order, batch_size, augmentation, seed):
+        self.reader, self.order, self.batch_size = reader, order, batch_size
+        self.augmentation, self.seed = augmentation, seed
+        self.steps = -(-len(order(0)) // batch_size)
+        self.error = None
+
+    def rows(self, step):
+        """Return the row numbers of batch number `step`, counted over all epochs."""
+        epoch, step = divmod(int(step), self.steps)
+        return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def batch(self, step):
+        """Return images and masks of batch number `step`, float32, each of shape (B, H, W, 1)."""
+        rows = self.rows(step)
+        try:
+            images, masks = map(list, zip(*map(self.reader.read, rows), strict=True))
+        except InputError as error:
+            self.error = error
+            raise
+        if self.augmentation:
+            rng = np.random.default_rng([self.seed, int(step)])
+            draws = draw_distortions(rng, len(rows), images[0].shape, **self.augmentation)
+            for i, matrix in enumerate(draws):
+                images[i], masks[i] = distort(images[i], masks[i], matrix)
+        images = [self.reader.standardise(*pair) for pair in zip(rows, images, strict=True)]
+        return np.stack(images)[..., None], np.stack(masks).astype(np.float32)[..., None]
+
+    def dataset(self, first_epoch=0, last_epoch=1):
+        """Stream the batches of some epochs one after the other.
+
+        Parameters
+        ----------
+        first_epoch, last_epoch : int
+            From the first up to, not including, the last.
+
+        Returns
+        -------
+        tf.data.Dataset of (images, masks)
+        """
+        options = tf.data.Options()
+        # The autotuner can hold up the end of an epoch by seconds.
+        options.autotune.enabled = False
+
+        def read(step):
+            pair = tf.numpy_function(self.batch, [step], (tf.float32, tf.float32))
+            return tuple(tf.ensure_shape(array, (None, None, None, 1)) for array in pair)
+
+        return (
+            tf.data.Dataset.range(first_epoch * self.steps, last_epoch * self.steps)
+            .map(read, num_parallel_calls=CORES, deterministic=True)
+            .prefetch(2)
+            .with_options(options)
+        )
+
+
+def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
+    """Draw one random similarity transform an image.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    count : int
+    shape : (int, int)
+        H, W in pixels.
+    rotation_degrees, shift, zoom : float
+        Largest deviation either way: degrees, share of the side, share of the size.
+    flip : bool
+        Mirror left and right with probability 1/2.
+
+    Returns
+    -------
+    ndarray, float64, shape (count, 2, 3)
+        Pixel (x, y) of the result to pixel (x, y) of the source.
+    """
+    height, width = shape
+    angle = np.deg2rad(rng.uniform(-rotation_degrees, rotation_degrees, count))
+    scale = rng.uniform(1 - zoom, 1 + zoom, count)
+    offset = rng.uniform(-shift, shift, (count, 2)) * (width, height)
+    mirror = np.where(rng.random(count) < 0.5, -1, 1) if flip else np.ones(count)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    matrices = np.empty((count, 2, 3))
+    matrices[:, 0, :2] = np.stack([cosine * mirror, -sine], 1)
+    matrices[:, 1, :2] = np.stack([sine * mirror, cosine], 1)
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrices[:, :, 2] = centre - matrices[:, :, :2] @ centre + offset
+    return matrices
+
+
+def distort(image, mask, matrix):
+    """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
+
+    Parameters
+    ----------
+    image, mask : ndarray, uint8, shape (H, W)
+    matrix : ndarray, shape (2, 3)
+        From `draw_distortions`.
+
+    Returns
+    -------
+    image, mask : ndarray, uint8, shape (H, W)
+        What comes in from outside the frame is 0.
+    """
+    size = image.shape[::-1]
+    inverse = cv2.WARP_INVERSE_MAP
+    return (
+        cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | inverse),
+        cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse),
+    )
+
+
+def training_order(lesion, empty, empty_per_lesion, per_epoch, seed):
+    """Make the order of training: every lesion slice, and a fresh draw of empty ones, shuffled.
+
+    Parameters
+    ----------
+    lesion, empty : ndarray of int
+        Row numbers of slices with and without lesion.
+    empty_per_lesion : float or "all"
+    per_epoch : int or None
+        Keep only so many of them, others in every epoch.
+    seed : int
+
+    Returns
+    -------
+    callable
+        Epoch (from 0) to row numbers.
+    """
+    count = len(empty)
+    if empty_per_lesion != "all":
+        count = min(count, round(empty_per_lesion * len(lesion)))
+
+    def order(epoch):
+        rng = np.random.default_rng([seed, epoch])
+        rows = np.concatenate([lesion, rng.choice(empty, count, replace=False)])
+        return rng.permutation(rows)[:per_epoch]
+
+    return order
+
+
+def validation_order(rows, seed):
+    """Make the order of validation: all slices, mixed once, the same in every epoch.
+
+    Mixed, because the loss is one figure a batch: eight slices in a row are often all empty.
+    """
+    mixed = np.random.default_rng(seed).permutation(rows)
+    return lambda epoch: mixed
+
+
+class Parts:
+    """The training and validation slices of one data set, ready to be fed to a network.
+
+    Parameters
+    ----------
+    dataset : {"atlas", "brats17"}
+    settings : config.Settings
+    stage : config.Stage
+        Its batch size, and whether training slices are augmented. Validation never is.
+
+    Attributes
+    ----------
+    rows : pandas.DataFrame
+        The manifest's rows of this data set.
+    reader : slices.SliceReader
+        Reads any of them by row number.
+    training, validation : Batches
+    identity : dict of str
+        Hashes of the slices and of the split.
+
+    Raises
+    ------
+    files.InputError
+        If slices or split are missing, or the split leaks (see `splits.rows_of`).
+    """
+
+    def __init__(self, dataset, settings, stage):
+        folder, seed = settings.paths.prepared, settings.seed
+        self.rows = load_manifest(folder, dataset)
+        split = load_split(folder, dataset, settings.fold)
+        part = rows_of(self.rows, split)
+        self.reader = SliceReader(folder, self.rows)
+        self.has_lesion = self.rows.lesion_pixels.to_numpy() > 0
+        lesion = self.has_lesion[part["training"]]
+        order = training_order(
+            part["training"][lesion], part["training"][~lesion],
+            settings.slices.empty_per_lesion, settings.slices.per_epoch, seed,
+        )  # fmt: skip
+        augmentation = settings.augmentation.model_dump() if stage.augmentation else None
+        self.training = Batches(self.reader, order, stage.batch_size, augmentation, seed)
+        order = validation_order(part["validation"], seed)
+        self.validation = Batches(self.reader, order, stage.batch_size, None, seed)
+        self.identity = {
+            "slices": fingerprint(self.rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
+            "split": fingerprint(split),
+        }
+        subjects = {name: len(split[name]) for name in ("training", "validation", "test")}
+        print(
+            f"{dataset}: {len(self.training.order(0))} training slices of "
+            f"{subjects['training']} subjects, {len(part['validation'])} validation slices of "
+            f"{subjects['validation']}, {subjects['test']} subjects held back; none in two parts"
+        )
+
+    def name(self, row):
+        """Return `subject session z` of a slice, as the user knows it."""
+        slice_ = self.rows.iloc[row]
+        session = f" ses-{slice_.session}" if slice_.session else ""
+        return f"{slice_.subject}{session} z {slice_.z}"

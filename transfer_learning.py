@@ -1,0 +1,47 @@
+"""Carry the U-Net that knows brain tumours over to stroke lesions.
+
+Reads   paths.prepared (from prep.py), and the weights in transfer.initial_weights, by default
+        <paths.runs>/pre_train/best.weights.h5
+Writes  <paths.runs>/transfer: best.weights.h5, history.csv, learning_curves.png, predictions.png
+
+Stopped at any moment, the same command goes on after the last finished epoch.
+
+    python transfer_learning.py --set 'transfer.trainable=[decoder, head]'
+"""
+
+from pathlib import Path
+
+from cli import read_settings, run, starting_tensorflow
+
+
+def main(argv=None):
+    settings, arguments = read_settings(__doc__, argv, restart="set the earlier run aside")
+    # TensorFlow takes seconds to import: only now, with the settings known to be right.
+    with starting_tensorflow():
+        from data import Parts
+        from training import Run, compile_model, fit, save_prediction_pictures, set_random_seed
+        from unet import build_unet, choose_trainable
+        from weights import load_weights
+
+    set_random_seed(settings.seed)
+    model = build_unet(**settings.unet.model_dump())
+    pre_trained = settings.transfer.initial_weights or Path(
+        settings.paths.runs, "pre_train", "best.weights.h5"
+    )
+    load_weights(model, pre_trained)
+    # Before compiling: afterwards a change of what is trainable is silently without effect.
+    choose_trainable(model, settings.transfer.trainable)
+
+    lesions = Parts("atlas", settings, settings.transfer)
+    transfer = Run("transfer", settings, lesions.identity, pre_trained, arguments.restart)
+    if transfer.finished:
+        return
+
+    compile_model(model, settings.transfer, lesions.training.steps)
+    fit(model, lesions, transfer)
+    save_prediction_pictures(model, lesions, transfer)
+    transfer.finish()
+
+
+if __name__ == "__main__":
+    run(main)
