@@ -12,6 +12,7 @@ from pathlib import Path
 
 from config import load_settings
 from files import InputError
+from parallel import CORES
 
 
 def read_settings(description, argv=None, **flags):
@@ -90,7 +91,5 @@ def starting_tensorflow():
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-    cores = len(os.sched_getaffinity(0))
-    print(
-        f"runs on {f'{len(gpus)} GPU' if gpus else f'{cores} CPU cores'}, TensorFlow {tf.__version__}"
-    )
+    device = f"{len(gpus)} GPU" if gpus else f"{CORES} CPU cores"
+    print(f"runs on {device}, TensorFlow {tf.__version__}")

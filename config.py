@@ -122,7 +122,7 @@ class Settings(Section):
     def save(self, path):
         """Write all values as one YAML file that ``--config`` accepts."""
         with whole_file(path) as temporary:
-            text = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+            text = yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
             temporary.write_text(text, "utf-8")
 
 
@@ -130,9 +130,16 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but ``1e-4`` is a number, as everyone but YAML 1.1 expects."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """The same rule for writing: a folder named ``1e4`` is quoted."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )
 
 
 def load_settings(overlay=None, overrides=()):

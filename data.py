@@ -4,17 +4,15 @@ A batch is a pure function of the seed and its number, so a run that was stopped
 very batches it would have had. Shape letters: B images of a batch, H, W pixels.
 """
 
-import os
-
 import cv2
 import numpy as np
 import tensorflow as tf
 
 from files import InputError
+from parallel import CORES
 from slices import SliceReader, load_manifest
 from splits import fingerprint, load_split, rows_of
 
-CORES = len(os.sched_getaffinity(0))
 # tf.data runs the threads; more of them inside OpenCV would only get in their way.
 cv2.setNumThreads(1)
 

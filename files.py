@@ -49,7 +49,8 @@ def whole_file(path):
             "free some space or choose another folder under `paths` in config.yaml"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save_json(path, content):

@@ -9,12 +9,12 @@ that are not done yet.
     python prep.py --set paths.atlas=/data/ATLAS_2 --set paths.prepared=prepared
 """
 
-import os
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from cli import read_settings, run
 from files import InputError, save_csv, save_json
+from parallel import in_parallel
 
 DATASETS = ("atlas", "brats17")
 
@@ -22,15 +22,16 @@ DATASETS = ("atlas", "brats17")
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, strict="stop at the first bad scan")
     scans, problems = find_all(settings)
+    if problems and arguments.strict:
+        raise InputError(": ".join(problems[0]))
     prepared, failed = prepare_all(scans, settings, arguments.strict)
     problems += failed
     if not prepared:
         raise InputError(f"no scan could be used; the first problem: {': '.join(problems[0])}")
-    save_csv(
-        Path(settings.paths.prepared, "slices.csv"),
-        [row for facts in prepared for row in facts["slices"]],
-    )
-    save_json(Path(settings.paths.prepared, "splits.json"), split_all(settings))
+    rows = [row for facts in prepared for row in facts["slices"]]
+    split = split_all(rows, settings)
+    save_csv(Path(settings.paths.prepared, "slices.csv"), rows)
+    save_json(Path(settings.paths.prepared, "splits.json"), split)
     print_summary(prepared, problems)
     return 1 if problems else 0
 
@@ -56,47 +57,45 @@ def find_all(settings):
 
 def prepare_all(scans, settings, strict):
     """Cut the scans, one process a core; return their facts and the problems of the others."""
-    from tqdm import tqdm
-
-    from slices import prepare_scan
-
+    task = partial(prepare, settings=settings)
     prepared, problems = [], []
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [
-            pool.submit(
-                prepare_scan, scan, settings.paths.prepared, getattr(settings, scan.dataset).labels,
-                settings.slices.size, settings.slices.skip, settings.slices.format,
-            )
-            for scan in scans
-        ]  # fmt: skip
-        for scan, job in zip(scans, tqdm(jobs, "scans", unit="scan", disable=None), strict=True):
-            try:
-                prepared.append(job.result())
-            except InputError as error:
-                if strict:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                file, _, reason = str(error).partition(": ")
-                problems.append((file, reason or f"see {scan.image}"))
+    for scan, result in zip(scans, in_parallel(task, scans, "scans"), strict=True):
+        try:
+            prepared.append(result())
+        except InputError as error:
+            if strict:
+                raise
+            file, _, reason = str(error).partition(": ")
+            problems.append((file, reason or f"see {scan.image}"))
     return prepared, problems
 
 
-def split_all(settings):
-    """Draw, or take from split.table, the parts of each prepared data set."""
-    from slices import load_manifest
+def prepare(scan, settings):
+    """Cut one scan by the settings of its data set."""
+    from slices import prepare_scan
+
+    options = settings.slices
+    labels = getattr(settings, scan.dataset).labels
+    return prepare_scan(
+        scan, settings.paths.prepared, labels, options.size, options.skip, options.format
+    )
+
+
+def split_all(rows, settings):
+    """Draw, or take from split.table, the parts of each data set."""
+    import pandas
+
     from splits import make_split, split_from_table
 
     parts, options = {}, settings.split
-    for dataset in DATASETS:
-        try:
-            rows = load_manifest(settings.paths.prepared, dataset)
-        except InputError:
-            continue
+    for dataset, slices_ in pandas.DataFrame(rows).groupby("dataset"):
         if options.table and dataset == "atlas":
-            parts[dataset] = split_from_table(options.table, rows, options.folds)
+            parts[dataset] = split_from_table(options.table, slices_, options.folds)
         else:
+            # The names of BraTS17 tell no more than three institutions.
+            by = options.by if dataset == "atlas" else "subject"
             parts[dataset] = make_split(
-                rows, options.by, options.folds, options.test_fraction, settings.seed
+                slices_, by, options.folds, options.test_fraction, settings.seed
             )
     return parts
 

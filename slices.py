@@ -63,8 +63,10 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     }  # fmt: skip
     if done.exists():
         facts = load_json(done, "delete it and run prep.py again")
-        if facts["made_from"] == made_from:
+        if facts.get("made_from") == made_from:
             return facts
+        # Until the new slices are whole, nothing may say that they are.
+        done.unlink()
 
     volume = load_volume(scan.image)
     lesion = load_mask(scan.mask, labels, volume)
@@ -146,7 +148,8 @@ def load_manifest(folder, dataset):
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run prep.py first") from None
     except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path}: not a table of slices ({error}); run prep.py again") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a table of slices ({reason}); run prep.py again") from None
     rows = table[table.dataset == dataset].reset_index(drop=True)
     if rows.empty:
         raise InputError(f"{path}: no slices of {dataset}; set paths.{dataset} and run prep.py")
@@ -198,5 +201,5 @@ class SliceReader:
             if picture is None:
                 raise OSError("not a readable picture")
             return picture
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, EOFError, ValueError, IndexError) as error:
             raise InputError(f"{self.folder / name}: {error}; run prep.py again") from None

@@ -37,38 +37,39 @@ def make_split(rows, by, folds, test_fraction, seed):
     InputError
         If there are too few subjects or sites.
     """
+    from sklearn.model_selection import StratifiedKFold, train_test_split
+
     groups = _groups(rows, by)
-    needed = folds + (test_fraction > 0)
-    if len(groups) < needed:
+    held_back = max(1, round(test_fraction * len(groups))) if test_fraction else 0
+    if len(groups) - held_back < folds:
         raise InputError(
-            f"split: {len(groups)} separate {by}s of {rows.dataset.iloc[0]} for {folds} folds and a "
-            f"test part; at least {needed} are needed: give more scans, or set split.folds and "
-            "split.test_fraction lower"
+            f"split: {len(groups)} separate {by}s of {rows.dataset.iloc[0]}, of which {held_back} "
+            f"are held back, are too few for {folds} folds; give more scans, or set split.folds "
+            "or split.test_fraction lower"
         )
     test, rest = [], groups
-    if test_fraction:
-        held_back = max(1, round(test_fraction * len(groups)))
-        parts = max(2, round(len(groups) / held_back))
-        test = next(_deal(groups, parts, seed))[:held_back]
+    if held_back:
+        strata = _strata(groups, min(held_back, len(groups) - held_back))
+        _, test = train_test_split(
+            np.arange(len(groups)), test_size=held_back, stratify=strata, random_state=seed
+        )
         rest = groups.drop(groups.index[test])
 
     def subjects(groups):
         return sorted(subject for members in groups.subjects for subject in members)
 
+    deck = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    parts = [part for _, part in deck.split(rest, _strata(rest, len(rest) // folds))]
     return {
         "test": subjects(groups.iloc[test]),
-        "folds": [subjects(rest.iloc[part]) for part in _deal(rest, folds, seed)],
+        "folds": [subjects(rest.iloc[part]) for part in parts],
     }
 
 
-def _deal(groups, parts, seed):
-    """Yield `parts` lists of row numbers, each with small and large lesions alike."""
-    from sklearn.model_selection import StratifiedKFold
-
-    strata = max(1, min(4, len(groups) // parts))
-    volume = pandas.qcut(groups.lesion.rank(method="first"), strata, labels=False)
-    deck = StratifiedKFold(parts, shuffle=True, random_state=seed)
-    return (part for _, part in deck.split(groups, volume))
+def _strata(groups, most):
+    """Number each group by lesion volume, from small to large, in 4 strata or `most` if fewer."""
+    order = groups.lesion.rank(method="first")
+    return pandas.qcut(order, max(1, min(4, most)), labels=False)
 
 
 def _groups(rows, by):
@@ -105,7 +106,8 @@ def split_from_table(path, rows, folds):
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
         fold_of = dict(zip(table["subject"], table["fold"], strict=True))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a csv with columns subject and fold ({error})") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a csv with columns subject and fold ({reason})") from None
     if len(fold_of) < len(table):
         twice = table.subject[table.subject.duplicated()].iloc[0]
         raise InputError(f"{path}: subject {twice} is listed twice")
@@ -141,8 +143,9 @@ def load_split(folder, dataset, fold):
         If the file is missing, does not hold this fold, or a subject stands in two parts.
     """
     path = Path(folder) / "splits.json"
-    parts = load_json(path, "run prep.py first").get(dataset)
+    content = load_json(path, "run prep.py first")
     try:
+        parts = content[dataset]
         test, folds = parts["test"], parts["folds"]
         split = {
             "training": [s for i, part in enumerate(folds) if i != fold for s in part],

@@ -302,24 +302,25 @@ def save_prediction_pictures(model, parts, run):
     rows = np.sort(parts.validation.order(0))
     rows = rows[parts.has_lesion[rows]]
     by_size = rows[np.argsort(parts.rows.lesion_pixels.to_numpy()[rows], kind="stable")]
-    fixed = by_size[(len(by_size) - 1) * np.array([20, 40, 60, 80]) // 100]
-    images, masks, probabilities = [], [], []
-    for start in range(0, len(rows), run.settings.batch_size):
-        for row in rows[start : start + run.settings.batch_size]:
-            image, mask = parts.reader.read(row)
-            images.append(parts.reader.standardise(row, image))
-            masks.append(mask > 0)
-        batch = np.stack(images[start:])[..., None]
-        probabilities.extend(np.asarray(model(batch, training=False))[..., 0])
-    predictions = [probability > 0.5 for probability in probabilities]
-    dice = np.array([
-        2 * np.sum(mask & prediction) / (mask.sum() + prediction.sum())
-        for mask, prediction in zip(masks, predictions, strict=True)
+    fixed = list(dict.fromkeys(by_size[(len(by_size) - 1) * np.array([20, 40, 60, 80]) // 100]))
+    size = run.settings.batch_size
+    dice = np.concatenate([
+        [example[-1] for example in _predict(model, parts, rows[start : start + size])]
+        for start in range(0, len(rows), size)
     ])  # fmt: skip
     worst = [row for row in rows[np.argsort(dice, kind="stable")] if row not in fixed][:2]
-    examples = []
-    for row in [*dict.fromkeys(fixed), *worst]:
-        i = int(np.searchsorted(rows, row))
-        label = parts.name(row) + (" (worst)" if row in worst else "")
-        examples.append((label, images[i], masks[i], predictions[i], float(dice[i])))
+    examples = [
+        (parts.name(row) + (" (worst)" if row in worst else ""), *example)
+        for row, example in zip(fixed + worst, _predict(model, parts, fixed + worst), strict=True)
+    ]
     figures.save_predictions(examples, run.stage, run.folder / "predictions.png")
+
+
+def _predict(model, parts, rows):
+    """Return image, mask, prediction, each (H, W), and Dice of some slices that bear a lesion."""
+    images, masks = zip(*map(parts.reader.read, rows), strict=True)
+    images = np.stack([parts.reader.standardise(*pair) for pair in zip(rows, images, strict=True)])
+    predictions = np.asarray(model(images[..., None], training=False))[..., 0] > 0.5
+    masks = np.stack(masks) > 0
+    both, either = (masks & predictions).sum((1, 2)), masks.sum((1, 2)) + predictions.sum((1, 2))
+    return list(zip(images, masks, predictions, 2 * both / either, strict=True))

@@ -53,7 +53,7 @@ class Volume:
     affine : ndarray, shape (4, 4)
         Voxel index of `voxels` to mm in RAS+ world space.
     original : nibabel.Nifti1Image
-        The image as stored; its data are not kept in memory.
+        The image as stored.
     """
 
     voxels: np.ndarray
@@ -97,6 +97,7 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
         for path in folder.rglob("*")
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.name.endswith(NIFTI_ENDINGS)
+        and not path.is_dir()
     )
     masks = {}
     for path in files:
@@ -250,7 +251,7 @@ def scale_intensity(voxels):
     """
     inside = voxels != 0
     low, high = np.percentile(voxels[inside], (0.5, 99.5))
-    span = max(high - low, np.finfo(np.float32).tiny)
+    span = (high - low) or 1
     scaled = np.clip((voxels - low) * np.float32(254 / span) + 1, 1, 255)
     scaled = np.where(inside, np.round(scaled), 0).astype(np.uint8)
     counts = np.bincount(scaled.ravel(), minlength=256)[1:]
@@ -356,17 +357,25 @@ def _first_odd(values):
     return f"{values[values != np.round(values)][0]:g}"
 
 
+def _load_zipped(path):
+    """Load a .nii.gz file through to its checksum, before which nibabel stops reading."""
+    content = gzip.decompress(path.read_bytes())
+    header_size = int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")
+    kind = nibabel.Nifti2Image if 540 in header_size else nibabel.Nifti1Image
+    return kind.from_bytes(content)
+
+
 def _read(path):
     """Load a NIfTI file's voxels as float32 in RAS, with every way it can be broken in one line."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: is not a file")
     try:
-        original = nibabel.load(path)
+        original = _load_zipped(path) if path.suffix == ".gz" else nibabel.load(path)
         shape = original.shape
         if len(shape) == 4 and shape[3] == 1:
             shape = shape[:3]
-        if len(shape) != 3:
+        if len(shape) != 3 or 0 in shape:
             raise InputError(
                 f"{path}: has {len(shape)} dimensions {shape}; one 3D volume is needed"
             )
@@ -374,9 +383,11 @@ def _read(path):
     except (
         nibabel.filebasedimages.ImageFileError,
         nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
         EOFError,
         OSError,
         ValueError,
+        TypeError,
         gzip.BadGzipFile,
         zlib.error,
     ) as error:

@@ -1,0 +1,69 @@
+"""One process a core, in order, with a progress bar, and ended cleanly by Ctrl-C."""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from files import InputError
+
+# What this process may use, where the system tells: a container or a batch job has less than all.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def in_parallel(function, items, label, processes=CORES):
+    """Call a function on each item in processes of their own.
+
+    Parameters
+    ----------
+    function : callable
+        Of one item; must be importable, as must the items be picklable.
+    items : list
+    label : str
+        Of the progress bar.
+    processes : int
+        1 calls it in this process.
+
+    Yields
+    ------
+    callable
+        For each item, in order, what returns the function's result or raises its exception.
+
+    Raises
+    ------
+    InputError
+        If a process died, as the operating system makes it where memory is short.
+    """
+    from tqdm import tqdm
+
+    bar = tqdm(total=len(items), desc=label, disable=None)
+    if processes == 1:
+        for item in items:
+            yield lambda item=item: function(item)
+            bar.update()
+        bar.close()
+        return
+    # Forking a process that has threads, as TensorFlow's, may hang.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(processes, len(items)) or 1, spawn, initializer=_start)
+    try:
+        for job in [pool.submit(function, item) for item in items]:
+            if isinstance(job.exception(), BrokenProcessPool):
+                raise InputError(
+                    f"{label}: a process died, perhaps for lack of memory; the same command goes on"
+                )
+            bar.update()
+            yield job.result
+    finally:
+        # What has begun is finished, what has not is dropped: a start anew takes it up.
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def _start():
+    """Leave Ctrl-C to the parent, and the other cores to the other processes."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
