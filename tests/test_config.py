@@ -1,0 +1,166 @@
+"""Settings are checked before anything runs, and every mistake is named with its key."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pydantic
+import pytest
+from conftest import refused
+
+from config import Section, Settings, load_settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def sections(model=Settings):
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from sections(field.annotation)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("slices.sise=32", ["slices.sise", "did you mean size?"]),
+        ("slice.size=32", ["slice ", "did you mean slices?"]),
+        ("seeed=1", ["seeed", "did you mean seed?"]),
+        ("train.trainable=all", ["train.trainable is not a setting", "epochs, batch_size"]),
+        ("train.epochs=many", ["train.epochs = 'many'", "integer"]),
+        ("train.epochs=2.5", ["train.epochs = 2.5", "integer"]),
+        ("train.epochs=0", ["train.epochs = 0"]),
+        ("train.augmentation=1", ["train.augmentation = 1", "boolean"]),
+        ("unet.filters=true", ["unet.filters = True", "integer"]),
+        ("paths.atlas=2024", ["paths.atlas = 2024", "string"]),
+        ("paths.atlas=' '", ["paths.atlas = ' '", "folder"]),
+        ("paths=data", ["paths = 'data'"]),
+        ("split.by=scan", ["split.by = 'scan'", "'subject' or 'site'"]),
+        ("split.by.site=1", ["split.by = {'site': 1}"]),
+        ("slices.size=250", ["slices.size = 250", "multiple of 16"]),
+        ("slices.empty_per_lesion=some", ["slices.empty_per_lesion = 'some'", "'all'"]),
+        ("train.learning_rate=-0.001", ["train.learning_rate = -0.001", "greater than 0"]),
+        ("train.learning_rate=.inf", ["train.learning_rate = inf", "finite"]),
+        ("train.learning_rate=.nan", ["train.learning_rate = nan"]),
+        ("brats17.labels=[0]", ["brats17.labels", "greater than or equal to 1"]),
+        ("transfer.trainable=[]", ["transfer.trainable"]),
+        ("fold=5", ["fold = 5", "split.folds is 5"]),
+        ("fold=-1", ["fold = -1"]),
+        ("slices.size", ["--set slices.size", "section.key=value"]),
+        ("slices.size=[", ["--set slices.size", "YAML"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(override, parts):
+    with refused(*parts):
+        load_settings(overrides=[override])
+
+
+def test_every_wrong_setting_is_named_at_once():
+    with refused("slices.size", "train.epochs", "nonsense"):
+        load_settings(overrides=["slices.size=1", "train.epochs=-1", "nonsense=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (None, ["cannot be read"]),
+        ("train: [1", ["line", "not valid YAML"]),
+        ("- train\n", ["key: value"]),
+        (b"\xff\xfe\xff", ["cannot be read"]),
+    ],
+)
+def test_an_unreadable_overlay_is_refused_by_its_name(tmp_path, text, parts):
+    overlay = tmp_path / "my.yaml"
+    if text is not None:
+        overlay.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with refused(overlay, *parts):
+        load_settings(overlay)
+
+
+def test_a_missing_setting_is_named(tmp_path, monkeypatch):
+    base = tmp_path / "config.yaml"
+    text = (ROOT / "config.yaml").read_text("utf-8")
+    base.write_text(text.replace("  dropout: 0.2\n", ""), "utf-8")
+    monkeypatch.setattr("config.BASE_FILE", base)
+    with refused("unet.dropout is missing"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-4", 1e-4), ("2E-3", 2e-3), ("1e+1", 10.0), ("1.5e-4", 1.5e-4), ("1", 1)],
+)
+def test_a_rate_may_be_written_as_people_write_it(text, number):
+    assert load_settings(overrides=[f"train.learning_rate={text}"]).train.learning_rate == number
+
+
+def test_an_overlay_wins_over_the_base_and_set_over_both(tmp_path):
+    base = load_settings()
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("train: {epochs: 7, batch_size: 3}\n", "utf-8")
+    settings = load_settings(overlay, ["train.epochs=9", "train.epochs=11"])
+    assert (settings.train.epochs, settings.train.batch_size) == (11, 3)
+    changed = base.model_dump()
+    changed["train"] |= {"epochs": 11, "batch_size": 3}
+    assert settings.model_dump() == changed
+
+
+def test_an_empty_overlay_changes_nothing(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing\n", "utf-8")
+    assert load_settings(tmp_path / "empty.yaml") == load_settings()
+
+
+@pytest.mark.parametrize(
+    "folder", ["out", "1e5", "2024", "yes", "null", "å b: c #d", "- x", "a\\n"]
+)
+def test_saved_settings_load_again_identically(tmp_path, folder):
+    base = load_settings()
+    paths = base.paths.model_copy(update={"prepared": folder})
+    train = base.train.model_copy(update={"learning_rate": 1 / 3e7})
+    settings = base.model_copy(update={"paths": paths, "train": train})
+    settings.save(tmp_path / "settings.yaml")
+    assert load_settings(tmp_path / "settings.yaml") == settings
+
+
+def test_the_home_folder_is_expanded():
+    settings = load_settings(overrides=["paths.prepared=~/prepared"])
+    assert settings.paths.prepared == str(Path.home() / "prepared")
+
+
+def test_settings_do_not_change():
+    with pytest.raises(pydantic.ValidationError):
+        load_settings().train.epochs = 1
+
+
+def test_defaults_stand_in_config_yaml_only():
+    fields = [field for section in sections() for field in section.model_fields.values()]
+    assert len(fields) > 50
+    assert all(field.is_required() for field in fields)
+
+
+@pytest.mark.parametrize(
+    "script", ["prep.py", "pre_train_model.py", "train_model.py", "transfer_learning.py"]
+)
+@pytest.mark.parametrize(("argument", "code"), [("--set=slices.size=250", 2), ("--help", 0)])
+def test_help_and_mistakes_answer_at_once(script, argument, code):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-X", "importtime", ROOT / script, argument]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    report, shown = [], []
+    for line in answer.stderr.splitlines():
+        (report if line.startswith("import time:") else shown).append(line)
+    imported = {line.rsplit("|", 1)[1].strip() for line in report}
+
+    assert answer.returncode == code
+    if code:
+        assert len(shown) == 1
+        assert shown[0].startswith("error: settings: slices.size = 250")
+    else:
+        assert shown == []
+        assert "--set SECTION.KEY=VALUE" in answer.stdout
+    assert "pydantic" in imported
+    assert imported.isdisjoint({"tensorflow", "keras", "pandas", "sklearn", "cv2", "nibabel"})
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert cpu_s < 1.5

@@ -1,0 +1,157 @@
+"""prep.py writes what it promises, names what it leaves out, and goes on where it stopped."""
+
+import json
+import shutil
+
+import pandas
+import pytest
+from conftest import ATLAS, BRATS, refused
+
+import prep
+
+ATLAS_NAMES = {f"{subject}_{session}" for _, subject, session, _ in ATLAS}
+BRATS_NAMES = {name for _, name, _ in BRATS}
+BROKEN = "sub-r002s002"
+
+
+def files_below(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def files_of(dataset, names):
+    return {
+        f"{dataset}/{place}"
+        for name in names
+        for place in (f"{name}.json", f"images/{name}.npy", f"masks/{name}.npy")
+    }
+
+
+def assignments(**paths):
+    return [word for name, path in paths.items() for word in ("--set", f"paths.{name}={path}")]
+
+
+@pytest.fixture(scope="module")
+def broken_atlas(tiny_trees, tmp_path_factory):
+    """The ATLAS tree with one scan cut short, as a download that broke off."""
+    folder = shutil.copytree(tiny_trees.atlas, tmp_path_factory.mktemp("broken") / "ATLAS_2")
+    (image,) = folder.rglob(f"{BROKEN}*_T1w.nii.gz")
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    return folder
+
+
+def test_prep_writes_these_files(prepared):
+    expected = files_of("atlas", ATLAS_NAMES) | files_of("brats17", BRATS_NAMES)
+    assert files_below(prepared) == expected | {"slices.csv", "splits.json"}
+
+
+def test_every_slice_of_every_scan_is_in_the_manifest_once(prepared):
+    table = pandas.read_csv(prepared / "slices.csv")
+    assert len(table) == 12 * (len(ATLAS) + len(BRATS))
+    assert not table.duplicated(["dataset", "subject", "session", "z"]).any()
+    assert set(table.image) | set(table["mask"]) <= files_below(prepared)
+
+
+def test_every_subject_is_in_one_part(prepared):
+    splits = json.loads((prepared / "splits.json").read_text())
+    for dataset, scans in (("atlas", ATLAS), ("brats17", BRATS)):
+        parts = [splits[dataset]["test"], *splits[dataset]["folds"]]
+        subjects = sorted(subject for part in parts for subject in part)
+        assert len(parts) == 4
+        assert subjects == sorted({scan[1].removesuffix("_1") for scan in scans})
+
+
+def test_a_second_start_does_nothing_again(prepared, tiny_overrides, tmp_path, capsys):
+    folder = shutil.copytree(prepared, tmp_path / "prepared")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    tables = {name: (folder / name).read_bytes() for name in ("slices.csv", "splits.json")}
+    assert prep.main([*tiny_overrides, *assignments(prepared=folder)]) == 0
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    assert before.keys() == after.keys()
+    assert {path.name for path in before if before[path] != after[path]} <= tables.keys()
+    assert tables == {name: (folder / name).read_bytes() for name in tables}
+
+    *_, atlas, brats17, outside = capsys.readouterr().out.strip().splitlines()
+    assert atlas.split()[:3] == ["atlas", "9", "108"]
+    assert brats17.split()[:3] == ["brats17", "8", "96"]
+    assert outside.endswith("of the lesion volume lies in the slices left out at bottom and top")
+
+
+def test_a_broken_scan_is_left_out_and_named(
+    broken_atlas, prepared, tiny_overrides, tmp_path, capsys
+):
+    paths = assignments(atlas=broken_atlas, brats17=tmp_path / "none", prepared=tmp_path / "out")
+    assert prep.main([*tiny_overrides, *paths]) == 1
+    names = {name for name in ATLAS_NAMES if BROKEN not in name}
+    assert files_below(tmp_path / "out") == files_of("atlas", names) | {"slices.csv", "splits.json"}
+    for name in files_of("atlas", names):
+        if name.endswith(".npy"):
+            assert (tmp_path / "out" / name).read_bytes() == (prepared / name).read_bytes()
+    splits = json.loads((tmp_path / "out/splits.json").read_text())
+    assert splits.keys() == {"atlas"}
+    assert BROKEN not in str(splits)
+
+    shown = capsys.readouterr().out
+    assert f"brats17: no folder {tmp_path / 'none'}, left out" in shown
+    *_, count, file, reason = shown.strip().splitlines()
+    assert count == "left out 1 bad scans:"
+    assert file.strip().startswith(str(broken_atlas))
+    assert BROKEN in file
+    assert reason.strip().startswith("not a readable NIfTI file")
+
+
+def test_strict_stops_at_a_broken_scan(broken_atlas, tiny_overrides, tmp_path):
+    paths = assignments(atlas=broken_atlas, brats17=tmp_path / "none", prepared=tmp_path / "out")
+    with refused(BROKEN, "not a readable NIfTI file"):
+        prep.main([*tiny_overrides, *paths, "--strict"])
+    assert not (tmp_path / "out/slices.csv").exists()
+
+
+def test_strict_stops_at_a_missing_mask(tiny_trees, tiny_overrides, tmp_path):
+    atlas = shutil.copytree(tiny_trees.atlas, tmp_path / "ATLAS_2")
+    (mask,) = atlas.rglob(f"{BROKEN}*_mask.nii.gz")
+    mask.unlink()
+    paths = assignments(atlas=atlas, brats17=tmp_path / "none", prepared=tmp_path / "out")
+    with refused(BROKEN, "its mask", "is missing"):
+        prep.main([*tiny_overrides, *paths, "--strict"])
+
+
+def test_one_data_set_alone_is_enough(prepared, tiny_overrides, tmp_path):
+    paths = assignments(atlas=tmp_path / "none", prepared=tmp_path / "out")
+    assert prep.main([*tiny_overrides, *paths]) == 0
+    expected = files_of("brats17", BRATS_NAMES) | {"slices.csv", "splits.json"}
+    assert files_below(tmp_path / "out") == expected
+    both, alone = (
+        json.loads((f / "splits.json").read_text()) for f in (prepared, tmp_path / "out")
+    )
+    assert alone == {"brats17": both["brats17"]}
+
+
+def test_no_data_set_at_all_is_refused(tiny_overrides, tmp_path):
+    paths = assignments(atlas=tmp_path / "a", brats17=tmp_path / "b", prepared=tmp_path / "out")
+    with refused(tmp_path / "a", tmp_path / "b", "paths.atlas or paths.brats17"):
+        prep.main([*tiny_overrides, *paths])
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_usable_scan_is_refused_with_the_first_reason(tiny_overrides, tmp_path):
+    for name in ("x_t1.nii", "x_seg.nii", "y_t1.nii"):
+        (tmp_path / name).touch()
+    paths = assignments(atlas=tmp_path / "a", brats17=tmp_path, prepared=tmp_path / "out")
+    with refused("no scan could be used", "y_t1.nii", "mask"):
+        prep.main([*tiny_overrides, *paths])
+
+
+def test_a_published_split_is_used_for_the_lesions(prepared, tiny_overrides, tmp_path):
+    subjects = sorted({subject for _, subject, _, _ in ATLAS})
+    folds = dict(zip(subjects, ["test", 0, 1, 2, 0, 1, 2, "test"], strict=True))
+    table = "".join(f"{subject},{fold}\n" for subject, fold in folds.items())
+    (tmp_path / "table.csv").write_text("subject,fold\n" + table)
+    folder = shutil.copytree(prepared, tmp_path / "prepared")
+    overrides = [*assignments(prepared=folder), "--set", f"split.table={tmp_path / 'table.csv'}"]
+    assert prep.main([*tiny_overrides, *overrides]) == 0
+    before, after = (json.loads((f / "splits.json").read_text()) for f in (prepared, folder))
+    assert after["brats17"] == before["brats17"]
+    assert after["atlas"] == {
+        "test": [s for s in subjects if folds[s] == "test"],
+        "folds": [[s for s in subjects if folds[s] == fold] for fold in range(3)],
+    }

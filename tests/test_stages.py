@@ -1,0 +1,201 @@
+"""The four scripts in order, as a user runs them, on a tiny data set."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused
+
+import pre_train_model
+import train_model
+import transfer_learning
+from config import load_settings
+from weights import read_weights
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).with_name("golden_history.json")
+FIGURES = ("loss", "dice", "precision", "recall")
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_overrides, prepared, tmp_path_factory):
+    """Arguments of a tiny run into a folder of its own; `.runs` is the folder."""
+    runs = tmp_path_factory.mktemp("runs")
+    return [
+        *tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(arguments):
+    """The run folders of all three stages, each run once."""
+    for stage in (pre_train_model, train_model, transfer_learning):
+        stage.main(arguments)
+    return Path(arguments[-1].split("=")[1])
+
+
+def elsewhere(arguments, folder, *changes):
+    words = [word for change in changes for word in ("--set", change)]
+    return [*arguments, *words, "--set", f"paths.runs={folder}"]
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def same_arrays(a, b):
+    """Say for each layer of two weight files whether its arrays are equal to the last bit."""
+    assert a.keys() == b.keys()
+    return {name: all(map(np.array_equal, a[name], b[name])) for name in a}
+
+
+@pytest.mark.parametrize("stage", ["pre_train", "train", "transfer"])
+def test_a_stage_writes_exactly_these_files(runs, stage):
+    assert {path.name for path in (runs / stage).iterdir()} == {
+        "best.weights.h5", "state-2.weights.h5", "state.json", "run.json", "config.yaml",
+        "history.csv", "learning_curves.png", "predictions.png",
+    }  # fmt: skip
+    assert {path.name for path in runs.iterdir()} == {"pre_train", "train", "transfer"}
+
+
+def test_the_history_has_a_row_an_epoch_with_figures_of_training_and_validation(runs):
+    rows = history(runs / "train")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    names = {f"{part}{figure}" for part in ("", "val_") for figure in FIGURES}
+    assert set(rows[0]) == names | {"epoch"}
+    assert all(0 <= row[name] <= 1 for row in rows for name in names)
+
+
+def test_run_json_tells_how_to_do_it_again(runs, arguments):
+    facts = json.loads((runs / "transfer" / "run.json").read_text())
+    assert facts["finished"]
+    assert facts["seed"] == 0
+    assert facts["initial_weights"] == str(runs / "pre_train" / "best.weights.h5")
+    assert {"python", "tensorflow", "keras"} <= set(facts["versions"])
+    assert {"split", "slices", "initial_weights"} <= set(facts["identity"])
+    best = max(history(runs / "transfer"), key=lambda row: row["val_dice"])
+    assert facts["best"] == best
+    saved = load_settings(runs / "transfer" / "config.yaml")
+    assert saved == load_settings(None, arguments[1::2])
+
+
+@pytest.mark.parametrize("picture", ["learning_curves.png", "predictions.png"])
+def test_pictures_are_large_and_not_blank(runs, picture):
+    from matplotlib.image import imread
+
+    pixels = imread(runs / "train" / picture)[..., :3]
+    assert min(pixels.shape[:2]) > 500
+    assert pixels.std() > 0.05
+
+
+def test_transfer_starts_from_exactly_the_pre_trained_arrays(runs, arguments, tmp_path):
+    # With all but the head frozen, what is left at the end is what it began with.
+    folder = tmp_path / "runs"
+    weights = runs / "pre_train" / "best.weights.h5"
+    changes = ["transfer.trainable=[head]", f"transfer.initial_weights={weights}"]
+    transfer_learning.main(elsewhere(arguments, folder, *changes))
+    before, after = read_weights(weights), read_weights(folder / "transfer" / "best.weights.h5")
+    for name, same in same_arrays(before, after).items():
+        assert same == (name != "head"), name
+
+
+def test_transfer_without_pre_trained_weights_is_refused_by_name(arguments, tmp_path):
+    with refused(tmp_path / "pre_train" / "best.weights.h5", "not found"):
+        transfer_learning.main(elsewhere(arguments, tmp_path))
+    assert not (tmp_path / "transfer").exists()
+
+
+def test_transfer_from_another_network_is_refused_by_name(runs, arguments, tmp_path):
+    weights = runs / "pre_train" / "best.weights.h5"
+    changes = [f"transfer.initial_weights={weights}", "unet.filters=3"]
+    with refused(weights, "encoder_1_conv_1"):
+        transfer_learning.main(elsewhere(arguments, tmp_path, *changes))
+    assert not (tmp_path / "transfer").exists()
+
+
+def test_a_finished_run_is_left_alone(runs, arguments, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
+    train_model.main(arguments)
+    assert "finished already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
+
+
+def test_a_run_made_with_other_settings_is_not_overwritten(runs, arguments):
+    with refused("train.learning_rate", "--restart"):
+        train_model.main([*arguments, "--set", "train.learning_rate=0.02"])
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another(runs, arguments, tmp_path):
+    for seed in (0, 1):
+        train_model.main(elsewhere(arguments, tmp_path / str(seed), f"seed={seed}"))
+    first, same, other = (run / "train" for run in (runs, tmp_path / "0", tmp_path / "1"))
+    assert history(first) == history(same)
+    assert history(first) != history(other)
+    a, b = (read_weights(run / "best.weights.h5") for run in (first, same))
+    assert all(same_arrays(a, b).values())
+
+
+def test_a_run_killed_in_its_second_epoch_ends_with_the_same_weights(runs, arguments, tmp_path):
+    # Kills a real process as soon as the first epoch is committed.
+    command = [sys.executable, str(ROOT / "train_model.py"), *elsewhere(arguments, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch   1/2"):
+            process.kill()
+            break
+    process.wait()
+    folder = tmp_path / "train"
+    assert not json.loads((folder / "run.json").read_text())["finished"]
+    train_model.main(elsewhere(arguments, tmp_path))
+    assert history(folder) == history(runs / "train")
+    for name in ("best.weights.h5", "state-2.weights.h5"):
+        a, b = read_weights(folder / name), read_weights(runs / "train" / name)
+        assert all(same_arrays(a, b).values()), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_slices_names(
+    arguments, tmp_path, monkeypatch
+):
+    import data
+
+    read = data.Batches.batch
+
+    def poisoned(self, step):
+        images, masks = read(self, step)
+        return images * np.nan, masks
+
+    monkeypatch.setattr(data.Batches, "batch", poisoned)
+    with refused("epoch 1, step 1", "nan", "sub-r"):
+        train_model.main(elsewhere(arguments, tmp_path))
+    assert not (tmp_path / "train" / "best.weights.h5").exists()
+
+
+def test_a_missing_slice_file_is_named(arguments, prepared, tmp_path):
+    import shutil
+
+    copy = tmp_path / "prepared"
+    shutil.copytree(prepared, copy)
+    for stack in (copy / "atlas" / "images").iterdir():
+        stack.unlink()
+    with refused(copy / "atlas" / "images", "prep.py"):
+        train_model.main(elsewhere(arguments, tmp_path / "runs", f"paths.prepared={copy}"))
+
+
+def test_loss_matches_golden_file(runs):
+    # Guards against silent changes of the computation. After a change that is meant, copy the
+    # printed losses into the file, and say in the commit why they moved.
+    losses = {
+        stage: [row[name] for row in history(runs / stage) for name in ("loss", "val_loss")]
+        for stage in ("pre_train", "train", "transfer")
+    }
+    print(json.dumps(losses, indent=2))
+    golden = json.loads(GOLDEN.read_text())
+    assert losses.keys() == golden.keys()
+    for stage, values in losses.items():
+        # Processors round differently; a changed formula moves the loss by far more.
+        assert values == pytest.approx(golden[stage], abs=0.01), stage

@@ -1,0 +1,119 @@
+"""The network: its shape, that it can learn, and which part of it does."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import refused
+
+from fast_layers import ByteDropout, FusedBatchNormalization
+from losses import WeightedDiceLoss
+from unet import build_unet, choose_trainable
+
+REFERENCE = {
+    "filters": 8, "dropout": 0.2, "batch_normalisation": True, "foreground_prior": 0.5,
+}  # fmt: skip
+
+
+def small_unet(**changes):
+    keras.utils.set_random_seed(0)
+    return build_unet(**(REFERENCE | {"filters": 2} | changes))
+
+
+def lesion_slices(count=8, size=48):
+    """Images of noise with a brighter disc, and the disc as the mask."""
+    rng = np.random.default_rng(0)
+    across = np.arange(size)
+    masks = np.zeros((count, size, size, 1), np.float32)
+    for mask in masks:
+        y, x = rng.uniform(12, size - 12, 2)
+        radius = rng.uniform(4, 9)
+        mask[..., 0] = np.hypot(across[:, None] - y, across - x) < radius
+    return (rng.normal(size=masks.shape) + 1.5 * masks).astype(np.float32), masks
+
+
+def test_the_reference_network_has_8_filters_at_the_top_and_128_at_the_bottom():
+    model = build_unet(**REFERENCE)
+    widths = [model.get_layer(f"encoder_{level}_conv_2").filters for level in (1, 2, 3, 4)]
+    assert widths == [8, 16, 32, 64]
+    assert model.get_layer("bottleneck_conv_2").filters == 128
+    assert model.count_params() == 487_881
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (48, 32)])
+def test_any_image_size_divisible_by_16_gives_a_probability_of_that_size(shape):
+    probability = np.asarray(small_unet()(np.zeros((2, *shape, 1))))
+    assert probability.shape == (2, *shape, 1)
+    assert probability.dtype == np.float32
+    assert ((probability > 0) & (probability < 1)).all()
+
+
+def test_the_untrained_network_starts_from_the_prior():
+    probability = np.asarray(small_unet(foreground_prior=0.05)(np.zeros((1, 16, 16, 1))))
+    np.testing.assert_allclose(probability, 0.05, rtol=1e-3)
+
+
+def test_layer_names_are_the_same_in_every_build():
+    names = [layer.name for layer in small_unet().layers]
+    assert names == [layer.name for layer in small_unet().layers]
+    assert len(set(names)) == len(names)
+
+
+def test_the_network_overfits_eight_slices():
+    images, masks = lesion_slices()
+    model = small_unet(filters=8, dropout=0.0)
+    model.compile(optimizer=keras.optimizers.Adam(0.003), loss=WeightedDiceLoss(1.0))
+    model.fit(images, masks, batch_size=8, epochs=80, verbose=0)
+    prediction = model.predict(images, verbose=0) > 0.5
+    dice = 2 * (prediction * masks).sum() / (prediction.sum() + masks.sum())
+    assert dice > 0.95
+
+
+@pytest.mark.parametrize("groups", [["head"], ["decoder", "head"], "all"])
+def test_frozen_layers_do_not_move_and_the_others_do(groups):
+    images, masks = lesion_slices()
+    model = small_unet()
+    choose_trainable(model, groups)
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss=WeightedDiceLoss(1.0))
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+    model.fit(images, masks, batch_size=4, epochs=1, verbose=0)
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        moved = any(
+            not np.array_equal(old, new)
+            for old, new in zip(before[layer.name], layer.get_weights(), strict=True)
+        )
+        assert moved == (groups == "all" or layer.name.startswith(tuple(groups))), layer.name
+
+
+def test_a_group_that_fits_no_layer_is_refused_by_name():
+    with refused("transfer.trainable", "decodr", "encoder"):
+        choose_trainable(small_unet(), ["decodr"])
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_batch_normalisation_has_keras_numbers(training, trainable):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (4, 6, 6, 5)).astype(np.float32)
+    fused, stock = (
+        FusedBatchNormalization(momentum=0.9),
+        keras.layers.BatchNormalization(momentum=0.9),
+    )
+    for layer in (fused, stock):
+        layer.build(x.shape)
+        layer.trainable = trainable
+    outputs = [np.asarray(layer(x, training=training)) for layer in (fused, stock)]
+    np.testing.assert_allclose(*outputs, atol=2e-5)
+    for ours, theirs in zip(fused.get_weights(), stock.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_byte_dropout_drops_its_rate_and_keeps_the_mean():
+    x = np.ones((8, 64, 64, 4), np.float32)
+    layer = ByteDropout(0.2, seed=1)
+    dropped = np.asarray(layer(x, training=True))
+    assert (dropped == 0).mean() == pytest.approx(51 / 256, abs=0.005)
+    assert dropped.mean() == pytest.approx(1, abs=0.005)
+    assert not np.array_equal(dropped, np.asarray(layer(x, training=True)))
+    np.testing.assert_array_equal(layer(x, training=False), x)

@@ -1,0 +1,517 @@
+"""Scans are found and told apart, read in one orientation, and cut into slices without a loss."""
+
+import gzip
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import LPS, OBLIQUE, RAS, refused, write_nifti
+from hypothesis import given
+from hypothesis import strategies as st
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    ornt_transform,
+)
+
+from config import load_settings
+from volumes import (
+    find_scans,
+    identify,
+    load_mask,
+    load_volume,
+    scale_intensity,
+    slices_to_volume,
+    standardise,
+    to_original_grid,
+    volume_to_slices,
+)
+
+ATLAS = ("atlas", "_T1w", "_label-L_desc-T1lesion_mask")
+BRATS = ("brats17", "_t1", "_seg")
+ORIENTATIONS = [
+    "".join(codes) for axes in permutations(("LR", "PA", "IS")) for codes in product(*axes)
+]
+SHAPE = (3, 4, 5)
+
+
+def phantom(shape=SHAPE, dtype=np.float32):
+    """Voxels that are all different, so that no flip or turn goes unnoticed; none is 0."""
+    return np.arange(1, np.prod(shape) + 1, dtype=dtype).reshape(shape)
+
+
+def stored_as(codes, voxels, affine):
+    """Return RAS voxels and their affine as a file in another orientation has them."""
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    return apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, voxels.shape)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+# --- which scans there are ---
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        (
+            "Training/R001/sub-r001s002/ses-2/anat/sub-r001s002_ses-2_space-MNI_T1w.nii.gz",
+            ("sub-r001s002", "2", "R001"),
+        ),
+        ("sub-r027s010_ses-1_T1w.nii", ("sub-r027s010", "1", "R027")),
+        ("sub-03/anat/sub-03_T1w.nii.gz", ("sub-03", "", "unknown")),
+        ("sub-03/ses-b/anat/T1w.nii.gz", ("sub-03", "b", "unknown")),
+        ("R009/sub-x_T1w.nii.gz", ("sub-x", "", "R009")),
+        (
+            "HGG/Brats17_CBICA_AAB_1/Brats17_CBICA_AAB_1_t1.nii.gz",
+            ("Brats17_CBICA_AAB", "1", "CBICA"),
+        ),
+        ("Brats17_2013_10_2_t1ce.nii", ("Brats17_2013_10", "2", "2013")),
+        ("patient.7_t1.nii.gz", ("patient.7_t1", "", "unknown")),
+    ],
+)
+def test_subject_session_and_site_are_read_from_the_path(path, found):
+    assert identify(Path(path)) == found
+
+
+@pytest.mark.parametrize("below", ["", "zip/ATLAS_2/Training"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_scans_are_found_however_deep_and_zipped_or_not(tmp_path, below, ending):
+    folder = tmp_path / below
+    touch(folder, *(f"sub-1_{s}{ending}" for s in ("T1w", "label-L_desc-T1lesion_mask", "T2w")))
+    (scan,), problems = find_scans(tmp_path, *ATLAS)
+    assert problems == []
+    assert (scan.dataset, scan.name) == ("atlas", "sub-1")
+    assert scan.image == folder / f"sub-1_T1w{ending}"
+    assert scan.mask == folder / f"sub-1_label-L_desc-T1lesion_mask{ending}"
+
+
+def test_all_scans_of_the_trees_are_found_and_no_hidden_file(tiny_trees):
+    settings = load_settings()
+    for dataset, subjects, scans in (("atlas", 8, 9), ("brats17", 8, 8)):
+        layout = getattr(settings, dataset)
+        found, problems = find_scans(
+            getattr(tiny_trees, dataset), dataset, layout.image_suffix, layout.mask_suffix
+        )
+        assert problems == []
+        assert [scan.image for scan in found] == sorted(scan.image for scan in found)
+        assert len({scan.name for scan in found}) == len(found) == scans
+        assert len({scan.subject for scan in found}) == subjects
+        assert len({scan.site for scan in found}) == 3
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    touch(
+        tmp_path,
+        "a_t1.nii",
+        "a_seg.nii",
+        "._a_t1.nii",
+        "._a_seg.nii",
+        ".x/b_t1.nii",
+        ".x/b_seg.nii",
+    )
+    scans, problems = find_scans(tmp_path, *BRATS)
+    assert ([scan.image.name for scan in scans], problems) == (["a_t1.nii"], [])
+
+
+def test_a_hidden_folder_above_the_data_set_does_no_harm(tmp_path):
+    touch(tmp_path / ".cache", "a_t1.nii", "a_seg.nii")
+    assert len(find_scans(tmp_path / ".cache", *BRATS)[0]) == 1
+
+
+def test_other_modalities_are_not_taken_for_the_image(tmp_path):
+    name = "HGG/Brats17_CBICA_AAB_1/Brats17_CBICA_AAB_1"
+    touch(tmp_path, *(f"{name}_{kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "flair", "seg")))
+    (scan,), _ = find_scans(tmp_path, *BRATS)
+    assert scan.image.name == "Brats17_CBICA_AAB_1_t1.nii.gz"
+
+
+def test_a_folder_named_like_a_scan_is_not_taken_for_one(tmp_path):
+    touch(tmp_path, "a_t1.nii/a_t1.nii", "a_seg.nii/a_seg.nii")
+    (scan,), problems = find_scans(tmp_path, *BRATS)
+    assert (scan.image, problems) == (tmp_path / "a_t1.nii/a_t1.nii", [])
+
+
+def test_a_mask_may_lie_in_another_folder(tmp_path):
+    touch(tmp_path, "raw/a_t1.nii", "derivatives/a_seg.nii")
+    (scan,), _ = find_scans(tmp_path, *BRATS)
+    assert scan.mask == tmp_path / "derivatives/a_seg.nii"
+
+
+def test_the_mask_beside_the_image_is_preferred(tmp_path):
+    touch(tmp_path, "a/x_t1.nii", "a/x_seg.nii", "b/x_seg.nii")
+    (scan,), problems = find_scans(tmp_path, *BRATS)
+    assert (scan.mask.parent, problems) == (tmp_path / "a", [])
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ([], "its mask b_seg.nii.gz is missing"),
+        (["x/b_seg.nii", "y/b_seg.nii"], "its mask b_seg.nii.gz is found 2 times"),
+        (["b_seg.nii", "other/b_t1.nii", "other/b_seg.nii"], "same subject and session as"),
+    ],
+)
+def test_an_image_without_its_one_mask_is_a_problem_of_its_own(tmp_path, others, reason):
+    touch(tmp_path, "a_t1.nii", "a_seg.nii", "b_t1.nii", *others)
+    scans, ((file, why),) = find_scans(tmp_path, *BRATS)
+    assert "a" in {scan.image.name[0] for scan in scans}
+    assert Path(file).name == "b_t1.nii"
+    assert why.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [([], "no NIfTI file"), (["a_flair.nii", "b_t2.nii"], "a_flair.nii and 1 more")],
+)
+def test_a_wrong_folder_says_what_was_found(tmp_path, content, found):
+    touch(tmp_path, *content)
+    with refused(tmp_path, "_t1", found, "paths.brats17", "brats17.image_suffix"):
+        find_scans(tmp_path, *BRATS)
+
+
+# --- orientation, and there and back again ---
+
+
+def test_the_same_head_stored_in_two_ways_gives_the_same_slices(tmp_path):
+    """BraTS is stored LPS, ATLAS RAS: without care the two would be turned by 180 degrees."""
+    voxels, affine = stored_as("LPS", phantom(), RAS)
+    np.testing.assert_array_equal(affine[:3, :3], LPS[:3, :3])
+    assert not np.array_equal(voxels, phantom())
+    slices = [
+        volume_to_slices(load_volume(write_nifti(tmp_path / name, *content)).voxels, 16)
+        for name, content in (("lps.nii", (voxels, affine)), ("ras.nii", (phantom(), RAS)))
+    ]
+    np.testing.assert_array_equal(*slices)
+
+
+def test_the_front_is_at_the_top_and_the_left_on_the_left():
+    voxels = np.zeros(SHAPE)
+    voxels[-1, -1, -1] = 1  # right, front, top of the head
+    assert np.argwhere(volume_to_slices(voxels, 4)).tolist() == [[4, 0, 2]]
+
+
+@st.composite
+def stored_scans(draw):
+    """RAS voxels, and the same as a file holds them: turned, flipped, oblique, anisotropic."""
+    shape = draw(st.tuples(*[st.integers(2, 9)] * 3))
+    angles = draw(st.tuples(*[st.integers(-20, 20)] * 3))
+    sizes_mm = draw(st.tuples(*[st.sampled_from([0.5, 1, 1.2, 3])] * 3))
+    turn = nibabel.eulerangles.euler2mat(*np.radians(angles))
+    affine = nibabel.affines.from_matvec(
+        turn * sizes_mm, draw(st.tuples(*[st.integers(-90, 90)] * 3))
+    )
+    return phantom(shape), *stored_as(draw(st.sampled_from(ORIENTATIONS)), phantom(shape), affine)
+
+
+@given(scan=stored_scans(), margin=st.integers(0, 5), ending=st.sampled_from([".nii", ".nii.gz"]))
+def test_slices_round_trip_exactly(tmp_path_factory, scan, margin, ending):
+    ras, stored, affine = scan
+    path = write_nifti(tmp_path_factory.getbasetemp() / f"round_trip{ending}", stored, affine)
+    volume = load_volume(path)
+    np.testing.assert_array_equal(volume.voxels, ras)
+    assert nibabel.aff2axcodes(volume.affine) == ("R", "A", "S")
+
+    stack = volume_to_slices(volume.voxels, max(ras.shape[:2]) + margin)
+    back = slices_to_volume(stack, ras.shape)
+    np.testing.assert_array_equal(back, ras)
+    written = path.with_name(f"back{ending}")
+    nibabel.save(to_original_grid((back % 2).astype(np.uint8), volume), written)
+    result, original = nibabel.load(written), nibabel.load(path)
+    np.testing.assert_array_equal(result.dataobj, stored % 2)
+    np.testing.assert_array_equal(result.affine, original.affine)
+    assert result.header.get_zooms() == original.header.get_zooms()
+    assert result.get_data_dtype() == np.uint8
+
+
+def test_all_48_orientations_are_tried():
+    assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 4)])
+def test_the_spaces_of_a_scan_are_kept(tmp_path, codes):
+    """Viewers read sform or qform, as the codes say; a changed code moves the overlay."""
+    image = nibabel.Nifti1Image(phantom(), None)
+    image.set_sform(OBLIQUE, codes[0])
+    image.set_qform(OBLIQUE, codes[1])
+    nibabel.save(image, tmp_path / "x.nii")
+    volume = load_volume(tmp_path / "x.nii")
+    result = to_original_grid(volume.voxels, volume)
+    for space in ("get_sform", "get_qform"):
+        found, code = getattr(result, space)(coded=True)
+        expected, expected_code = getattr(nibabel.load(tmp_path / "x.nii"), space)(coded=True)
+        assert code == expected_code
+        if code:
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@given(shape=st.tuples(*[st.integers(1, 20)] * 3), margin=st.integers(0, 20))
+def test_a_slice_lies_in_the_middle_of_empty_margins(shape, margin):
+    size = max(shape[:2]) + margin
+    stack = volume_to_slices(np.ones(shape, np.uint8), size)
+    assert stack.shape == (shape[2], size, size)
+    assert stack.dtype == np.uint8
+    for z in range(shape[2]):
+        rows, columns = np.nonzero(stack[z])
+        assert len(rows) == shape[0] * shape[1]
+        for numbers, side in ((columns, shape[0]), (rows, shape[1])):
+            before, after = numbers.min(), size - 1 - numbers.max()
+            assert before + side + after == size
+            assert abs(before - after) <= 1
+
+
+@pytest.mark.parametrize("shape", [(17, 3, 2), (3, 17, 2)])
+def test_a_slice_larger_than_the_square_is_refused(shape):
+    with refused(f"{shape[0]}×{shape[1]}", "slices.size = 16", "set slices.size to 32"):
+        volume_to_slices(np.ones(shape), 16)
+
+
+# --- what is no scan ---
+
+
+def noise():
+    return np.random.default_rng(0).normal(size=(12, 12, 12)).astype(np.float32)
+
+
+def with_value(value):
+    voxels = phantom()
+    voxels[1, 1, 1] = value
+    return voxels
+
+
+def colours():
+    voxels = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    voxels["R"] = phantom()
+    return voxels
+
+
+@pytest.mark.parametrize(
+    ("voxels", "reason"),
+    [
+        (with_value(np.nan), "1 voxels are NaN or infinite"),
+        (with_value(-np.inf), "1 voxels are NaN or infinite"),
+        (np.full(SHAPE, 7.0), "every voxel is 7"),
+        (np.ones((4, 4)), "2 dimensions (4, 4)"),
+        (np.ones((3, 4, 5, 2)), "4 dimensions (3, 4, 5, 2)"),
+        (np.ones((3, 0, 5)), ""),
+        (colours(), ""),
+    ],
+    ids=["NaN", "infinite", "constant", "2D", "4D", "empty", "RGB"],
+)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_voxels_that_are_no_head_are_refused(tmp_path, voxels, reason):
+    path = write_nifti(tmp_path / "scan.nii", voxels, RAS)
+    with refused(path, reason):
+        load_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("half.nii.gz", lambda good: gzip.compress(good)[: len(good) // 2]),
+        ("header.nii.gz", lambda good: gzip.compress(good)[:100]),
+        ("stream.nii.gz", lambda good: gzip.compress(good)[:10] + b"\xff" * 4000),
+        ("start.nii.gz", lambda good: gzip.compress(good)[:3]),
+        ("zero.nii.gz", lambda good: b""),
+        ("page.nii.gz", lambda good: b"<html>404</html>" * 99),
+        ("unzipped.nii.gz", lambda good: good),
+        ("half.nii", lambda good: good[: len(good) // 2]),
+        ("header.nii", lambda good: good[:100]),
+        ("zero.nii", lambda good: b""),
+        ("table.nii", lambda good: b"subject,fold\n" * 99),
+        # One wrong byte in the voxels, which only the checksum at the end of the file can tell.
+        (
+            "byte.nii.gz",
+            lambda good: gzip.compress(good, 0)[:4000] + b"!" + gzip.compress(good, 0)[4001:],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_broken_file_is_refused_by_its_name(tmp_path, name, change):
+    path = tmp_path / name
+    path.write_bytes(change(write_nifti(tmp_path / "good.nii", noise(), RAS).read_bytes()))
+    with refused(path, "not a readable NIfTI file", "copy it anew"):
+        load_volume(path)
+
+
+@pytest.mark.parametrize("name", ["", "missing.nii"])
+def test_what_is_no_file_is_refused(tmp_path, name):
+    with refused(tmp_path / name, "is not a file"):
+        load_volume(tmp_path / name)
+
+
+def test_a_4d_file_with_one_volume_is_accepted_and_given_back_as_4d(tmp_path):
+    path = write_nifti(tmp_path / "x.nii", phantom()[..., None], LPS)
+    volume = load_volume(path)
+    assert volume.voxels.shape == SHAPE
+    result = to_original_grid(volume.voxels, volume)
+    np.testing.assert_array_equal(result.dataobj, phantom()[..., None])
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_stored_integers_are_scaled_and_byte_swapped_right(tmp_path, endian):
+    header = nibabel.Nifti1Header(endianness=endian)
+    header.set_data_dtype(np.int16)
+    image = nibabel.Nifti1Image(phantom(dtype=np.int16), RAS, header)
+    image.header.set_slope_inter(2.5, -10)
+    nibabel.save(image, tmp_path / "x.nii")
+    stored = nibabel.load(tmp_path / "x.nii")
+    assert (stored.header.endianness, stored.dataobj.slope) == (endian, 2.5)
+    volume = load_volume(tmp_path / "x.nii")
+    assert volume.voxels.dtype == np.float32
+    np.testing.assert_allclose(volume.voxels, phantom() * 2.5 - 10)
+    back = to_original_grid((phantom() > 30).astype(np.uint8), volume)
+    nibabel.save(back, tmp_path / "back.nii")
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "back.nii").dataobj, phantom() > 30)
+
+
+def test_the_voxel_size_follows_the_axes(tmp_path):
+    affine = nibabel.affines.from_matvec(OBLIQUE[:3, :3] * (1, 2, 3))
+    path = write_nifti(tmp_path / "x.nii", *stored_as("SPL", phantom(), affine))
+    np.testing.assert_allclose(load_volume(path).spacing_mm, (1, 2, 3), rtol=1e-6)
+
+
+# --- masks ---
+
+
+@pytest.fixture
+def image(tmp_path):
+    return load_volume(write_nifti(tmp_path / "image.nii", phantom(), RAS))
+
+
+def mask_of(*values):
+    """Voxels in which 5 of each value follow the zeros."""
+    mask = np.zeros(SHAPE, np.float32)
+    mask.flat[-5 * len(values) :] = np.repeat(values, 5)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "count"),
+    [
+        ([1], None, 5),
+        ([255], None, 5),
+        ([1.003, 0.996, -0.004], None, 10),
+        ([254.995, 0.004], None, 5),
+        ([], None, 0),
+        ([1, 2, 4], [1, 2, 4], 15),
+        ([1, 2, 4], [4], 5),
+        ([2, 3], [1], 0),
+    ],
+)
+def test_a_mask_becomes_exactly_0_and_1(tmp_path, image, values, labels, count):
+    path = write_nifti(tmp_path / "mask.nii", mask_of(*values), RAS)
+    lesion = load_mask(path, labels, image)
+    assert lesion.dtype == np.uint8
+    assert set(np.unique(lesion)) <= {0, 1}
+    assert lesion.sum() == count
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "parts"),
+    [
+        ([0.5, 1], None, ["0, 0.5, 1", "binary"]),
+        ([1, 2], None, ["0, 1, 2", "binary"]),
+        ([1, 255], None, ["0, 1, 255", "binary"]),
+        ([2], None, ["0, 2", "binary"]),
+        ([-1], None, ["-1, 0", "binary"]),
+        ([np.nan], None, ["nan", "binary"]),
+        ([1, 1.5], [1, 2], ["no labels, as 1.5"]),
+        ([np.nan], [1], ["no labels, as nan"]),
+    ],
+)
+def test_a_mask_with_other_values_is_refused_and_they_are_named(
+    tmp_path, image, values, labels, parts
+):
+    path = write_nifti(tmp_path / "mask.nii", mask_of(*values), RAS)
+    with refused(path, *parts):
+        load_mask(path, labels, image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "reason"),
+    [
+        ((3, 4, 6), RAS, "3×4×6 but 3×4×5"),
+        (SHAPE, OBLIQUE, "affine differs"),
+        (SHAPE, RAS + np.eye(4)[:, [3, 3, 3, 0]].T * 0.01, "affine differs"),
+        (SHAPE, LPS, "affine differs"),
+    ],
+)
+def test_a_mask_on_another_grid_is_refused(tmp_path, image, shape, affine, reason):
+    path = write_nifti(tmp_path / "mask.nii", np.ones(shape, np.uint8), affine)
+    with refused(path, reason):
+        load_mask(path, None, image)
+
+
+def test_a_mask_may_be_stored_in_another_orientation_than_its_image(tmp_path, image):
+    lesion = (phantom() > 50).astype(np.uint8)
+    path = write_nifti(tmp_path / "mask.nii", *stored_as("LSP", lesion, RAS))
+    np.testing.assert_array_equal(load_mask(path, None, image), lesion)
+
+
+# --- intensities ---
+
+
+def test_air_stays_0_and_the_head_takes_the_whole_scale():
+    voxels = np.where(noise() > 0, noise() * 300 + 100, 0)
+    scaled, _, _ = scale_intensity(voxels)
+    assert scaled.dtype == np.uint8
+    np.testing.assert_array_equal(scaled == 0, voxels == 0)
+    assert (scaled[scaled > 0].min(), scaled.max()) == (1, 255)
+
+
+@given(gain=st.floats(1e-3, 1e3), offset=st.floats(-100, 100))
+def test_a_scanner_with_another_gain_and_offset_gives_the_same_image(gain, offset):
+    voxels = np.where(noise() > 0, noise() * 300 + 100, 0)
+    rescaled = np.where(voxels != 0, voxels * gain + offset, 0).astype(np.float32)
+    if ((rescaled == 0) != (voxels == 0)).any():
+        return
+    expected, *expected_moments = scale_intensity(voxels)
+    found, *moments = scale_intensity(rescaled)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    np.testing.assert_allclose(moments, expected_moments, atol=0.1)
+
+
+def test_the_brightest_and_darkest_half_percent_do_not_set_the_scale():
+    voxels = np.arange(1, 10001, dtype=np.float32).reshape(10, 10, 100)
+    scaled, _, _ = scale_intensity(voxels)
+    voxels.flat[-49:] = 1e6
+    np.testing.assert_array_equal(scale_intensity(voxels)[0], scaled)
+    # Half a step at the ends rounds to 1 and 255 as well: 0.2 % of 254 steps.
+    for end in (1, 255):
+        assert (scaled == end).mean() == pytest.approx(0.007, abs=0.0005)
+
+
+def test_order_of_intensities_is_kept():
+    voxels = np.sort(noise().ravel()).reshape(12, 12, 12)
+    scaled, _, _ = scale_intensity(voxels)
+    assert (np.diff(scaled.ravel().astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("values", [[1], [-3], [1, 1000]])
+def test_an_image_of_few_values_is_scaled_without_a_failure(values):
+    """A mask taken for an image, by a wrong image_suffix, must not end in a traceback."""
+    voxels = np.zeros((10, 10, 10), np.float32)
+    voxels.flat[500:] = values[0]
+    voxels.flat[999:] = values[-1]
+    scaled, mean, std = scale_intensity(voxels)
+    np.testing.assert_array_equal(scaled == 0, voxels == 0)
+    assert np.isfinite([mean, std]).all()
+
+
+def test_both_data_sets_have_the_same_intensity_scale(tiny_trees):
+    images = [*tiny_trees.atlas.rglob("sub*_T1w.nii.gz"), *tiny_trees.brats17.rglob("*_t1.nii*")]
+    assert len(images) == 17
+    for path in images:
+        scaled, mean, std = scale_intensity(load_volume(path).voxels)
+        standard = standardise(scaled, mean, std)
+        assert standard.dtype == np.float32
+        assert abs(standard[scaled > 0].mean()) < 1e-3
+        assert abs(standard[scaled > 0].std() - 1) < 1e-3
