@@ -110,9 +110,9 @@ def save_predictions(examples, stage, path):
         for area, colour in ((mask, MASK), (prediction, PREDICTION)):
             if area.any():
                 row[3].contour(area, levels=[0.5], colors=[colour], linewidths=1.2)
-        text = {"color": "white", "fontsize": 8.5, "va": "top"}
-        row[0].text(0.02, 0.99, label, transform=row[0].transAxes, **text)
-        row[3].text(0.98, 0.99, f"Dice {dice:.2f}", transform=row[3].transAxes, ha="right", **text)
+        text = {"color": "white", "fontsize": 8.5, "va": "bottom"}
+        row[0].text(0.02, 1.0, label, transform=row[0].transAxes, **text)
+        row[3].text(0.98, 1.0, f"Dice {dice:.2f}", transform=row[3].transAxes, ha="right", **text)
     for panel, column in zip(grid[0], columns, strict=True):
         panel.set_title(column, color="white", fontsize=11)
     figure.suptitle(TITLES[stage], color="white", fontsize=13, fontweight="bold")

@@ -2,8 +2,8 @@
 
 import contextlib
 import csv
+import hashlib
 import json
-import os
 from pathlib import Path
 
 
@@ -38,7 +38,7 @@ def whole_file(path):
         If the folder or the file cannot be written (missing rights, full disk).
     """
     path = Path(path)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -75,3 +75,8 @@ def save_csv(path, rows):
         table = csv.DictWriter(file, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)
+
+
+def file_hash(path):
+    """Return the SHA-256 of a file's bytes, shortened to 16 hex digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

@@ -38,7 +38,7 @@ def main(argv=None):
 
 def find_all(settings):
     """List the scans of each data set whose folder exists."""
-    from volumes import find_scans
+    from scans import find_scans
 
     scans, problems = [], []
     for dataset in DATASETS:

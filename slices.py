@@ -32,7 +32,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
 
     Parameters
     ----------
-    scan : volumes.Scan
+    scan : scans.Scan
     folder : path-like
         The prepared folder.
     labels : list of int or None

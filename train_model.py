@@ -16,7 +16,8 @@ def main(argv=None):
     # TensorFlow takes seconds to import: only now, with the settings known to be right.
     with starting_tensorflow():
         from data import Parts
-        from training import Run, compile_model, fit, save_prediction_pictures, set_random_seed
+        from runs import Run
+        from training import compile_model, fit, save_prediction_pictures, set_random_seed
         from unet import build_unet
 
     lesions = Parts("atlas", settings, settings.train)

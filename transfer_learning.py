@@ -19,7 +19,8 @@ def main(argv=None):
     # TensorFlow takes seconds to import: only now, with the settings known to be right.
     with starting_tensorflow():
         from data import Parts
-        from training import Run, compile_model, fit, save_prediction_pictures, set_random_seed
+        from runs import Run
+        from training import compile_model, fit, save_prediction_pictures, set_random_seed
         from unet import build_unet, choose_trainable
         from weights import load_weights
 

@@ -1,6 +1,5 @@
 """Weight files: written whole, read by layer name, and refused by name where they do not fit."""
 
-import hashlib
 from pathlib import Path
 
 import h5py
@@ -106,8 +105,3 @@ def read_weights(path):
         if not all(np.isfinite(array).all() for array in layer):
             raise InputError(f"{path}: layer {name} holds NaN or infinite weights; train anew")
     return arrays
-
-
-def file_hash(path):
-    """Return the SHA-256 of a file's bytes, shortened to 16 hex digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

@@ -51,7 +51,7 @@ def test_the_scripts_are_found():
 
 
 @pytest.mark.parametrize(
-    "name", ["volumes", "slices", "splits", "config", "files", "figures", "cli"]
+    "name", ["scans", "metrics", "volumes", "slices", "splits", "config", "files", "figures", "cli"]
 )
 def test_what_needs_no_tensorflow_does_not_import_it(name):
     assert reached(name).isdisjoint({"tensorflow", "keras"})

@@ -11,8 +11,9 @@ import pytest
 from conftest import ATLAS_SHAPE, RAS, SKIP, draw_head, refused, write_nifti
 
 import slices
+from scans import Scan
 from slices import COLUMNS, SliceReader, load_manifest, prepare_scan
-from volumes import Scan, load_volume, scale_intensity, volume_to_slices
+from volumes import load_volume, scale_intensity, volume_to_slices
 
 OPTIONS = {"labels": None, "size": 32, "skip": SKIP, "format": "npy"}
 

@@ -18,9 +18,8 @@ from nibabel.orientations import (
 )
 
 from config import load_settings
+from scans import find_scans, identify
 from volumes import (
-    find_scans,
-    identify,
     load_mask,
     load_volume,
     scale_intensity,
