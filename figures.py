@@ -114,7 +114,7 @@ def save_predictions(examples, stage, path):
         row[0].text(0.02, 1.0, label, transform=row[0].transAxes, **text)
         row[3].text(0.98, 1.0, f"Dice {dice:.2f}", transform=row[3].transAxes, ha="right", **text)
     for panel, column in zip(grid[0], columns, strict=True):
-        panel.set_title(column, color="white", fontsize=11)
+        panel.set_title(column, color="white", fontsize=11, pad=16)
     figure.suptitle(TITLES[stage], color="white", fontsize=13, fontweight="bold")
     handles = [
         Line2D([], [], color=MASK, lw=2, label="mask (drawn by hand)"),
@@ -124,6 +124,48 @@ def save_predictions(examples, stage, path):
         handles=handles, loc="outside lower center", ncols=2, frameon=False, labelcolor="white"
     )
     _save(figure, path, 110)
+
+
+def save_overlay(image, mask, spacing_mm, label, path):
+    """Show up to 8 axial slices of a scan, the lesion outlined; without lesion, slices all over.
+
+    Parameters
+    ----------
+    image : ndarray, uint8, shape (X, Y, Z)
+        In RAS, from `volumes.scale_intensity`.
+    mask : ndarray, uint8, shape (X, Y, Z)
+    spacing_mm : ndarray, shape (3,)
+    label : str
+        Stands above the slices.
+    path : path-like
+        A PNG, replaced whole.
+    """
+    depth = image.shape[2]
+    heights = np.flatnonzero(mask.any((0, 1)))
+    if not heights.size:
+        heights = np.arange(depth // 6, max(depth - depth // 6, depth // 6 + 1))
+    chosen = heights[np.unique(np.linspace(0, len(heights) - 1, 8).round().astype(int))]
+    # (Y, X) with the front at the top and the left on the left, as in all pictures here.
+    slices_ = [(v[:, ::-1, z].T for v in (image, mask)) for z in chosen]
+    width_mm, height_mm = (np.array(image.shape) * spacing_mm)[:2]
+    columns = min(len(chosen), 4)
+    rows = -(-len(chosen) // columns)
+    size = (2.6 * columns, 2.6 * rows * height_mm / width_mm + 0.7)
+    figure = Figure(figsize=np.clip(size, 2.6, 24), facecolor="black", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, z, (picture, area) in zip(panels, chosen, slices_, strict=False):
+        aspect = spacing_mm[1] / spacing_mm[0]
+        panel.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect=aspect)
+        if area.any():
+            panel.contour(area, levels=[0.5], colors=[PREDICTION], linewidths=1.2)
+        text = {"color": "white", "fontsize": 8, "transform": panel.transAxes}
+        panel.text(0.02, 0.98, f"z {z}", va="top", **text)
+        panel.text(0.02, 0.02, "L", **text)
+    figure.suptitle(label, color="white", fontsize=9, wrap=True)
+    _save(figure, path, 90)
 
 
 def print_results(runs):

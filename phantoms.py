@@ -264,7 +264,7 @@ def paint_lesion(rng, image, anatomy, scanner, volume_ml):
     parenchyma = (depth_mm < -1.5) & (grey > 0.42)
     parenchyma &= side * template_mm(image.shape)[0] > 2
     parts = rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]) if volume_ml > 1 else 1
-    cavity, gliosis = rng.uniform(0.0, 0.25), rng.uniform(0.30, 0.75)  # 0 is CSF, 1 grey matter
+    cavity, gliosis = rng.uniform(0.0, 0.25), rng.uniform(0.10, 0.50)  # 0 is CSF, 1 grey matter
     hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2])  # level where the cavity ends: none, all
     mask = np.zeros(image.shape, np.uint8)
     for share in rng.dirichlet(np.full(parts, 3.0)):
