@@ -15,7 +15,7 @@ from files import InputError
 from parallel import CORES
 
 
-def read_settings(description, argv=None, **flags):
+def read_settings(description, argv=None, add_arguments=None, **flags):
     """Parse ``--config``, ``--set`` and the script's own flags into checked settings.
 
     Parameters
@@ -24,12 +24,14 @@ def read_settings(description, argv=None, **flags):
         The script's docstring, shown by ``--help``.
     argv : list of str, optional
         Arguments without the program's name; those of the process when omitted.
+    add_arguments : callable, optional
+        Gets the argparse parser, to add what is more than a flag.
     **flags : str
         Names of on/off flags of this script, each with its help text.
 
     Returns
     -------
-    config.Settings, or (config.Settings, argparse.Namespace) if the script has flags
+    config.Settings, or (config.Settings, argparse.Namespace) if the script has more
 
     Raises
     ------
@@ -48,9 +50,11 @@ def read_settings(description, argv=None, **flags):
     )  # fmt: skip
     for name, text in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
+    if add_arguments:
+        add_arguments(parser)
     arguments = parser.parse_args(argv)
     settings = load_settings(arguments.config, arguments.overrides)
-    return (settings, arguments) if flags else settings
+    return (settings, arguments) if flags or add_arguments else settings
 
 
 def run(main):

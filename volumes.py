@@ -56,7 +56,7 @@ def load_volume(path):
         If the file is unreadable, not one 3D volume, holds NaN or infinite values, or is the same
         value everywhere.
     """
-    volume = _read(path)
+    volume = read_voxels(path)
     if not np.isfinite(volume.voxels).all():
         count = np.count_nonzero(~np.isfinite(volume.voxels))
         raise InputError(
@@ -90,7 +90,7 @@ def load_mask(path, labels, image):
     InputError
         If the file is unreadable, lies on another grid, or holds values that are not expected.
     """
-    mask = _read(path)
+    mask = read_voxels(path)
     if mask.voxels.shape != image.voxels.shape:
         shapes = " but ".join("×".join(map(str, v.voxels.shape)) for v in (mask, image))
         raise InputError(f"{path}: the mask is {shapes} voxels in its image; they must be the same")
@@ -238,8 +238,23 @@ def _load_zipped(path):
     return kind.from_bytes(content)
 
 
-def _read(path):
-    """Load a NIfTI file's voxels as float32 in RAS, with every way it can be broken in one line."""
+def read_voxels(path):
+    """Read any NIfTI file, image or mask, as it is, in RAS orientation.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Volume
+        Its voxels are float32, shape (X, Y, Z).
+
+    Raises
+    ------
+    InputError
+        For every way in which a file can be broken, or be no 3D volume.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: is not a file")

@@ -45,7 +45,7 @@ def reached(name):
 
 
 def test_the_scripts_are_found():
-    stages = {"prep", "pre_train_model", "train_model", "transfer_learning"}
+    stages = {"prep", "pre_train_model", "train_model", "transfer_learning", "predict", "evaluate"}
     assert stages <= SCRIPTS
     assert SCRIPTS.isdisjoint({"cli", "config", "files", "volumes", "slices", "splits", "unet"})
 

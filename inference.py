@@ -1,0 +1,290 @@
+"""From weights and a scan to the probability of lesion in each of its voxels.
+
+TensorFlow is imported when a network is loaded, not before.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.processing import resample_from_to
+
+from cli import read_settings
+from files import InputError, load_json
+from metrics import remove_small
+from volumes import Volume, scale_intensity, slices_to_volume, standardise, volume_to_slices
+
+BATCH = 16
+# Both data sets are 1 mm; closer than this the head is as large as one in training.
+TOLERANCE_MM = 0.1
+# Less than that to the right, front and top cuts into nearly every adult's brain.
+WHOLE_BRAIN_MM = (120, 150, 100)
+FEWEST_LEVELS = 32
+# Unless evaluate.py chose a better point on the validation subjects.
+OPERATING_POINT = {"threshold": 0.5, "smallest_ml": 0.0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network, and what it was trained with.
+
+    Attributes
+    ----------
+    model : keras.Model
+    settings : config.Settings
+        Of the run that made the weights.
+    weights : pathlib.Path
+    """
+
+    model: object
+    settings: object
+    weights: Path
+
+    @cached_property
+    def compiled(self):
+        """The model as one graph: no Python between its layers, and none of Keras' `predict`."""
+        import tensorflow as tf
+
+        return tf.function(lambda images: self.model(images, training=False))
+
+
+def load_network(weights):
+    """Build the network of a run and give it its weights.
+
+    Parameters
+    ----------
+    weights : path-like
+        A ``.weights.h5`` file in its run folder, beside the run's ``config.yaml``.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    InputError
+        If weights or settings are missing, or do not fit each other; names the file and the layer.
+    """
+    weights = Path(weights)
+    # Settings first: a mistake in a path answers before TensorFlow has started.
+    settings = read_run_settings(weights)
+    from unet import build_unet
+    from weights import load_weights
+
+    model = build_unet(**settings.unet.model_dump())
+    load_weights(model, weights)
+    return Network(model, settings, weights)
+
+
+def read_run_settings(weights):
+    """Read the settings that weights were trained with, from ``config.yaml`` in their folder."""
+    weights = Path(weights)
+    if not weights.is_file():
+        raise InputError(
+            f"{weights}: not found; run transfer_learning.py first, or name weights by --weights"
+        )
+    path = weights.with_name("config.yaml")
+    if not path.is_file():
+        raise InputError(
+            f"{path}: not found; it says what network the weights belong to: copy it from the run"
+        )
+    try:
+        return read_settings("", ["--config", str(path)])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def read_operating_point(weights):
+    """Read which threshold and smallest lesion evaluate.py chose for a run, or the plain ones.
+
+    Parameters
+    ----------
+    weights : path-like
+        ``operating_point.json`` is looked for beside it.
+
+    Returns
+    -------
+    dict
+        ``threshold``: lesion is what is more probable; ``smallest_ml``: smaller lesions are left out.
+    """
+    path = Path(weights).with_name("operating_point.json")
+    if not path.exists():
+        return dict(OPERATING_POINT)
+    stored = load_json(path, "run evaluate.py again")
+    try:
+        return {name: float(stored[name]) for name in OPERATING_POINT}
+    except (KeyError, TypeError, ValueError):
+        names = " and ".join(OPERATING_POINT)
+        raise InputError(f"{path}: must hold {names}; run evaluate.py again") from None
+
+
+def predict_probability(networks, volume, flip=False):
+    """Give each voxel of a scan its probability of lesion.
+
+    Every axial slice goes through the network, also those that training leaves out. A scan that is
+    not about 1 mm is brought to 1 mm along its own axes, and the probability back; both linearly.
+
+    Parameters
+    ----------
+    networks : list of Network
+        Their probabilities are averaged.
+    volume : volumes.Volume
+    flip : bool
+        Average with the prediction of the mirrored head, mirrored back.
+
+    Returns
+    -------
+    ndarray, float32, shape (X, Y, Z)
+        On the grid of `volume.voxels`, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If by its header the scan is far smaller or larger than a head.
+    """
+    if not 10 <= extent_mm(volume).max() <= 1000:
+        raise InputError(
+            f"by its header the scan is {_times(extent_mm(volume))} mm; repair its voxel size"
+        )
+    at_1_mm = _to_1_mm(volume)
+    scaled, mean, std = scale_intensity(at_1_mm.voxels)
+    total = np.zeros(scaled.shape, np.float32)
+    for network in networks:
+        images = volume_to_slices(scaled, square_size(scaled.shape, network.settings.slices.size))
+        probability = _predict_slices(network, images, mean, std)
+        if flip:
+            mirrored = _predict_slices(network, images[:, :, ::-1], mean, std)
+            probability = (probability + mirrored[:, :, ::-1]) / 2
+        total += slices_to_volume(probability, scaled.shape)
+    total /= len(networks)
+    if at_1_mm is volume:
+        return total
+    return _resample(total, at_1_mm.affine, volume.voxels.shape, volume.affine)
+
+
+def segment(probability, threshold, smallest_voxels):
+    """Turn probabilities into a mask.
+
+    Parameters
+    ----------
+    probability : ndarray, float32, shape (X, Y, Z)
+    threshold : float
+        Lesion is what is more probable than this.
+    smallest_voxels : float
+        Lesions (voxels that touch by a face) of fewer voxels are left out.
+
+    Returns
+    -------
+    ndarray, uint8, shape (X, Y, Z)
+    """
+    return remove_small((probability > threshold).astype(np.uint8), smallest_voxels)
+
+
+def unlike_training(volume, scaled, mean, std, training_scales):
+    """Say in what a scan differs from those that the network learned from.
+
+    Parameters
+    ----------
+    volume : volumes.Volume
+    scaled : ndarray, uint8, shape (X, Y, Z)
+    mean, std : float
+        As `scaled` from `volumes.scale_intensity`.
+    training_scales : ndarray, shape (scans, 2), or None
+        From `read_training_scales`.
+
+    Returns
+    -------
+    list of str
+    """
+    found = []
+    if not is_about_1_mm(volume):
+        found.append(f"voxels of {_times(volume.spacing_mm)} mm, the network knows 1 mm")
+    reach_mm = [np.ptp(np.flatnonzero(axis)) + 1 for axis in head_profiles(scaled, mean)]
+    reach_mm = np.round(reach_mm * volume.spacing_mm)
+    if np.any(reach_mm < WHOLE_BRAIN_MM):
+        found.append(f"not a whole brain: the head reaches over {_times(reach_mm)} mm")
+    levels = np.count_nonzero(np.bincount(scaled.ravel()))
+    if levels < FEWEST_LEVELS:
+        found.append(f"only {levels} grey levels, more like a mask than a T1 scan")
+    if training_scales is not None:
+        middle, spread = training_scales.mean(0), np.maximum(training_scales.std(0), 5)
+        if np.any(np.abs((mean, std) - middle) > 3 * spread):
+            found.append(
+                f"unusual intensities: mean {mean:.0f} and SD {std:.0f} of 255, in training "
+                f"{middle[0]:.0f} and {middle[1]:.0f}"
+            )
+    return found
+
+
+def head_profiles(scaled, mean):
+    """For each axis, the planes that cross the head: in which 2 % are not dark."""
+    head = scaled > mean / 2
+    shares = [head.mean(tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    return [share >= min(0.02, share.max()) for share in shares]
+
+
+def read_training_scales(network):
+    """Read mean and SD in 8 bit of all scans that the run's slices came from.
+
+    Returns
+    -------
+    ndarray, shape (scans, 2), or None where the prepared slices are no longer at hand
+    """
+    from slices import load_manifest
+
+    dataset = "brats17" if network.weights.parent.name == "pre_train" else "atlas"
+    try:
+        rows = load_manifest(network.settings.paths.prepared, dataset)
+    except InputError:
+        return None
+    return rows.drop_duplicates("content")[["mean", "std"]].to_numpy()
+
+
+def square_size(shape, size):
+    """Return the side of the square for slices of a volume: `size`, or the next 16 that fits."""
+    return max(size, -(-max(shape[:2]) // 16) * 16)
+
+
+def is_about_1_mm(volume):
+    return bool(np.all(np.abs(volume.spacing_mm - 1) <= TOLERANCE_MM))
+
+
+def extent_mm(volume):
+    """Return how far a volume reaches to the right, to the front and upwards."""
+    return np.array(volume.voxels.shape) * volume.spacing_mm
+
+
+def _times(numbers):
+    return "×".join(f"{number:g}" for number in np.round(numbers, 3))
+
+
+def _to_1_mm(volume):
+    if is_about_1_mm(volume):
+        return volume
+    shape = np.maximum(np.ceil(extent_mm(volume) - 1e-3), 1).astype(int)
+    axes = volume.affine[:3, :3] / volume.spacing_mm
+    # One middle for both grids, so that left and right are treated alike.
+    middle = nibabel.affines.apply_affine(volume.affine, (np.array(volume.voxels.shape) - 1) / 2)
+    affine = nibabel.affines.from_matvec(axes, middle - axes @ ((shape - 1) / 2))
+    return Volume(_resample(volume.voxels, volume.affine, shape, affine), affine, volume.original)
+
+
+def _resample(voxels, affine, new_shape, new_affine):
+    """Interpolate linearly onto another grid; past its edge the outermost voxel goes on."""
+    image, grid = nibabel.Nifti1Image(voxels, affine), (tuple(new_shape), new_affine)
+    return np.asarray(resample_from_to(image, grid, order=1, mode="nearest").dataobj, np.float32)
+
+
+def _predict_slices(network, images, mean, std):
+    """Probability of 8-bit slices, (Z, H, W), in batches that all have one shape."""
+    probability = np.empty(images.shape, np.float32)
+    for start in range(0, len(images), BATCH):
+        part = standardise(images[start : start + BATCH], mean, std)
+        # A shape of its own would make TensorFlow trace the network again for the last batch.
+        batch = np.zeros((BATCH, *images.shape[1:], 1), np.float32)
+        batch[: len(part), ..., 0] = part
+        found = network.compiled(batch).numpy()[: len(part), ..., 0]
+        probability[start : start + len(part)] = found
+    return probability

@@ -1,0 +1,318 @@
+"""Outline the lesion in T1-weighted scans, each on its own grid.
+
+Reads   NIfTI files, or folders of them at any depth (BIDS, ATLAS without masks, or any names);
+        weights in their run folder, by default <paths.runs>/transfer/best.weights.h5
+Writes  a mask, a picture and a json file a scan, and predictions.csv, below --output
+
+A bad scan is named and left out, and the exit code is 1. Started again, it goes on with the scans
+that are not done yet.
+
+    python predict.py patient_T1w.nii.gz --output predictions
+"""
+
+import gzip
+import json
+import re
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cli import read_settings, run, starting_tensorflow
+from files import InputError, file_hash, load_json, save_csv, save_json, whole_file
+
+ENDINGS = (".nii.gz", ".nii")
+NO_IMAGE = r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$"
+CHALLENGE = "atlas2_prediction"
+
+
+def add_arguments(parser):
+    parser.add_argument("scans", nargs="+", type=Path, help="NIfTI files, or folders of them")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--weights", nargs="+", type=Path, metavar="FILE", help="several are averaged"
+    )
+    parser.add_argument(
+        "--threshold", type=float,
+        help="lesion is what is more probable; if not given, as evaluate.py chose, or 0.5",
+    )  # fmt: skip
+    parser.add_argument(
+        "--smallest-ml", type=float,
+        help="smaller lesions are left out; if not given, as evaluate.py chose, or 0",
+    )  # fmt: skip
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored head")
+    parser.add_argument("--probability", action="store_true", help="write the probabilities too")
+    parser.add_argument(
+        "--challenge", action="store_true", help=f"pack all masks as {CHALLENGE}.zip for ATLAS"
+    )
+
+
+def main(argv=None):
+    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    make_folder(arguments.output)
+    jobs, problems = find_jobs(arguments.scans, settings.atlas, arguments.output)
+    weights = arguments.weights or [Path(settings.paths.runs, "transfer", "best.weights.h5")]
+    options = choose_options(arguments, weights)
+    waiting = [job for job in jobs if not job.is_done(options, arguments.probability)]
+    if len(waiting) < len(jobs):
+        print(f"{len(jobs) - len(waiting)} of {len(jobs)} scans are done already")
+    if waiting:
+        problems += predict_all(waiting, weights, options, arguments.probability)
+    rows = [
+        load_json(path, "delete it") for path in sorted(arguments.output.rglob("*lesion*.json"))
+    ]
+    rows = [row["prediction"] for row in rows if isinstance(row, dict) and "prediction" in row]
+    if rows:
+        save_csv(arguments.output / "predictions.csv", rows)
+    for file, reason in problems:
+        print(f"left out {file}\n    {reason}")
+    if arguments.challenge and not problems:
+        pack_challenge(jobs, arguments.output / f"{CHALLENGE}.zip")
+    elif arguments.challenge:
+        print(f"{CHALLENGE}.zip was not made: the challenge wants every scan")
+    return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan, and where its results belong.
+
+    Attributes
+    ----------
+    scan, folder : pathlib.Path
+    stem, soft_stem : str
+        Names of mask and probability, without ending.
+    """
+
+    scan: Path
+    folder: Path
+    stem: str
+    soft_stem: str
+
+    @property
+    def mask(self):
+        return self.folder / f"{self.stem}.nii.gz"
+
+    @property
+    def probability(self):
+        return self.folder / f"{self.soft_stem}.nii.gz"
+
+    @property
+    def picture(self):
+        return self.folder / f"{self.stem}.png"
+
+    @property
+    def facts(self):
+        """Written last: where it stands, the others are whole."""
+        return self.folder / f"{self.stem}.json"
+
+    def made_from(self, options):
+        changed_ns = self.scan.stat().st_mtime_ns if self.scan.exists() else None
+        return {"scan": str(self.scan), "changed_ns": changed_ns} | options
+
+    def is_done(self, options, with_probability):
+        wanted = [self.facts, self.mask, self.picture] + [self.probability] * with_probability
+        if not all(path.exists() for path in wanted):
+            return False
+        facts = load_json(self.facts, "delete it and start again")
+        return facts.get("made_from") == self.made_from(options)
+
+    def clear(self):
+        """Delete what an earlier run with other options left: nothing may be taken for new."""
+        for path in (self.facts, self.mask, self.picture, self.probability):
+            path.unlink(missing_ok=True)
+
+
+def make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".partial-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{folder}: cannot be written ({reason}); choose another --output"
+        ) from None
+
+
+def find_jobs(paths, layout, output):
+    """List the scans of all arguments, and the problems: (file, reason)."""
+    jobs, problems, taken = [], [], {}
+    for path in paths:
+        files = find_images(path, layout) if path.is_dir() else [path]
+        if not files:
+            problems.append((path, "no NIfTI image (.nii, .nii.gz) below this folder"))
+        for file in files:
+            job = plan(file, path, layout, output)
+            if not file.name.endswith(ENDINGS):
+                problems.append((file, "not a NIfTI file (.nii, .nii.gz)"))
+            elif job.mask in taken and taken[job.mask].absolute() != file.absolute():
+                problems.append((file, f"its mask would overwrite that of {taken[job.mask]}"))
+            elif job.mask not in taken:
+                taken[job.mask] = file
+                jobs.append(job)
+    if not jobs:
+        raise InputError(": ".join(map(str, problems[0])))
+    return jobs, problems
+
+
+def find_images(folder, layout):
+    """List a folder's images: those with the ending of the data set, or all that are no masks."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.name.endswith(ENDINGS)
+        and not path.is_dir()
+    )
+    named = [path for path in files if stem_of(path).endswith(layout.image_suffix)]
+    return named or [
+        path
+        for path in files
+        if not re.search(NO_IMAGE, stem_of(path), re.IGNORECASE)
+        and not stem_of(path).endswith(layout.mask_suffix)
+    ]
+
+
+def stem_of(path):
+    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+
+
+def plan(file, given, layout, output):
+    """Name the results of a scan: as BIDS derivatives if it is named so, in the same sub-tree."""
+    stem = stem_of(file)
+    below = file.parent.relative_to(given) if given.is_dir() else Path()
+    parts = file.parent.absolute().parts
+    subject = stem.split("_")[0]
+    if not stem.startswith("sub-"):
+        return Job(file, output / below, f"{stem}_lesion", f"{stem}_probability")
+    if subject not in below.parts and subject in parts:
+        below = Path(*parts[parts.index(subject) :])
+    name = stem.removesuffix(layout.image_suffix).removesuffix("_T1w") + "_label-L_desc-lesion"
+    return Job(file, output / below, f"{name}_mask", f"{name}_probseg")
+
+
+def choose_options(arguments, weights):
+    """Collect what decides a mask; what is not given is the operating point of the weights."""
+    from inference import read_operating_point, read_run_settings
+
+    for path in weights:
+        read_run_settings(path)
+    points = [read_operating_point(path) for path in weights]
+    options = {"weights": [file_hash(path) for path in weights], "flip": arguments.flip}
+    for name in points[0]:
+        given = getattr(arguments, name)
+        options[name] = np.mean([point[name] for point in points]) if given is None else given
+        options[name] = float(options[name])
+    if not (0 <= options["threshold"] < 1 and 0 <= options["smallest_ml"] < np.inf):
+        raise InputError(
+            "--threshold must be in 0 to 1 (1 is never passed), --smallest-ml 0 or more"
+        )
+    return options
+
+
+def predict_all(jobs, weights, options, with_probability):
+    """Predict the scans one after the other; return the problems: (file, reason)."""
+    with starting_tensorflow():
+        from inference import load_network, read_training_scales
+    from tqdm import tqdm
+
+    networks = [load_network(path) for path in weights]
+    training_scales = read_training_scales(networks[0])
+    if training_scales is None:
+        print("the training slices are not at hand: intensities are not compared with theirs")
+    problems = []
+    for job in tqdm(jobs, desc="scans", disable=None):
+        try:
+            found = predict_scan(job, networks, options, training_scales, with_probability)
+        except InputError as error:
+            file, _, reason = str(error).partition(": ")
+            problems.append((file, reason) if reason else (job.scan, file))
+            continue
+        text = f"{job.scan.name}: {found['lesions']} lesions, {found['volume_ml']:.1f} ml"
+        tqdm.write(f"{text}; {found['warnings']}" if found["warnings"] else text)
+    return problems
+
+
+def predict_scan(job, networks, options, training_scales, with_probability):
+    """Write all results of one scan; return its row of predictions.csv."""
+    from figures import save_overlay
+    from inference import predict_probability, segment, unlike_training
+    from volumes import load_volume, scale_intensity, to_original_grid
+
+    started = time.perf_counter()
+    volume = load_volume(job.scan)
+    job.clear()
+    probability = predict_probability(networks, volume, options["flip"])
+    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
+    smallest = round(options["smallest_ml"] / voxel_ml, 6)
+    mask = segment(probability, options["threshold"], smallest)
+    scaled, mean, std = scale_intensity(volume.voxels)
+    warnings = unlike_training(volume, scaled, mean, std, training_scales)
+    if not mask.any():
+        warnings.append(f"no lesion found: no voxel is more probable than {probability.max():.2f}")
+    lesions = measure(mask, scaled, mean, voxel_ml)
+    save_nifti(to_original_grid(mask, volume), job.mask)
+    if with_probability:
+        save_nifti(to_original_grid(probability, volume), job.probability)
+    label = f"{job.scan.name}: {lesions['lesions']} lesions, {lesions['volume_ml']:.1f} ml"
+    save_overlay(scaled, mask, volume.spacing_mm, label, job.picture)
+    row = {"scan": str(job.scan), "mask": str(job.mask)} | lesions
+    row |= {"seconds": round(time.perf_counter() - started, 2), "warnings": "; ".join(warnings)}
+    save_json(job.facts, {"made_from": job.made_from(options), "prediction": row})
+    return row
+
+
+def measure(mask, scaled, mean, voxel_ml):
+    """Count and measure the lesions; left and right of the middle of the head, not of the grid."""
+    from scipy import ndimage
+
+    from inference import head_profiles
+
+    labels, count = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())[1:]
+    planes = np.flatnonzero(head_profiles(scaled, mean)[0])
+    beside = np.arange(mask.shape[0]) - (planes[0] + planes[-1]) / 2
+    by_plane = mask.sum((1, 2), dtype=np.int64)  # (X,)
+    # A plane in the very middle belongs half to each side.
+    left = by_plane[beside < 0].sum() + by_plane[beside == 0].sum() / 2
+    voxels = {
+        "volume_ml": sizes.sum(), "largest_ml": sizes.max(initial=0),
+        "left_ml": left, "right_ml": sizes.sum() - left,
+    }  # fmt: skip
+    return {"lesions": count} | {n: round(float(v) * voxel_ml, 4) for n, v in voxels.items()}
+
+
+def save_nifti(image, path):
+    """Write a .nii.gz whole or not at all: same bytes for same content."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+
+
+def pack_challenge(jobs, path):
+    """Pack the masks as the ATLAS challenge takes them: same bytes for same masks."""
+    from scans import identify
+
+    about = {
+        "Name": CHALLENGE, "BIDSVersion": "1.6.0",
+        "PipelineDescription": {"Name": CHALLENGE}, "GeneratedBy": [{"Name": CHALLENGE}],
+    }  # fmt: skip
+    content = {"dataset_description.json": json.dumps(about, indent=2).encode()}
+    for job in jobs:
+        subject, session, _ = identify(Path(job.scan.name))
+        if not subject.startswith("sub-"):
+            raise InputError(f"{job.scan}: --challenge needs names as sub-r001s001_ses-1_..._T1w")
+        name = job.mask.name.replace("_label-L_desc-lesion_mask", "_label-L_mask")
+        content[f"{subject}/ses-{session or 1}/anat/{name}"] = job.mask.read_bytes()
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(content):
+            # No date: ZipInfo's own is 1980.
+            archive.writestr(zipfile.ZipInfo(name), content[name])
+    print(f"challenge: {path}")
+
+
+if __name__ == "__main__":
+    run(main)
