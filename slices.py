@@ -57,7 +57,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     done = folder / scan.dataset / f"{scan.name}.json"
     # A changed setting or source file makes the slices stale.
     made_from = {
-        "image": str(scan.image), "mask": str(scan.mask),
+        "image": str(scan.image.absolute()), "mask": str(scan.mask.absolute()),
         "changed_ns": [scan.image.stat().st_mtime_ns, scan.mask.stat().st_mtime_ns],
         "labels": labels, "size": size, "skip": skip, "format": format,
     }  # fmt: skip

@@ -79,6 +79,14 @@ def test_masks_stay_binary_after_augmentation(parts):
     assert set(np.unique(masks)) == {0.0, 1.0}
 
 
+def test_distorting_a_mask_invents_no_value_between():
+    # With 0 and 1 the rounding to 8 bit would hide a mask that is interpolated.
+    mask = np.zeros((96, 96), np.uint8)
+    mask[30:60, 20:45] = 255
+    for matrix in draw_distortions(np.random.default_rng(0), 10, mask.shape, **RANGES):
+        assert set(np.unique(distort(mask, mask, matrix)[1])) == {0, 255}
+
+
 def test_image_and_mask_move_together():
     rng = np.random.default_rng(0)
     mask = np.zeros((96, 96), np.uint8)
