@@ -13,12 +13,12 @@ Threshold and smallest lesion are chosen on the validation part, and used on the
     python evaluate.py --predictions nnunet --masks /data/ATLAS_2 --output runs/nnunet
 """
 
-import math
 from functools import partial
 from pathlib import Path
 
 from cli import read_settings, run, starting_tensorflow
-from files import InputError, file_hash, load_json, save_csv, save_json
+from files import InputError, load_json, make_folder, save_csv, save_json
+from parallel import in_parallel
 
 
 def add_arguments(parser):
@@ -39,7 +39,11 @@ def main(argv=None):
     if any(together) and (not all((*together, arguments.output)) or arguments.runs):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
     from comparison import compare_runs, describe, without_nan
+    from tables import print_comparisons, print_figures, print_strata
 
+    part = None if arguments.predictions else arguments.part
+    folder = arguments.output or Path(settings.paths.runs, "evaluation", part)
+    make_folder(folder)
     score = score_predictions if arguments.predictions else score_runs
     rows, facts = score(settings, arguments)
     baseline, *others = facts
@@ -48,8 +52,6 @@ def main(argv=None):
         for name in facts
     }
     comparisons = [compare_runs(rows, name, baseline, settings.seed) for name in others]
-    part = None if arguments.predictions else arguments.part
-    folder = arguments.output or Path(settings.paths.runs, "evaluation", part)
     save_csv(folder / "metrics.csv", rows)
     save_json(folder / "summary.json", without_nan({"part": part, "runs": runs}))
     save_json(folder / "comparison.json", without_nan({"part": part, "comparisons": comparisons}))
@@ -61,32 +63,43 @@ def main(argv=None):
 
 def score_runs(settings, arguments):
     """Predict and score one part of the split by each run; return the rows and each run's facts."""
-    from evaluation import check_operating_point, find_cases, find_runs, score_run
-    from inference import load_network, predict_probability, read_operating_point
+    from evaluation import find_cases, find_runs, missing_predictions, score, score_thresholds
+    from operating_point import (
+        PLAIN,
+        choose_operating_point,
+        chosen_operating_point,
+        save_operating_point,
+    )
 
     runs = find_runs(arguments.runs or finished_runs(settings), settings.paths.prepared)
     cases = find_cases(settings.paths.prepared, runs[0].split, arguments.part)
     choosing = arguments.part == "validation"
+    points = {}
     for trained in runs:
-        if not choosing and trained.operating_point.exists():
-            check_operating_point(trained)
-        elif not choosing:
+        points[trained.name] = None if choosing else chosen_operating_point(trained.weights)
+        if not choosing and points[trained.name] is None:
+            points[trained.name] = dict(PLAIN)
             print(
                 f"{trained.name}: has no operating point, so threshold 0.5 and lesions of any size; "
                 "evaluate.py --part validation chooses one"
             )
-    with starting_tensorflow():
-        networks = [load_network(trained.weights) for trained in runs]
+    missing = [missing_predictions(trained, cases) for trained in runs]
+    if any(missing):
+        predict(runs, missing)
 
-    rows, facts = [], {}
-    for trained, network in zip(runs, networks, strict=True):
-        point = None if choosing else read_operating_point(trained.weights)
-        predict = partial(predict_probability, [network])
-        scored, point = score_run(trained.name, cases, predict, point)
-        if choosing:
-            point |= {"chosen_on": "validation", "weights": file_hash(trained.weights)}
-            save_json(trained.operating_point, point)
-        rows += scored
+    pairs = [(trained, case) for trained in runs for case in cases]
+    if choosing:
+        grids = in_parallel(score_thresholds, pairs, "choosing thresholds")
+        subjects = [case.scan.subject for case in cases]
+        for trained in runs:
+            point = choose_operating_point([next(grids)() for _ in cases], subjects)
+            points[trained.name] = save_operating_point(point, trained.weights)
+        grids.close()
+    tasks = [(trained, case, points[trained.name]) for trained, case in pairs]
+    rows = [result() for result in in_parallel(score, tasks, "scoring")]
+    facts = {}
+    for trained in runs:
+        point = points[trained.name]
         facts[trained.name] = {"folder": str(trained.folder), "operating_point": point}
         print(
             f"{trained.name}: {len(cases)} scans of the {arguments.part} part, "
@@ -94,6 +107,17 @@ def score_runs(settings, arguments):
             + (", chosen on these very scans" if choosing else "")
         )
     return rows, facts
+
+
+def predict(runs, missing):
+    """Predict the scans that each run has no prediction of."""
+    from evaluation import predict_cases
+    from inference import load_network, predict_probability
+
+    with starting_tensorflow():
+        networks = [load_network(trained.weights) for trained in runs]
+    for trained, network, cases in zip(runs, networks, missing, strict=True):
+        predict_cases(trained, cases, partial(predict_probability, [network]))
 
 
 def finished_runs(settings):
@@ -118,74 +142,6 @@ def score_predictions(settings, arguments):
     cases = pair_masks(folder, arguments.masks, layout.mask_suffix)
     name = folder.resolve().name
     return score_masks(name, cases, layout.labels), {name: {"folder": str(folder)}}
-
-
-def number(value, digits):
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def print_figures(runs):
-    """Print a line for each figure and run."""
-    from comparison import FIGURES
-
-    width = max(map(len, runs)) + 2
-    print(
-        f"\n{'':25}{'':{width}}{'mean ± SD':>18}{'median':>10}"
-        f"{'95 % interval of the mean':>28}{'subjects':>10}"
-    )
-    for key, figure in FIGURES.items():
-        label = figure.label + (f", {figure.unit}" if figure.unit else "")
-        for name, run_ in runs.items():
-            found = run_["figures"][key]
-            mean, sd, median, low, high = (
-                number(found[part], figure.digits)
-                for part in ("mean", "sd", "median", "low", "high")
-            )
-            print(
-                f"{label:25}{name:{width}}{f'{mean} ± {sd}':>18}{median:>10}"
-                f"{'–' if low == '–' else f'{low} to {high}':>28}{found['n']:10}"
-            )
-            label = ""
-
-
-def print_strata(runs):
-    """Print the mean Dice by lesion volume and by site, and what stands apart from all figures."""
-    widths = {name: max(len(name) + 2, 10) for name in runs}
-    first = next(iter(runs.values()))
-    for key, title in (("by_lesion_volume", "lesion volume"), ("by_site", "site")):
-        names = "".join(f"{name:>{width}}" for name, width in widths.items())
-        print(f"\n{f'Dice by {title}':25}{'subjects':>10}{names}")
-        for stratum, found in first[key].items():
-            means = (number(runs[name][key][stratum]["dice"]["mean"], 3) for name in runs)
-            cells = "".join(
-                f"{mean:>{width}}" for mean, width in zip(means, widths.values(), strict=True)
-            )
-            print(f"{stratum:25}{found['subjects']:10}{cells}")
-    print()
-    if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
-        outside = first["lesion_outside_ml"]
-        print(
-            f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie in the "
-            "slices that training skipped; they are predicted and counted"
-        )
-    for name, run_ in runs.items():
-        healthy = run_["without_lesion"]
-        if healthy["scans"]:
-            print(
-                f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
-                f"lesion are marked, on average {healthy['false_positive_ml']:.2f} ml in "
-                f"{healthy['false_positive_lesions']:.1f} lesions a scan"
-            )
-
-
-def print_comparisons(comparisons):
-    """Print one plain sentence a figure."""
-    for comparison in comparisons:
-        print(f"\n{comparison['run']} against {comparison['baseline']}, subject by subject")
-        for found in comparison["figures"].values():
-            print(f"  {found['sentence']}")
-        if comparison["figures"]["dice"]["n"] < 6:
-            print("  Fewer than 6 subjects cannot show anything: p stays above 0.05.")
 
 
 if __name__ == "__main__":

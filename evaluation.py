@@ -1,26 +1,24 @@
-"""Score trained runs scan by scan in 3D, and choose threshold and smallest lesion on validation.
+"""Trained runs and the scans they are scored on: predicted once, kept, and scored in 3D.
 
 Needs no TensorFlow: networks come in as a function from a scan to its probabilities.
 """
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
-from files import InputError, file_hash, load_json
+from files import InputError, file_hash, load_json, whole_file
 from inference import segment
-from metrics import subject_metrics
+from metrics import box_of, subject_metrics
+from operating_point import THRESHOLDS, dice_grid, threshold_levels, voxels
 from scans import Scan
 from slices import load_manifest
 from splits import fingerprint, load_split, rows_of
-from volumes import load_mask, load_volume
-
-# What is tried on the validation subjects.
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SMALLEST_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+from volumes import load_mask, load_volume, read_voxels, to_original_grid
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,9 @@ class TrainedRun:
     def weights(self):
         return self.folder / "best.weights.h5"
 
-    @property
-    def operating_point(self):
-        return self.folder / "operating_point.json"
+    def prediction(self, case):
+        """Where `predict_cases` keeps its prediction of a scan."""
+        return self.folder / "predictions" / f"{case.scan.name}_probability.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -118,134 +116,95 @@ def find_cases(prepared, split, part):
         name = Scan("atlas", row.subject, row.session, row.site, None, None).name
         facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
         made_from = facts["made_from"]
-        files = (Path(made_from[kind]) for kind in ("image", "mask"))
+        files = [Path(made_from[kind]) for kind in ("image", "mask")]
+        for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
+            if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
+                raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
         scan = Scan("atlas", row.subject, row.session, row.site, *files)
         cases.append(Case(scan, made_from["labels"], facts["lesion_outside_ml"]))
     return cases
 
 
-def score_run(name, cases, predict, point=None):
-    """Predict scans and score them, in 3D on their own grid.
+def missing_predictions(run, cases):
+    """List the scans of which a run has no prediction yet, or one of other weights."""
+    weights = file_hash(run.weights)
+    return [case for case in cases if _made_from(run.prediction(case)) != _origin(weights, case)]
+
+
+def predict_cases(run, cases, predict):
+    """Predict scans and keep the probabilities beside the weights they come from.
+
+    ``<run>/predictions/<scan>_probability.nii.gz`` lies on the scan's own grid and holds the
+    probability in tenths, rounded down. It names the weights and the scan that it was made from, so
+    that a start anew goes on where an earlier one stopped, and nothing old is taken for new.
 
     Parameters
     ----------
-    name : str
-        Of the run.
+    run : TrainedRun
     cases : list of Case
     predict : callable
         From a `volumes.Volume` to the probability of lesion, (X, Y, Z), as
         `inference.predict_probability`.
-    point : dict, optional
-        ``threshold`` and ``smallest_ml``; chosen on these very scans when omitted.
+    """
+    weights = file_hash(run.weights)
+    for case in tqdm(cases, desc=f"{run.name}: scans", disable=None):
+        volume = load_volume(case.scan.image)
+        image = to_original_grid(threshold_levels(predict(volume)), volume)
+        image.header.set_slope_inter(0.1, 0)
+        image.header["descrip"] = _origin(weights, case)
+        with whole_file(run.prediction(case)) as temporary:
+            temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def _origin(weights, case):
+    return f"weights {weights}, scan {case.scan.image.stat().st_mtime_ns}".encode()
+
+
+def _made_from(file):
+    try:
+        return nibabel.load(file).header["descrip"].item()
+    except (OSError, nibabel.filebasedimages.ImageFileError):
+        return None
+
+
+def load_scored(run, case):
+    """Read what a run is scored on.
 
     Returns
     -------
-    rows : list of dict
-        Of metrics.csv, one a scan.
-    point : dict
+    volume : volumes.Volume
+    reference : ndarray, uint8, shape (X, Y, Z)
+    levels : ndarray, uint8, shape (X, Y, Z)
+        From `operating_point.threshold_levels`.
     """
-    thresholds = THRESHOLDS if point is None else (point["threshold"],)
-    predicted, grids = [], []
-    for case in tqdm(cases, desc=f"{name}: scans", disable=None):
-        volume = load_volume(case.scan.image)
-        reference = load_mask(case.scan.mask, case.labels, volume)
-        probability = predict(volume)
-        # How many thresholds a voxel exceeds: all that is needed of it, in one byte.
-        levels = sum((probability > threshold).astype(np.uint8) for threshold in thresholds)
-        # Of most scans a small box is left, so that all fit in memory; no figure depends on more.
-        found = ndimage.find_objects(((levels | reference) > 0).view(np.uint8))
-        box = found[0] if found else (slice(1),) * 3
-        levels, reference = levels[box].copy(), reference[box].copy()
-        predicted.append((levels, reference, volume.spacing_mm))
-        if point is None:
-            grids.append(dice_grid(levels, reference, volume.spacing_mm))
-    if point is None:
-        point = choose_operating_point(grids, [case.scan.subject for case in cases])
-    level = thresholds.index(point["threshold"])
-    rows = []
-    for case, (levels, reference, spacing_mm) in zip(cases, predicted, strict=True):
-        mask = segment(levels, level, voxels(point["smallest_ml"], spacing_mm))
-        rows.append(figures_row(name, case, subject_metrics(reference, mask, spacing_mm)))
-    return rows, point
+    volume = read_voxels(case.scan.image)
+    reference = load_mask(case.scan.mask, case.labels, volume)
+    tenths = read_voxels(run.prediction(case)).voxels
+    return volume, reference, np.rint(tenths * 10).astype(np.uint8)
+
+
+def score_thresholds(run_and_case):
+    """Compute `operating_point.dice_grid` of one run and scan."""
+    volume, reference, levels = load_scored(*run_and_case)
+    box = box_of(levels | reference)
+    return dice_grid(levels[box], reference[box], volume.spacing_mm)
+
+
+def score(run_case_and_point):
+    """Score one run on one scan, in 3D on its own grid: its row of metrics.csv."""
+    run, case, point = run_case_and_point
+    volume, reference, levels = load_scored(run, case)
+    mask = mask_at(levels, point, volume.spacing_mm)
+    return figures_row(run.name, case, subject_metrics(reference, mask, volume.spacing_mm))
+
+
+def mask_at(levels, point, spacing_mm):
+    """Cut a mask from threshold levels at an operating point."""
+    level = THRESHOLDS.index(point["threshold"])
+    return segment(levels, level, voxels(point["smallest_ml"], spacing_mm))
 
 
 def figures_row(run, case, figures):
     scan = case.scan
     whose = {"run": run, "subject": scan.subject, "session": scan.session, "site": scan.site}
     return whose | figures | {"lesion_outside_ml": case.lesion_outside_ml}
-
-
-def voxels(volume_ml, spacing_mm):
-    """How many voxels a volume has; 10 where rounding would make 10.000000000000002."""
-    return round(volume_ml * 1000 / float(np.prod(spacing_mm)), 6)
-
-
-def dice_grid(levels, reference, spacing_mm):
-    """Compute a scan's Dice for every threshold and smallest lesion that is tried.
-
-    Each threshold is labelled once: a lesion that is left out takes its own voxels along.
-
-    Parameters
-    ----------
-    levels : ndarray, uint8, shape (X, Y, Z)
-        How many of `THRESHOLDS` the probability exceeds.
-    reference : ndarray, uint8, shape (X, Y, Z)
-    spacing_mm : array_like, shape (3,)
-
-    Returns
-    -------
-    ndarray, float, shape (len(THRESHOLDS), len(SMALLEST_ML))
-    """
-    grid = np.empty((len(THRESHOLDS), len(SMALLEST_ML)))
-    total = np.count_nonzero(reference)
-    for i in range(len(THRESHOLDS)):
-        lesions, count = ndimage.label(levels > i)
-        # Of each lesion, without the background, which is number 0.
-        sizes = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
-        right = np.bincount(lesions[reference > 0], minlength=count + 1)[1:]
-        for j, smallest_ml in enumerate(SMALLEST_ML):
-            kept = sizes >= voxels(smallest_ml, spacing_mm)
-            whole = int(sizes[kept].sum()) + total
-            grid[i, j] = 2 * int(right[kept].sum()) / whole if whole else 1.0
-    return grid
-
-
-def choose_operating_point(grids, subjects):
-    """Choose the threshold and the smallest lesion with the highest mean Dice over subjects.
-
-    Of equals, the threshold nearest to 0.5, then the smallest lesion.
-
-    Parameters
-    ----------
-    grids : list of ndarray
-        From `dice_grid`, one a scan.
-    subjects : list of str
-        Whose scans they are; the sessions of a subject are averaged first.
-
-    Returns
-    -------
-    dict
-        ``threshold``, ``smallest_ml``, ``mean_dice``, ``subjects`` (how many).
-    """
-    grids, subjects = np.array(grids), np.array(subjects)
-    names = np.unique(subjects)
-    mean = np.mean([grids[subjects == name].mean(0) for name in names], axis=0).round(9)
-    i, j = min(
-        np.ndindex(mean.shape), key=lambda at: (-mean[at], abs(THRESHOLDS[at[0]] - 0.5), at[1])
-    )
-    return {
-        "threshold": THRESHOLDS[i],
-        "smallest_ml": SMALLEST_ML[j],
-        "mean_dice": float(mean[i, j]),
-        "subjects": len(names),
-    }
-
-
-def check_operating_point(run):
-    """Refuse an operating point that was chosen for other weights than the run now has."""
-    stored = load_json(run.operating_point, "run evaluate.py --part validation")
-    if stored.get("weights") != file_hash(run.weights):
-        raise InputError(
-            f"{run.operating_point}: was not chosen for {run.weights.name} as it is now; "
-            "run evaluate.py --part validation first"
-        )

@@ -53,6 +53,21 @@ def whole_file(path):
             temporary.unlink()
 
 
+def make_folder(folder):
+    """Make the folder of a script's --output, or say before any work that it cannot be written."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".partial-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{folder}: cannot be written ({reason}); choose another --output"
+        ) from None
+
+
 def save_json(path, content):
     """Write `content` as indented JSON, whole or not at all."""
     with whole_file(path) as temporary:

@@ -21,7 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from cli import read_settings, run, starting_tensorflow
-from files import InputError, file_hash, load_json, save_csv, save_json, whole_file
+from files import (
+    InputError,
+    file_hash,
+    load_json,
+    make_folder,
+    save_csv,
+    save_json,
+    whole_file,
+)
 
 ENDINGS = (".nii.gz", ".nii")
 NO_IMAGE = r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$"
@@ -125,19 +133,6 @@ class Job:
             path.unlink(missing_ok=True)
 
 
-def make_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".partial-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"{folder}: cannot be written ({reason}); choose another --output"
-        ) from None
-
-
 def find_jobs(paths, layout, output):
     """List the scans of all arguments, and the problems: (file, reason)."""
     jobs, problems, taken = [], [], {}
@@ -197,7 +192,8 @@ def plan(file, given, layout, output):
 
 def choose_options(arguments, weights):
     """Collect what decides a mask; what is not given is the operating point of the weights."""
-    from inference import read_operating_point, read_run_settings
+    from inference import read_run_settings
+    from operating_point import read_operating_point
 
     for path in weights:
         read_run_settings(path)

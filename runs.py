@@ -6,6 +6,8 @@ history.csv                     one row an epoch
 learning_curves.png             redrawn every epoch
 predictions.png                 made at the end, with the best weights
 state.json, state-N.weights.h5  what going on after epoch N needs
+operating_point.json            threshold and smallest lesion, chosen by evaluate.py
+predictions/                    probabilities of the scans that evaluate.py scored
 """
 
 import json

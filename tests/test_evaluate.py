@@ -14,13 +14,15 @@ import pytest
 from conftest import ATLAS, RAS, refused, write_nifti
 
 import evaluate
+import inference
 import other_masks
 import train_model
 import transfer_learning
 from comparison import FIGURES, compare_runs, describe
-from evaluation import SMALLEST_ML, THRESHOLDS, choose_operating_point, dice_grid, find_cases
+from evaluation import find_cases
 from inference import load_network, predict_probability, segment
 from metrics import STRATA, subject_metrics, volume_stratum
+from operating_point import SMALLEST_ML, THRESHOLDS, choose_operating_point, dice_grid
 from parallel import in_parallel
 from splits import fingerprint, load_split
 from volumes import load_mask, load_volume
@@ -155,10 +157,10 @@ def test_the_test_part_leaves_the_operating_point_alone(runs):
 
 def test_the_test_part_uses_the_stored_operating_point(runs, arguments, prepared, tmp_path, capsys):
     run = copy_run(runs, "train", tmp_path)
-    point = load_json(run / "operating_point.json") | {"threshold": 0.123, "smallest_ml": 0.007}
+    point = load_json(run / "operating_point.json") | {"threshold": 0.3, "smallest_ml": 0.007}
     (run / "operating_point.json").write_text(json.dumps(point))
     evaluate.main([str(run), *arguments, "--part", "test", "--output", str(tmp_path / "out")])
-    assert "threshold 0.123, lesions from 0.007 ml\n" in capsys.readouterr().out
+    assert "threshold 0.3, lesions from 0.007 ml\n" in capsys.readouterr().out
     for case in metrics_csv(tmp_path / "out").itertuples():
         wanted = figures_at(point, *by_hand(run, prepared, case))
         assert float(case.dice) == pytest.approx(wanted["dice"])
@@ -229,6 +231,79 @@ def test_a_part_without_subjects_is_refused(prepared):
     everyone = {"training": split["training"] + split["test"], "test": []}
     with refused(prepared, "test part"):
         find_cases(prepared, split | everyone, "test")
+
+
+# Going on
+
+
+def test_a_stopped_evaluation_goes_on_with_the_scans_that_are_missing(
+    runs, arguments, tmp_path, monkeypatch
+):
+    run = copy_run(runs, "train", tmp_path)
+    shutil.rmtree(run / "predictions")
+    words = [str(run), *arguments, "--output", str(tmp_path / "out")]
+    predicted = []
+
+    def count(networks, volume):
+        if len(predicted) == 1:
+            raise KeyboardInterrupt
+        predicted.append(volume)
+        return predict_probability(networks, volume)
+
+    monkeypatch.setattr(inference, "predict_probability", count)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(words)
+    assert len(list((run / "predictions").iterdir())) == 1
+    monkeypatch.setattr(
+        inference, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+    )
+    evaluate.main(words)
+    table = metrics_csv(tmp_path / "out")
+    assert len(predicted) == len(table)
+    whole = metrics_csv(runs.folder / "evaluation" / "validation")
+    pandas.testing.assert_frame_equal(table, whole[whole.run == "train"])
+
+
+def test_scans_are_predicted_anew_only_for_other_weights(runs, arguments, tmp_path, monkeypatch):
+    run = copy_run(runs, "train", tmp_path)
+    words = [str(run), *arguments, "--output", str(tmp_path / "out")]
+    predicted = []
+    monkeypatch.setattr(
+        inference, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+    )
+    evaluate.main(words)
+    assert not predicted
+    shutil.copy(runs.folder / "transfer" / "best.weights.h5", run)
+    evaluate.main(words)
+    table = metrics_csv(tmp_path / "out")
+    assert len(predicted) == len(table)
+    whole = metrics_csv(runs.folder / "evaluation" / "validation")
+    wanted = whole[whole.run == "transfer"].dice.tolist()
+    assert table.dice.tolist() == wanted
+
+
+def test_a_kept_prediction_is_the_probability_in_tenths_on_the_scans_grid(runs, prepared):
+    case = metrics_csv(runs.folder / "evaluation" / "validation").query("run == 'train'").iloc[-1]
+    run = runs.folder / "train"
+    kept = nibabel.load(run / "predictions" / f"{case.subject}_{case.session}_probability.nii.gz")
+    made_from = load_json(prepared / "atlas" / f"{case.subject}_{case.session}.json")["made_from"]
+    assert kept.shape == nibabel.load(made_from["image"]).shape
+    np.testing.assert_array_equal(kept.affine, nibabel.load(made_from["image"]).affine)
+    probability, _, _ = by_hand(run, prepared, case)
+    tenths = nibabel.as_closest_canonical(kept).get_fdata()
+    assert np.abs(tenths + 0.05 - probability).max() <= 0.0501
+    assert len(np.unique(tenths)) > 1
+
+
+def test_a_scan_that_changed_since_prep_is_refused_by_name(prepared, tmp_path):
+    copy = shutil.copytree(prepared, tmp_path / "prepared")
+    split = load_split(copy, "atlas", 0)
+    file = copy / "atlas" / f"{split['test'][0]}_1.json"
+    facts = load_json(file)
+    facts["made_from"]["changed_ns"][1] += 1
+    file.write_text(json.dumps(facts))
+    with refused(facts["made_from"]["mask"], "prep.py"):
+        find_cases(copy, split, "test")
 
 
 # Which runs are taken
@@ -325,7 +400,7 @@ def test_all_missing_predictions_are_named(other_program):
         (other_program.folder / f"{name}_prediction.nii").unlink()
     with refused(other_program.folder, "2 of 9", "sub-r001s001_ses-2_", "sub-r003s002_ses-1_"):
         other_program.score()
-    assert not other_program.output.exists()
+    assert not any(other_program.output.iterdir())
 
 
 @pytest.mark.parametrize("what", ["shape", "affine"])

@@ -51,7 +51,9 @@ def test_the_scripts_are_found():
 
 
 @pytest.mark.parametrize(
-    "name", ["scans", "metrics", "volumes", "slices", "splits", "config", "files", "figures", "cli"]
+    "name",
+    ["cli", "comparison", "config", "evaluation", "figures", "files", "metrics", "operating_point"]
+    + ["other_masks", "parallel", "runs", "scans", "slices", "splits", "tables", "volumes"],
 )
 def test_what_needs_no_tensorflow_does_not_import_it(name):
     assert reached(name).isdisjoint({"tensorflow", "keras"})
