@@ -3,8 +3,8 @@
 Reads   RUN folders, by default <paths.runs>/train and <paths.runs>/transfer where finished; the
         scans and masks that paths.prepared was made from. Or masks that another program made
 Writes  <paths.runs>/evaluation/<part>, or --output: metrics.csv (one row a run and scan),
-        summary.json, comparison.json (each run against the first); and, on validation,
-        operating_point.json in each run folder
+        summary.json, comparison.json (each run against the first), report.html; and in each run
+        folder predictions/ and, on validation, operating_point.json
 
 Threshold and smallest lesion are chosen on the validation part, and used on the test part.
 
@@ -39,13 +39,14 @@ def main(argv=None):
     if any(together) and (not all((*together, arguments.output)) or arguments.runs):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
     from comparison import compare_runs, describe, without_nan
+    from report import save_report
     from tables import print_comparisons, print_figures, print_strata
 
     part = None if arguments.predictions else arguments.part
     folder = arguments.output or Path(settings.paths.runs, "evaluation", part)
     make_folder(folder)
     score = score_predictions if arguments.predictions else score_runs
-    rows, facts = score(settings, arguments)
+    rows, facts, scenes = score(settings, arguments)
     baseline, *others = facts
     runs = {
         name: facts[name] | describe([row for row in rows if row["run"] == name], settings.seed)
@@ -58,12 +59,24 @@ def main(argv=None):
     print_figures(runs)
     print_strata(runs)
     print_comparisons(comparisons)
-    print(f"\nin {folder}: metrics.csv, summary.json, comparison.json")
+    save_report(folder / "report.html", part, rows, runs, comparisons, scenes)
+    print(f"\nreport: {folder / 'report.html'}  (open it in a browser)")
+    print("beside it: metrics.csv, summary.json, comparison.json")
 
 
 def score_runs(settings, arguments):
-    """Predict and score one part of the split by each run; return the rows and each run's facts."""
-    from evaluation import find_cases, find_runs, missing_predictions, score, score_thresholds
+    """Predict and score one part of the split by each run.
+
+    Returns the rows, each run's facts, and what shows a scan with the last run's prediction.
+    """
+    from evaluation import (
+        find_cases,
+        find_runs,
+        load_scene,
+        missing_predictions,
+        score,
+        score_thresholds,
+    )
     from operating_point import (
         PLAIN,
         choose_operating_point,
@@ -106,7 +119,11 @@ def score_runs(settings, arguments):
             f"threshold {point['threshold']:g}, lesions from {point['smallest_ml']:g} ml"
             + (", chosen on these very scans" if choosing else "")
         )
-    return rows, facts
+    scenes = {
+        (case.scan.subject, case.scan.session): partial(load_scene, trained, case, point)
+        for case in cases
+    }
+    return rows, facts, scenes
 
 
 def predict(runs, missing):
@@ -135,13 +152,17 @@ def finished_runs(settings):
 
 
 def score_predictions(settings, arguments):
-    """Score another program's masks; return the rows and this program's facts."""
-    from other_masks import pair_masks, score_masks
+    """Score another program's masks; return the same as `score_runs`."""
+    from other_masks import load_scene, pair_masks, score_masks
 
     layout, folder = settings.atlas, arguments.predictions
     cases = pair_masks(folder, arguments.masks, layout.mask_suffix)
     name = folder.resolve().name
-    return score_masks(name, cases, layout.labels), {name: {"folder": str(folder)}}
+    rows = score_masks(name, cases, layout.labels)
+    scenes = {
+        (case.scan.subject, case.scan.session): partial(load_scene, case, layout) for case in cases
+    }
+    return rows, {name: {"folder": str(folder)}}, scenes
 
 
 if __name__ == "__main__":

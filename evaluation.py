@@ -198,6 +198,12 @@ def score(run_case_and_point):
     return figures_row(run.name, case, subject_metrics(reference, mask, volume.spacing_mm))
 
 
+def load_scene(run, case, point):
+    """Read a scan, its mask and the run's prediction of it, to be looked at."""
+    volume, reference, levels = load_scored(run, case)
+    return volume, reference, mask_at(levels, point, volume.spacing_mm)
+
+
 def mask_at(levels, point, spacing_mm):
     """Cut a mask from threshold levels at an operating point."""
     level = THRESHOLDS.index(point["threshold"])

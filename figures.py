@@ -35,35 +35,11 @@ def save_learning_curves(history, stage, path):
     path : path-like
         A PNG, replaced whole.
     """
-    epochs = [entry["epoch"] for entry in history]
     best = max(history, key=lambda entry: entry["val_dice"])
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True).flat
     for panel, name in zip(panels, ("dice", "loss", "precision", "recall"), strict=True):
-        marker = "o" if len(epochs) < 30 else None
-        for key, colour, label in (
-            (name, TRAINING, "training"),
-            (f"val_{name}", VALIDATION, "validation"),
-        ):
-            values = [entry[key] for entry in history]
-            panel.plot(epochs, values, colour, marker=marker, markersize=3, lw=1.8, label=label)
-        panel.axvline(best["epoch"], color=BEST, lw=1, ls=":")
-        panel.plot(
-            best["epoch"], best[f"val_{name}"], "o", ms=8, mfc="white", mec=VALIDATION, mew=2,
-            clip_on=False, zorder=3,
-        )  # fmt: skip
-        panel.annotate(
-            f"{best[f'val_{name}']:.3f}", (best["epoch"], best[f"val_{name}"]),
-            textcoords="offset points",
-            xytext=(-8 if best["epoch"] > np.mean(epochs) else 8, 10),
-            ha="right" if best["epoch"] > np.mean(epochs) else "left",
-            color=VALIDATION, fontsize=9,
-        )  # fmt: skip
-        panel.set_title(name.capitalize(), loc="left", fontsize=11)
-        panel.set_ylim(0, 1.02)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        draw_curve(panel, history, name)
     for panel in figure.axes[2:]:
         panel.set_xlabel("epoch")
     handles = [
@@ -75,6 +51,35 @@ def save_learning_curves(history, stage, path):
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
     figure.suptitle(TITLES[stage], x=0.01, ha="left", fontsize=13, fontweight="bold")
     _save(figure, path, 110)
+
+
+def draw_curve(panel, history, name):
+    """Draw one figure of training and validation against the epoch, the best epoch marked."""
+    epochs = [entry["epoch"] for entry in history]
+    best = max(history, key=lambda entry: entry["val_dice"])
+    marker = "o" if len(epochs) < 30 else None
+    for key, colour, label in (
+        (name, TRAINING, "training"),
+        (f"val_{name}", VALIDATION, "validation"),
+    ):
+        values = [entry[key] for entry in history]
+        panel.plot(epochs, values, colour, marker=marker, markersize=3, lw=1.8, label=label)
+    panel.axvline(best["epoch"], color=BEST, lw=1, ls=":")
+    panel.plot(
+        best["epoch"], best[f"val_{name}"], "o", ms=8, mfc="white", mec=VALIDATION, mew=2,
+        clip_on=False, zorder=3,
+    )  # fmt: skip
+    late = best["epoch"] > np.mean(epochs)
+    panel.annotate(
+        f"{best[f'val_{name}']:.3f}", (best["epoch"], best[f"val_{name}"]),
+        textcoords="offset points", xytext=(-8 if late else 8, 10),
+        ha="right" if late else "left", color=VALIDATION, fontsize=9,
+    )  # fmt: skip
+    panel.set_title(name.capitalize(), loc="left", fontsize=11)
+    panel.set_ylim(0, 1.02)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.xaxis.get_major_locator().set_params(integer=True)
 
 
 def save_predictions(examples, stage, path):

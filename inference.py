@@ -19,9 +19,6 @@ from volumes import Volume, scale_intensity, slices_to_volume, standardise, volu
 BATCH = 16
 # Both data sets are 1 mm; closer than this the head is as large as one in training.
 TOLERANCE_MM = 0.1
-# Less than that to the right, front and top cuts into nearly every adult's brain.
-WHOLE_BRAIN_MM = (120, 150, 100)
-FEWEST_LEVELS = 32
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def predict_probability(networks, volume, flip=False):
     """
     if not 10 <= extent_mm(volume).max() <= 1000:
         raise InputError(
-            f"by its header the scan is {_times(extent_mm(volume))} mm; repair its voxel size"
+            f"by its header the scan is {times(extent_mm(volume))} mm; repair its voxel size"
         )
     at_1_mm = _to_1_mm(volume)
     scaled, mean, std = scale_intensity(at_1_mm.voxels)
@@ -165,66 +162,6 @@ def segment(probability, threshold, smallest_voxels):
     return remove_small((probability > threshold).astype(np.uint8), smallest_voxels)
 
 
-def unlike_training(volume, scaled, mean, std, training_scales):
-    """Say in what a scan differs from those that the network learned from.
-
-    Parameters
-    ----------
-    volume : volumes.Volume
-    scaled : ndarray, uint8, shape (X, Y, Z)
-    mean, std : float
-        As `scaled` from `volumes.scale_intensity`.
-    training_scales : ndarray, shape (scans, 2), or None
-        From `read_training_scales`.
-
-    Returns
-    -------
-    list of str
-    """
-    found = []
-    if not is_about_1_mm(volume):
-        found.append(f"voxels of {_times(volume.spacing_mm)} mm, the network knows 1 mm")
-    reach_mm = [np.ptp(np.flatnonzero(axis)) + 1 for axis in head_profiles(scaled, mean)]
-    reach_mm = np.round(reach_mm * volume.spacing_mm)
-    if np.any(reach_mm < WHOLE_BRAIN_MM):
-        found.append(f"not a whole brain: the head reaches over {_times(reach_mm)} mm")
-    levels = np.count_nonzero(np.bincount(scaled.ravel()))
-    if levels < FEWEST_LEVELS:
-        found.append(f"only {levels} grey levels, more like a mask than a T1 scan")
-    if training_scales is not None:
-        middle, spread = training_scales.mean(0), np.maximum(training_scales.std(0), 5)
-        if np.any(np.abs((mean, std) - middle) > 3 * spread):
-            found.append(
-                f"unusual intensities: mean {mean:.0f} and SD {std:.0f} of 255, in training "
-                f"{middle[0]:.0f} and {middle[1]:.0f}"
-            )
-    return found
-
-
-def head_profiles(scaled, mean):
-    """For each axis, the planes that cross the head: in which 2 % are not dark."""
-    head = scaled > mean / 2
-    shares = [head.mean(tuple({0, 1, 2} - {axis})) for axis in range(3)]
-    return [share >= min(0.02, share.max()) for share in shares]
-
-
-def read_training_scales(network):
-    """Read mean and SD in 8 bit of all scans that the run's slices came from.
-
-    Returns
-    -------
-    ndarray, shape (scans, 2), or None where the prepared slices are no longer at hand
-    """
-    from slices import load_manifest
-
-    dataset = "brats17" if network.weights.parent.name == "pre_train" else "atlas"
-    try:
-        rows = load_manifest(network.settings.paths.prepared, dataset)
-    except InputError:
-        return None
-    return rows.drop_duplicates("content")[["mean", "std"]].to_numpy()
-
-
 def square_size(shape, size):
     """Return the side of the square for slices of a volume: `size`, or the next 16 that fits."""
     return max(size, -(-max(shape[:2]) // 16) * 16)
@@ -239,7 +176,8 @@ def extent_mm(volume):
     return np.array(volume.voxels.shape) * volume.spacing_mm
 
 
-def _times(numbers):
+def times(numbers):
+    """Write sizes along three axes, as 0.8×0.8×3."""
     return "×".join(f"{number:g}" for number in np.round(numbers, 3))
 
 

@@ -1,15 +1,18 @@
 """Score masks that another program, or a person, made: paired with the reference by their names."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from evaluation import Case, figures_row
 from files import InputError
 from metrics import subject_metrics
 from parallel import in_parallel
 from scans import NIFTI_ENDINGS, Scan, identify
-from volumes import load_mask, read_voxels
+from volumes import load_mask, load_volume, read_voxels
 
 
 def pair_masks(predictions, masks, mask_suffix):
@@ -102,3 +105,18 @@ def _score_mask(case, labels):
     reference = load_mask(case.scan.mask, labels, grid)
     prediction = load_mask(case.scan.image, None, grid)
     return subject_metrics(reference, prediction, grid.spacing_mm)
+
+
+def load_scene(case, layout):
+    """Read a mask and its prediction to be looked at, and the image if it lies beside the mask."""
+    grid = read_voxels(case.scan.mask)
+    reference = load_mask(case.scan.mask, layout.labels, grid)
+    prediction = load_mask(case.scan.image, None, grid)
+    stem, *ending = case.scan.mask.name.split(".", 1)
+    image = stem.removesuffix(layout.mask_suffix) + layout.image_suffix
+    image = case.scan.mask.with_name(".".join([image, *ending]))
+    if image.is_file() and image != case.scan.mask:
+        volume = load_volume(image)
+        if volume.voxels.shape == grid.voxels.shape:
+            return volume, reference, prediction
+    return replace(grid, voxels=np.zeros_like(grid.voxels)), reference, prediction

@@ -213,8 +213,10 @@ def choose_options(arguments, weights):
 def predict_all(jobs, weights, options, with_probability):
     """Predict the scans one after the other; return the problems: (file, reason)."""
     with starting_tensorflow():
-        from inference import load_network, read_training_scales
+        from inference import load_network
     from tqdm import tqdm
+
+    from screening import read_training_scales
 
     networks = [load_network(path) for path in weights]
     training_scales = read_training_scales(networks[0])
@@ -236,7 +238,8 @@ def predict_all(jobs, weights, options, with_probability):
 def predict_scan(job, networks, options, training_scales, with_probability):
     """Write all results of one scan; return its row of predictions.csv."""
     from figures import save_overlay
-    from inference import predict_probability, segment, unlike_training
+    from inference import predict_probability, segment
+    from screening import measure, unlike_training
     from volumes import load_volume, scale_intensity, to_original_grid
 
     started = time.perf_counter()
@@ -260,26 +263,6 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     row |= {"seconds": round(time.perf_counter() - started, 2), "warnings": "; ".join(warnings)}
     save_json(job.facts, {"made_from": job.made_from(options), "prediction": row})
     return row
-
-
-def measure(mask, scaled, mean, voxel_ml):
-    """Count and measure the lesions; left and right of the middle of the head, not of the grid."""
-    from scipy import ndimage
-
-    from inference import head_profiles
-
-    labels, count = ndimage.label(mask)
-    sizes = np.bincount(labels.ravel())[1:]
-    planes = np.flatnonzero(head_profiles(scaled, mean)[0])
-    beside = np.arange(mask.shape[0]) - (planes[0] + planes[-1]) / 2
-    by_plane = mask.sum((1, 2), dtype=np.int64)  # (X,)
-    # A plane in the very middle belongs half to each side.
-    left = by_plane[beside < 0].sum() + by_plane[beside == 0].sum() / 2
-    voxels = {
-        "volume_ml": sizes.sum(), "largest_ml": sizes.max(initial=0),
-        "left_ml": left, "right_ml": sizes.sum() - left,
-    }  # fmt: skip
-    return {"lesions": count} | {n: round(float(v) * voxel_ml, 4) for n, v in voxels.items()}
 
 
 def save_nifti(image, path):

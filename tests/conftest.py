@@ -162,3 +162,35 @@ def prepared(tiny_overrides, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     assert prep.main([*tiny_overrides, "--set", f"paths.prepared={folder}"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def arguments(tiny_overrides, prepared, tmp_path_factory):
+    """Arguments of the stages and of evaluate.py that lead to `runs`."""
+    runs = tmp_path_factory.mktemp("runs")
+    return [
+        *tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def runs(arguments):
+    """`.folder` of two runs, after `evaluate.py` on the validation, then the test part.
+
+    `.points` are the operating points as they were between the two. Leave all as it is.
+    """
+    import evaluate
+    import train_model
+    import transfer_learning
+
+    folder = Path(arguments[-1].split("=")[1])
+    short = [*arguments, "--set", "train.epochs=1", "--set", "transfer.epochs=1"]
+    train_model.main(short)
+    weights = folder / "train" / "best.weights.h5"
+    transfer_learning.main([*short, "--set", f"transfer.initial_weights={weights}"])
+    evaluate.main(arguments)
+    points = {
+        run: (folder / run / "operating_point.json").read_bytes() for run in ("train", "transfer")
+    }
+    evaluate.main([*arguments, "--part", "test"])
+    return SimpleNamespace(folder=folder, points=points)

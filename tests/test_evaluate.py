@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -16,8 +15,7 @@ from conftest import ATLAS, RAS, refused, write_nifti
 import evaluate
 import inference
 import other_masks
-import train_model
-import transfer_learning
+import report
 from comparison import FIGURES, compare_runs, describe
 from evaluation import find_cases
 from inference import load_network, predict_probability, segment
@@ -33,29 +31,13 @@ MEASURED = ["lesion_volume_ml", *FIGURES, "lesion_outside_ml"]
 PERFECT = {name: float(figure.larger_is_better) for name, figure in FIGURES.items()}
 
 
-@pytest.fixture(scope="module")
-def arguments(tiny_overrides, prepared, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    return [
-        *tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(arguments):
-    """`.folder` of two runs, after `evaluate.py` on the validation, then the test part.
-
-    `.points` are the operating points as they were between the two.
-    """
-    folder = Path(arguments[-1].split("=")[1])
-    short = [*arguments, "--set", "train.epochs=1", "--set", "transfer.epochs=1"]
-    train_model.main(short)
-    weights = folder / "train" / "best.weights.h5"
-    transfer_learning.main([*short, "--set", f"transfer.initial_weights={weights}"])
-    evaluate.main(arguments)
-    points = {run: (folder / run / "operating_point.json").read_bytes() for run in STAGES}
-    evaluate.main([*arguments, "--part", "test"])
-    return SimpleNamespace(folder=folder, points=points)
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, request):
+    """Spare what `runs` and tests/test_report.py have done already: processes, and viewers."""
+    if "perfect" not in request.node.name:
+        for module in (evaluate, other_masks):
+            monkeypatch.setattr(module, "in_parallel", partial(in_parallel, processes=1))
+    monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
 
 
 def load_json(path):
@@ -360,11 +342,8 @@ def test_two_runs_in_folders_of_one_name_are_told_apart(runs, arguments, tmp_pat
 
 
 @pytest.fixture
-def other_program(tiny_trees, tmp_path, monkeypatch, request):
+def other_program(tiny_trees, tmp_path, monkeypatch):
     """A folder of perfect predictions, 0/255; `.score()` runs evaluate.py on it."""
-    if "perfect" not in request.node.name:
-        # Starting processes takes longer than nine tiny masks.
-        monkeypatch.setattr(other_masks, "in_parallel", partial(in_parallel, processes=1))
     # Fails where anything imports it.
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     folder = tmp_path / "predictions"

@@ -18,9 +18,9 @@ from inference import (
     load_network,
     predict_probability,
     segment,
-    unlike_training,
 )
 from operating_point import read_operating_point
+from screening import unlike_training
 from slices import SliceReader, load_manifest
 from unet import build_unet
 from volumes import load_volume, scale_intensity, standardise, volume_to_slices

@@ -16,6 +16,7 @@ from scipy.ndimage import center_of_mass, label
 
 import inference
 import predict
+import screening
 import train_model
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
@@ -101,7 +102,7 @@ def lesion_is_bright(monkeypatch):
 
     monkeypatch.setattr(inference, "predict_probability", answer)
     monkeypatch.setattr(inference, "load_network", inference.read_run_settings)
-    monkeypatch.setattr(inference, "read_training_scales", lambda network: None)
+    monkeypatch.setattr(screening, "read_training_scales", lambda network: None)
 
 
 def call(output, weights, *scans_and_more):
