@@ -4,7 +4,11 @@ import contextlib
 import csv
 import hashlib
 import json
+import re
+import tempfile
 from pathlib import Path
+
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InputError(Exception):
@@ -12,6 +16,14 @@ class InputError(Exception):
 
     Scripts print it as one line on stderr and exit with code 2 (see `cli.run`).
     """
+
+    def __str__(self):
+        return one_line(super().__str__())
+
+
+def one_line(text):
+    """Escape what is no text in a file's name: line ends, terminal codes, bytes of no letter."""
+    return NO_TEXT.sub(lambda odd: ascii(odd.group())[1:-1], str(text))
 
 
 @contextlib.contextmanager
@@ -44,28 +56,27 @@ def whole_file(path):
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free some space or choose another folder under `paths` in config.yaml"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def make_folder(folder):
-    """Make the folder of a script's --output, or say before any work that it cannot be written."""
-    folder = Path(folder)
+    """Make a folder for outputs, or find out before hours of work that it cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".partial-probe"
-        probe.touch()
-        probe.unlink()
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"{folder}: cannot be written ({reason}); choose another --output"
-        ) from None
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(path, error):
+    return InputError(
+        f"{path}: cannot be written ({error.strerror or error}); "
+        "free some space or choose another folder (`paths` in config.yaml, or --output)"
+    )
 
 
 def save_json(path, content):

@@ -5,6 +5,7 @@ Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
 """
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,28 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from files import InputError
+from files import NO_TEXT, InputError
+
+# 400 million voxels of 16 bit and more: a whole head at 0.3 mm.
+MOST_BYTES = 2 * 2**30
+# Deflate, the method in a .gz file, packs nothing more tightly than this (zlib's documentation).
+_MOST_DEFLATED = 1032
+_MOST_PADDING = 2**20
+_MAY_READ = "ask for the right to read it (ls -l tells who may)"
+_BROKEN = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    nibabel.wrapstruct.WrapStructError,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
+# What nibabel repairs in a header it tells the terminal, without the file's name.
+nibabel.imageglobals.logger.setLevel("CRITICAL")
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,8 @@ def load_volume(path):
     Raises
     ------
     InputError
-        If the file is unreadable, not one 3D volume, holds NaN or infinite values, or is the same
-        value everywhere.
+        If the file is unreadable, not one 3D volume, holds NaN, infinite or absurd values, or is
+        the same value everywhere.
     """
     volume = read_voxels(path)
     if not np.isfinite(volume.voxels).all():
@@ -62,10 +84,14 @@ def load_volume(path):
         raise InputError(
             f"{path}: {count} voxels are NaN or infinite; repair or leave out the scan"
         )
-    if volume.voxels.min() == volume.voxels.max():
+    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    if max(-low, high) > 1e30:
+        # Sums and differences of such values are infinite in float32.
         raise InputError(
-            f"{path}: every voxel is {volume.voxels.flat[0]:g}, there is no image in it"
+            f"{path}: voxels from {low:g} to {high:g} are no image; repair or leave out the scan"
         )
+    if low == high:
+        raise InputError(f"{path}: every voxel is {low:g}, there is no image in it; leave it out")
     return volume
 
 
@@ -93,15 +119,21 @@ def load_mask(path, labels, image):
     mask = read_voxels(path)
     if mask.voxels.shape != image.voxels.shape:
         shapes = " but ".join("×".join(map(str, v.voxels.shape)) for v in (mask, image))
-        raise InputError(f"{path}: the mask is {shapes} voxels in its image; they must be the same")
+        raise InputError(
+            f"{path}: the mask is {shapes} voxels in its image; they must be the same; resample it"
+        )
     if not np.allclose(mask.affine, image.affine, atol=1e-3):
         raise InputError(
-            f"{path}: affine differs from its image's; the mask lies elsewhere in space"
+            f"{path}: affine differs from its image's, the mask lies elsewhere in space; "
+            "draw or resample it on the image's grid"
         )
     if labels is not None:
         values = np.unique(mask.voxels)
-        if not np.array_equal(values, np.round(values)):
-            raise InputError(f"{path}: has values that are no labels, as {_first_odd(values)}")
+        odd = values[~np.isfinite(values) | (values != np.round(values))]
+        if odd.size:
+            raise InputError(
+                f"{path}: has values that are no labels, as {odd[0]:g}; repair the mask"
+            )
         return np.isin(mask.voxels, labels).astype(np.uint8)
     top = mask.voxels.max()
     scale = 255 if top > 1.01 else 1
@@ -109,7 +141,9 @@ def load_mask(path, labels, image):
     if not np.allclose(mask.voxels, lesion * np.float32(scale), atol=0.01):
         values = np.unique(mask.voxels)
         shown = ", ".join(f"{value:g}" for value in values[:6])
-        raise InputError(f"{path}: mask values are {shown}; it must be binary, 0/1 or 0/255")
+        raise InputError(
+            f"{path}: mask values are {shown}; it must be binary, 0/1 or 0/255; repair it"
+        )
     return lesion.astype(np.uint8)
 
 
@@ -131,8 +165,10 @@ def scale_intensity(voxels):
     """
     inside = voxels != 0
     low, high = np.percentile(voxels[inside], (0.5, 99.5))
-    span = (high - low) or 1
-    scaled = np.clip((voxels - low) * np.float32(254 / span) + 1, 1, 255)
+    span = float(high - low) or 1.0
+    # A span of nothing but rounding, 1e-40, would make the factor infinite.
+    gain = np.float32(min(254 / span, 1e30))
+    scaled = (np.clip(voxels, low, high) - low) * gain + 1
     scaled = np.where(inside, np.round(scaled), 0).astype(np.uint8)
     counts = np.bincount(scaled.ravel(), minlength=256)[1:]
     values = np.arange(1, 256)
@@ -226,16 +262,22 @@ def to_original_grid(voxels, volume):
     return image
 
 
-def _first_odd(values):
-    return f"{values[values != np.round(values)][0]:g}"
-
-
-def _load_zipped(path):
-    """Load a .nii.gz file through to its checksum, before which nibabel stops reading."""
-    content = gzip.decompress(path.read_bytes())
-    header_size = int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")
-    kind = nibabel.Nifti2Image if 540 in header_size else nibabel.Nifti1Image
-    return kind.from_bytes(content)
+def check_is_file(path):
+    """Refuse what is no file to read from, and say what it is instead."""
+    if NO_TEXT.search(str(path)):
+        # Neither a table nor a picture could hold it.
+        raise InputError(f"{path}: its name holds what is no text; rename it")
+    try:
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{path}: is a link to {path.readlink()}, which is not there; put the file itself"
+            )
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; put the file itself")
+        if not path.is_file():
+            raise InputError(f"{path}: is not a file; look where it went, or leave out the scan")
+    except OSError as error:
+        raise InputError(f"{path}: is out of reach ({error.strerror}); {_MAY_READ}") from error
 
 
 def read_voxels(path):
@@ -256,32 +298,88 @@ def read_voxels(path):
         For every way in which a file can be broken, or be no 3D volume.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file")
+    check_is_file(path)
     try:
-        original = _load_zipped(path) if path.suffix == ".gz" else nibabel.load(path)
-        shape = original.shape
-        if len(shape) == 4 and shape[3] == 1:
-            shape = shape[:3]
-        if len(shape) != 3 or 0 in shape:
-            raise InputError(
-                f"{path}: has {len(shape)} dimensions {shape}; one 3D volume is needed"
-            )
-        stored = np.asarray(original.dataobj, dtype=np.float32).reshape(shape)
-    except (
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-        nibabel.wrapstruct.WrapStructError,
-        EOFError,
-        OSError,
-        ValueError,
-        TypeError,
-        gzip.BadGzipFile,
-        zlib.error,
-    ) as error:
+        # What is too large for float32 becomes infinite, which the callers look for.
+        with np.errstate(all="ignore"):
+            original = _load_as_promised(path)
+            shape = original.shape[:3]
+            stored = np.asarray(original.dataobj, dtype=np.float32).reshape(shape)
+            affine = original.affine
+            # A voxel of less than 1 µm or more than 1 m.
+            if not 1e-9 < abs(np.linalg.det(affine)) < 1e9:
+                raise InputError(f"{path}: its affine is not usable; repair the header")
+            canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine))
+            return Volume(np.asarray(canonical.dataobj), canonical.affine, original)
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read ({error.strerror}); {_MAY_READ}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: does not fit in memory; resample it, or use more") from error
+    except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable NIfTI file ({reason}); copy it anew") from error
-    if not np.isfinite(original.affine).all() or abs(np.linalg.det(original.affine)) < 1e-9:
-        raise InputError(f"{path}: its affine is not usable; repair the header")
-    canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, original.affine))
-    return Volume(np.asarray(canonical.dataobj), canonical.affine, original)
+
+
+def _load_as_promised(path):
+    """Load a NIfTI file no further than its header promises, and a zipped one to its checksum.
+
+    The header is read first, and nothing is taken from memory for voxels that cannot be there.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+        kind = _kind(start)
+        header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+        size = _promised_size(path, header)
+        packing = _MOST_DEFLATED if path.suffix == ".gz" else 1
+        if size > path.stat().st_size * packing:
+            raise EOFError(
+                f"its header promises {size} bytes, more than {path.stat().st_size} bytes of file hold"
+            )
+        content = start + file.read(size - len(start))
+        if len(content) < size:
+            raise EOFError(f"its header promises {size} bytes, it holds {len(content)}")
+        # The checksum stands behind the last byte. Some programs fill up the end of a file.
+        if path.suffix == ".gz" and len(file.read(_MOST_PADDING)) == _MOST_PADDING:
+            raise ValueError(f"it goes on after the {size} bytes that its header promises")
+    return kind.from_bytes(content)
+
+
+def _kind(start):
+    """Tell NIfTI-1 from NIfTI-2 by the size of the header, the first number in either byte order."""
+    if not start:
+        raise EOFError("it is empty")
+    header_size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
+    return nibabel.Nifti2Image if 540 in header_size else nibabel.Nifti1Image
+
+
+def _promised_size(path, header):
+    """Return how many bytes a file with this header has at least; refuse what is no 3D volume."""
+    voxel_mm = header["pixdim"][1:4].copy()
+    header.check_fix()
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    offset = header.get_data_offset()
+    if header["magic"].item().startswith(b"ni"):
+        raise InputError(f"{path}: its voxels are in an .img file beside it; convert it to .nii.gz")
+    if not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)):
+        raise InputError(f"{path}: has {len(shape)} dimensions {shape}; one 3D volume is needed")
+    if min(shape) < 1:
+        raise ValueError(f"its header gives {_times(shape)} voxels")
+    if dtype.kind not in "iuf":
+        name = nibabel.nifti1.data_type_codes.niistring[dtype]
+        raise InputError(f"{path}: a voxel is {name}; convert it to one real number a voxel")
+    if header["sform_code"] == 0 and not voxel_mm.all():
+        # nibabel would take 1 mm for it.
+        raise ValueError("its header gives no voxel size")
+    if offset < header.sizeof_hdr:
+        raise ValueError(f"by its header the voxels begin at byte {offset}, inside the header")
+    size = offset + math.prod(shape) * dtype.itemsize
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{path}: its header promises {_times(shape)} voxels, {size / 2**30:.1f} GB, and "
+            f"{MOST_BYTES / 2**30:g} GB are read at most; copy it anew, or resample it"
+        )
+    return size
+
+
+def _times(shape):
+    return "×".join(map(str, shape))
