@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from cli import read_settings, run
-from files import InputError, save_csv, save_json
+from files import InputError, make_folder, one_line, save_csv, save_json
 from parallel import in_parallel
 
 DATASETS = ("atlas", "brats17")
@@ -24,6 +24,7 @@ def main(argv=None):
     scans, problems = find_all(settings)
     if problems and arguments.strict:
         raise InputError(": ".join(problems[0]))
+    make_folder(settings.paths.prepared)
     prepared, failed = prepare_all(scans, settings, arguments.strict)
     problems += failed
     if not prepared:
@@ -119,10 +120,14 @@ def print_summary(prepared, problems):
         sum(f["lesion_ml"] for f in prepared), 1e-9
     )
     print(f"{outside:.1%} of the lesion volume lies in the slices left out at bottom and top")
+    empty = [f["slices"][0] for f in prepared if f["lesion_ml"] == 0]
+    if empty:
+        names = ", ".join(sorted({row["subject"] for row in empty}))
+        print(f"{len(empty)} scans have an empty mask and count as free of lesions: {names}")
     if problems:
         print(f"\nleft out {len(problems)} bad scans:")
         for file, reason in problems:
-            print(f"  {file}\n      {reason}")
+            print(one_line(f"  {file}: {reason}"))
 
 
 if __name__ == "__main__":

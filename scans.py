@@ -1,5 +1,6 @@
 """Scans as they lie in a folder: images with their masks, and whose they are."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,19 +62,18 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
         If the folder holds no image of that name; says what it holds instead.
     """
     folder = Path(folder)
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.name.endswith(NIFTI_ENDINGS)
-        and not path.is_dir()
-    )
+    everything, problems = _list_files(folder)
+    files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]
     masks = {}
     for path in files:
         if _stem(path).endswith(mask_suffix):
             masks.setdefault(_stem(path), []).append(path)
+    pairs = {_stem(path) for path in everything if re.search(r"\.(hdr|img)(\.gz)?$", path.name)}
+    for path in everything:
+        if path.name.endswith((".img", ".img.gz")) and _stem(path).endswith(image_suffix):
+            problems.append((str(path), "is half of an .hdr/.img pair; convert it to .nii.gz"))
 
-    scans, problems, seen = [], [], {}
+    scans, seen = [], {}
     for image in files:
         if not _stem(image).endswith(image_suffix):
             continue
@@ -81,25 +81,58 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
         found = masks.get(mask_name, [])
         beside = [mask for mask in found if mask.parent == image.parent]
         candidates = beside or found
+        if image.is_dir():
+            problems.append((str(image), "is a folder without a scan; put the file itself"))
+            continue
         if len(candidates) != 1:
-            what = "missing" if not candidates else f"found {len(candidates)} times"
+            what = f"found {len(candidates)} times; keep one"
+            if not candidates:
+                what = "missing; put it there, or take the image away"
+            if mask_name in pairs:
+                what = "an .hdr/.img pair; convert it to .nii.gz"
             problems.append((str(image), f"its mask {mask_name}.nii.gz is {what}"))
             continue
         subject, session, site = identify(image.relative_to(folder))
         scan = Scan(dataset, subject, session, site, image, candidates[0])
         if scan.name in seen:
-            problems.append((str(image), f"same subject and session as {seen[scan.name]}"))
+            problems.append(
+                (str(image), f"same subject and session as {seen[scan.name]}; keep one")
+            )
             continue
         seen[scan.name] = image
         scans.append(scan)
 
     if not scans and not problems:
-        example = f"{files[0]} and {len(files) - 1} more NIfTI files" if files else "no NIfTI file"
+        found = "nothing in it"
+        if everything:
+            found = f"no NIfTI file, but {everything[0]} and {len(everything) - 1} more"
+        if files:
+            found = f"{files[0]} and {len(files) - 1} more NIfTI files"
         raise InputError(
-            f"{folder}: no file ends in {image_suffix}.nii.gz (found {example}); point "
+            f"{folder}: no file ends in {image_suffix}.nii.gz; expected, at any depth, "
+            f"NAME{image_suffix}.nii.gz with NAME{mask_suffix}.nii.gz, found {found}; point "
             f"paths.{dataset} at the data set, or set {dataset}.image_suffix to how its names end"
         )
     return scans, problems
+
+
+def _list_files(folder):
+    """List what lies below a folder, but nothing hidden; and the folders that may not be read.
+
+    A folder is listed if it is named like a scan but holds none.
+    """
+    paths, problems = [], []
+
+    def note(error):
+        reason = f"may not be looked into ({error.strerror}); ask for the right to"
+        problems.append((str(error.filename), reason))
+
+    for parent, folders, names in os.walk(folder, onerror=note):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(parent, name) for name in names if not name.startswith(".")]
+        if parent.endswith(NIFTI_ENDINGS) and not any(n.endswith(NIFTI_ENDINGS) for n in names):
+            paths.append(Path(parent))
+    return sorted(paths), problems
 
 
 def identify(path):
@@ -127,7 +160,4 @@ def identify(path):
 
 
 def _stem(path):
-    name = path.name
-    for ending in NIFTI_ENDINGS:
-        name = name.removesuffix(ending)
-    return name
+    return re.sub(r"\.(nii|hdr|img)(\.gz)?$", "", path.name)

@@ -70,10 +70,11 @@ def test_a_second_start_does_nothing_again(prepared, tiny_overrides, tmp_path, c
     assert {path.name for path in before if before[path] != after[path]} <= tables.keys()
     assert tables == {name: (folder / name).read_bytes() for name in tables}
 
-    *_, atlas, brats17, outside = capsys.readouterr().out.strip().splitlines()
+    *_, atlas, brats17, outside, empty = capsys.readouterr().out.strip().splitlines()
     assert atlas.split()[:3] == ["atlas", "9", "108"]
     assert brats17.split()[:3] == ["brats17", "8", "96"]
     assert outside.endswith("of the lesion volume lies in the slices left out at bottom and top")
+    assert empty.endswith("free of lesions: sub-r001s002")
 
 
 def test_a_broken_scan_is_left_out_and_named(
@@ -92,11 +93,10 @@ def test_a_broken_scan_is_left_out_and_named(
 
     shown = capsys.readouterr().out
     assert f"brats17: no folder {tmp_path / 'none'}, left out" in shown
-    *_, count, file, reason = shown.strip().splitlines()
+    *_, count, line = shown.strip().splitlines()
     assert count == "left out 1 bad scans:"
-    assert file.strip().startswith(str(broken_atlas))
-    assert BROKEN in file
-    assert reason.strip().startswith("not a readable NIfTI file")
+    assert line.strip().startswith(str(broken_atlas))
+    assert f"{BROKEN}_ses-1_space-MNI152NLin2009aSym_T1w.nii.gz: not a readable NIfTI" in line
 
 
 def test_strict_stops_at_a_broken_scan(broken_atlas, tiny_overrides, tmp_path):
