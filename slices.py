@@ -10,19 +10,29 @@ content                           hash of the whole scan's slices: finds a scan 
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas
 
-from files import InputError, load_json, save_json, whole_file
-from volumes import load_mask, load_volume, scale_intensity, standardise, volume_to_slices
+from files import InputError, cannot_write, load_json, save_json, whole_file
+from volumes import (
+    check_is_file,
+    load_mask,
+    load_volume,
+    scale_intensity,
+    standardise,
+    volume_to_slices,
+)
 
 COLUMNS = {
     "dataset": str, "subject": str, "session": str, "site": str, "z": int, "lesion_pixels": int,
     "image": str, "mask": str, "position": int, "mean": float, "std": float, "content": str,
 }  # fmt: skip
+# A file below the prepared folder, wherever someone who edits the table would like to point.
+INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+\.(npy|png)")
 
 
 def prepare_scan(scan, folder, labels, size, skip, format):
@@ -55,6 +65,8 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     """
     folder = Path(folder)
     done = folder / scan.dataset / f"{scan.name}.json"
+    for path in (scan.image, scan.mask):
+        check_is_file(path)
     # A changed setting or source file makes the slices stale.
     made_from = {
         "image": str(scan.image.absolute()), "mask": str(scan.mask.absolute()),
@@ -63,10 +75,13 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     }  # fmt: skip
     if done.exists():
         facts = load_json(done, "delete it and run prep.py again")
-        if facts.get("made_from") == made_from:
+        if _are_whole(facts, folder, made_from):
             return facts
         # Until the new slices are whole, nothing may say that they are.
-        done.unlink()
+        try:
+            done.unlink()
+        except OSError as error:
+            raise cannot_write(done, error) from error
 
     volume = load_volume(scan.image)
     lesion = load_mask(scan.mask, labels, volume)
@@ -116,6 +131,14 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     return facts
 
 
+def _are_whole(facts, folder, made_from):
+    """Tell whether facts were made from the same, and the slices they speak of are there."""
+    if not isinstance(facts, dict) or facts.get("made_from") != made_from:
+        return False
+    names = {row[kind] for row in facts.get("slices", ()) for kind in ("image", "mask")}
+    return bool(names) and all((folder / name).is_file() for name in names)
+
+
 def _file_names(scan, kind, heights, format):
     stem = f"{scan.dataset}/{kind}s/{scan.name}"
     if format == "npy":
@@ -140,7 +163,8 @@ def load_manifest(folder, dataset):
     Raises
     ------
     InputError
-        If the file is missing, not such a table, or has no slice of `dataset`.
+        If the file is missing, not such a table, has no slice of `dataset`, or says what no slice
+        can be; names the line.
     """
     path = Path(folder) / "slices.csv"
     try:
@@ -150,10 +174,44 @@ def load_manifest(folder, dataset):
     except (ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a table of slices ({reason}); run prep.py again") from None
+    for reason, wrong in _nonsense(table).items():
+        if wrong.any():
+            line = int(np.flatnonzero(wrong)[0]) + 2
+            raise InputError(f"{path}, line {line}: {reason}; run prep.py again")
     rows = table[table.dataset == dataset].reset_index(drop=True)
     if rows.empty:
         raise InputError(f"{path}: no slices of {dataset}; set paths.{dataset} and run prep.py")
     return rows
+
+
+def _nonsense(table):
+    """Find the rows of slices.csv that prep.py cannot have written: reason to boolean rows."""
+    scan, stacked = ["dataset", "subject", "session"], table.image.str.endswith(".npy")
+    offset = (table.z - table.position).where(stacked, 0)
+    reasons = {
+        f"{name} is negative": table[name] < 0 for name in ("z", "lesion_pixels", "position")
+    }
+    reasons |= {
+        f"{name} is no file below this folder": ~_by_value(table[name], INSIDE.fullmatch)
+        for name in ("image", "mask")
+    }
+    reasons |= {
+        f"{name} is no name": _by_value(table[name], re.compile(r"[/\\]|^\.").search)
+        for name in scan
+    }
+    reasons["mean and std are no finite intensities"] = ~(
+        np.isfinite(table["mean"]) & np.isfinite(table["std"]) & (table["std"] > 0)
+    )
+    reasons["the same slice stands there twice"] = table.duplicated([*scan, "z"])
+    # The place in a stack is z less the slices left out below, the same for all of a scan.
+    first = offset.groupby([table[name] for name in scan]).transform("first")
+    reasons["z and position do not fit the other slices of the scan"] = offset != first
+    return reasons
+
+
+def _by_value(column, holds):
+    """Ask of each value, once though it stands in hundreds of rows, whether something holds."""
+    return column.map({value: bool(holds(value)) for value in column.unique()}).astype(bool)
 
 
 class SliceReader:
@@ -195,6 +253,8 @@ class SliceReader:
             if name.endswith(".npy"):
                 if name not in self._stacks:
                     stack = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+                    if stack.ndim != 3 or stack.dtype != np.uint8:
+                        raise ValueError(f"holds {stack.dtype} {stack.shape}, no stack of slices")
                     self._stacks[name] = stack
                 return self._stacks[name][index]
             picture = cv2.imread(str(self.folder / name), cv2.IMREAD_GRAYSCALE)

@@ -210,7 +210,7 @@ def test_a_broken_manifest_is_refused(tmp_path, content, parts):
 
 def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path):
     values = {"dataset": "atlas", "subject": "007", "session": "", "site": "NA", "content": "1e5"}
-    row = {name: values.get(name, 0) for name in COLUMNS}
+    row = {name: values.get(name, "a.npy" if name in ("image", "mask") else 1) for name in COLUMNS}
     pandas.DataFrame([row]).to_csv(tmp_path / "slices.csv", index=False)
     (found,) = load_manifest(tmp_path, "atlas").to_dict("records")
     assert values.items() <= found.items()
