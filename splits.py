@@ -147,6 +147,10 @@ def load_split(folder, dataset, fold):
     try:
         parts = content[dataset]
         test, folds = parts["test"], parts["folds"]
+        if not all(isinstance(part, list) for part in (folds, test, *folds)):
+            raise TypeError("a part is no list")
+        if not all(isinstance(subject, str) for part in (test, *folds) for subject in part):
+            raise TypeError("a subject is no name")
         split = {
             "training": [s for i, part in enumerate(folds) if i != fold for s in part],
             "validation": folds[fold],
