@@ -171,7 +171,7 @@ def load_settings(overlay=None, overrides=()):
             raise InputError(f"--set {override}: write it as section.key=value")
         try:
             value = yaml.load(value, _Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise InputError(f"--set {override}: the value is not valid YAML") from None
         for key in reversed(name.strip().split(".")):
             value = {key: value}
@@ -187,7 +187,7 @@ def _read_yaml(path):
         values = yaml.load(path.read_text("utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
         raise InputError(f"{path}{line}: not valid YAML") from None

@@ -91,7 +91,7 @@ def load_json(path, how_to_get_it):
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; {how_to_get_it}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {how_to_get_it}") from error
 
 
