@@ -6,6 +6,7 @@ Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
 
 import gzip
 import math
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,7 +257,9 @@ def to_original_grid(voxels, volume):
     header = volume.original.header.copy()
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
-    image = nibabel.Nifti1Image(data.reshape(volume.original.shape), volume.original.affine, header)
+    # NIfTI-1 or NIfTI-2, as the file is.
+    kind = type(volume.original)
+    image = kind(data.reshape(volume.original.shape), volume.original.affine, header)
     image.header["cal_max"] = 0
     image.header["cal_min"] = 0
     return image
@@ -301,13 +304,18 @@ def read_voxels(path):
     check_is_file(path)
     try:
         # What is too large for float32 becomes infinite, which the callers look for.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # Of what stands between header and voxels nothing is used.
+            warnings.filterwarnings("ignore", "Extension size")
             original = _load_as_promised(path)
             shape = original.shape[:3]
             stored = np.asarray(original.dataobj, dtype=np.float32).reshape(shape)
             affine = original.affine
-            # A voxel of less than 1 µm or more than 1 m.
-            if not 1e-9 < abs(np.linalg.det(affine)) < 1e9:
+            sides_mm = nibabel.affines.voxel_sizes(affine)
+            in_range = (sides_mm > 1e-3) & (sides_mm < 1e3)
+            # Of a brick it is 1; where its sides nearly fall together there is no telling them apart.
+            openness = abs(np.linalg.det(affine)) / sides_mm.prod()
+            if not (in_range.all() and openness > 0.1):
                 raise InputError(f"{path}: its affine is not usable; repair the header")
             canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine))
             return Volume(np.asarray(canonical.dataobj), canonical.affine, original)

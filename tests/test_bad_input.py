@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def colours(before):
     return after
 
 
-def header(payload=None, **fields):
+def header(payload=None, extension=bytes(4), **fields):
     """Write header fields that nibabel would not write; `payload` replaces what follows."""
 
     def apply(path):
@@ -91,7 +92,7 @@ def header(payload=None, **fields):
         block = nibabel.Nifti1Header(content[:348], check=False)
         for name, value in fields.items():
             block[name] = value
-        rest = content[348:] if payload is None else payload
+        rest = extension + content[352:] if payload is None else payload
         path.write_bytes(gzip.compress(block.binaryblock + rest))
 
     return apply
@@ -201,6 +202,8 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("voxel size NaN", header(pixdim=[1, np.nan, 1, 1, 0, 0, 0, 0], sform_code=0), "affine", "repair"),
     ("affine NaN", header(srow_x=[np.nan] * 4), "affine is not usable", "repair"),
     ("affine flat", header(srow_x=[0] * 4), "affine is not usable", "repair"),
+    ("axes that fall together", header(srow_z=[1e2, 0, 1e-2, 0]), "affine is not usable", "repair"),
+    ("voxels of 2 m", header(srow_x=[2000, 0, 0, 0]), "affine is not usable", "repair"),
     ("2D", voxels(lambda v: v[:, :, 8]), "2 dimensions (28, 32)", "one 3D volume"),
     ("4D", voxels(lambda v: np.stack([v, v], 3)), "4 dimensions (28, 32, 16, 2)", "one 3D volume"),
     ("NaN", one_voxel(np.nan), "1 voxels are NaN or infinite", "leave out"),
@@ -300,6 +303,8 @@ ACCEPTED = [
     ("4D of one volume", voxels(lambda v: v[..., None])),
     ("filled up at the end", lambda path: header(
         payload=gzip.decompress(path.read_bytes())[348:] + bytes(999))(path)),
+    ("extension of an odd size", header(
+        vox_offset=372, extension=b"\1\0\0\0" + struct.pack("<ii", 20, 6) + bytes(12))),
     ("zeros behind the gzip stream", lambda path: path.write_bytes(path.read_bytes() + bytes(99))),
     ("gzip in two members", lambda path: path.write_bytes(
         gzip.compress(gzip.decompress(path.read_bytes())[:500])

@@ -304,6 +304,17 @@ def test_the_voxel_size_follows_the_axes(tmp_path):
     np.testing.assert_allclose(load_volume(path).spacing_mm, (1, 2, 3), rtol=1e-6)
 
 
+def test_the_mask_of_a_nifti_2_scan_is_nifti_2(tmp_path):
+    """Its places are 64 bit, which NIfTI-1 would round."""
+    affine = RAS + np.eye(4)[:, [3, 3, 3, 0]].T * 1e-9
+    path = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti2Image(phantom(), affine), path)
+    volume = load_volume(path)
+    back = to_original_grid(volume.voxels, volume)
+    assert isinstance(back, nibabel.Nifti2Image)
+    np.testing.assert_array_equal(back.affine, nibabel.load(path).affine)
+
+
 # --- masks ---
 
 
