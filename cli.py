@@ -5,13 +5,14 @@ Nothing slow is imported here, so that ``--help`` and a mistake in the settings 
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 from config import load_settings
-from files import InputError
+from files import InputError, OutputError
 from parallel import CORES
 
 
@@ -58,15 +59,28 @@ def read_settings(description, argv=None, add_arguments=None, **flags):
 
 
 def run(main):
-    """Call `main` as a program: a refused input is one line and exit code 2, Ctrl-C is 130."""
+    """Call `main` as a program: a refused input is one line and exit code 2, Ctrl-C is 130.
+
+    A `KeyboardInterrupt` may carry what was kept, as ``after epoch 3 of 150, kept in runs/train``.
+    """
     try:
         sys.exit(main())
-    except InputError as error:
+    except (InputError, OutputError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = f"stopped {stop}" if stop.args else "stopped, what is finished is kept"
+        same = (
+            "the same command without --restart" if "--restart" in sys.argv else "the same command"
+        )
+        print(f"\n{kept}; {same} goes on", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        # Also what is printed may go to a file on a full disk.
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error}; free some space and the same command goes on", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextlib.contextmanager

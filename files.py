@@ -26,6 +26,14 @@ def one_line(text):
     return NO_TEXT.sub(lambda odd: ascii(odd.group())[1:-1], str(text))
 
 
+class OutputError(Exception):
+    """A result cannot be written: full disk, missing rights. One line and exit code 2, too.
+
+    No `InputError`, because a bad scan is left out and the others go on; a full disk is the same
+    for all of them.
+    """
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Give a temporary name to write to, moved onto `path` when the block ends without an error.
@@ -46,7 +54,7 @@ def whole_file(path):
 
     Raises
     ------
-    InputError
+    OutputError
         If the folder or the file cannot be written (missing rights, full disk).
     """
     path = Path(path)
@@ -56,7 +64,7 @@ def whole_file(path):
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise OutputError(cannot_write(path, error)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -69,13 +77,14 @@ def make_folder(folder):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise InputError(cannot_write(folder, error)) from error
 
 
 def cannot_write(path, error):
-    return InputError(
-        f"{path}: cannot be written ({error.strerror or error}); "
-        "free some space or choose another folder (`paths` in config.yaml, or --output)"
+    """Say why a result cannot be written, and what to do."""
+    return (
+        f"{path}: cannot be written ({error.strerror or error}); free some space and the same "
+        "command goes on, or choose another folder (`paths` in config.yaml, or --output)"
     )
 
 

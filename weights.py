@@ -1,5 +1,6 @@
 """Weight files: written whole, read by layer name, and refused by name where they do not fit."""
 
+import io
 from pathlib import Path
 
 import h5py
@@ -24,8 +25,17 @@ def save_weights(model, path, optimizer=False):
     if not optimizer:
         # A new model around the same layers has no optimizer.
         model = keras.Model(model.inputs, model.outputs)
+    content = _Memory()
+    model.save_weights(content)
     with whole_file(path) as temporary:
-        model.save_weights(temporary)
+        temporary.write_bytes(content.getbuffer())
+
+
+class _Memory(io.BytesIO):
+    """Where HDF5 writes to: a failed write to a full disk makes it crash the whole process."""
+
+    def __str__(self):  # Keras insists on the ending
+        return "memory.weights.h5"
 
 
 def load_weights(model, path, skip=()):

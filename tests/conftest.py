@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from scipy.ndimage import gaussian_filter
 
-from files import InputError
+from files import InputError, OutputError
 
 # The same examples every time; a shared machine may be slow.
 hypothesis_settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
@@ -54,8 +54,8 @@ BRATS = (  # grade, name, ending
 
 @contextlib.contextmanager
 def refused(*parts):
-    """Expect an InputError of one line that holds each of `parts`."""
-    with pytest.raises(InputError) as caught:
+    """Expect an error for the user, of one line that holds each of `parts`."""
+    with pytest.raises((InputError, OutputError)) as caught:
         yield
     message = str(caught.value)
     assert "\n" not in message

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cli import read_settings, run, starting_tensorflow
-from files import InputError
+from files import InputError, OutputError
 
 
 def raises(error):
@@ -20,7 +20,10 @@ def raises(error):
         (lambda: None, None, ""),
         (lambda: 1, 1, ""),
         (lambda: raises(InputError("x.nii: broken")), 2, "error: x.nii: broken\n"),
-        (lambda: raises(KeyboardInterrupt), 130, "\nstopped; the same command goes on"),
+        (lambda: raises(OutputError("x.csv: full")), 2, "error: x.csv: full\n"),
+        (lambda: raises(OSError(28, "No space left")), 2, "error: [Errno 28] No space left; free"),
+        (lambda: raises(KeyboardInterrupt), 130, "\nstopped, what is finished is kept; the same"),
+        (lambda: raises(KeyboardInterrupt("after 2 of 3")), 130, "\nstopped after 2 of 3; the"),
     ],
 )
 def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
