@@ -1,8 +1,10 @@
-"""One process a core, in order, with a progress bar, and ended cleanly by Ctrl-C."""
+"""One process a core, in order, with a progress bar, ended cleanly by Ctrl-C and by a kill."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -48,7 +50,10 @@ def in_parallel(function, items, label, processes=CORES):
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(processes, len(items)) or 1, spawn, initializer=_start)
     try:
-        for job in [pool.submit(function, item) for item in items]:
+        # Not before `_start` could they leave Ctrl-C to this process: they import first.
+        with _without_interrupts():
+            jobs = [pool.submit(function, item) for item in items]
+        for job in jobs:
             if isinstance(job.exception(), BrokenProcessPool):
                 raise InputError(
                     f"{label}: a process died, perhaps for lack of memory; the same command goes on"
@@ -61,9 +66,33 @@ def in_parallel(function, items, label, processes=CORES):
         bar.close()
 
 
+@contextlib.contextmanager
+def _without_interrupts():
+    """Put Ctrl-C off to the end of the block; a process started in it never gets one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start():
-    """Leave Ctrl-C to the parent, and the other cores to the other processes."""
+    """Leave Ctrl-C to the parent, and the other cores to the other processes; die with the parent."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+
+
+def _end_with_parent():
+    """End at once when the parent is gone, however it ended.
+
+    Left alone, a process would finish its item while a second start is writing the same files,
+    and then wait for ever.
+    """
+    multiprocessing.parent_process().join()
+    os._exit(1)
