@@ -29,6 +29,7 @@ def main(argv=None):
     problems += failed
     if not prepared:
         raise InputError(f"no scan could be used; the first problem: {': '.join(problems[0])}")
+    mark_alike(prepared)
     rows = [row for facts in prepared for row in facts["slices"]]
     split = split_all(rows, settings)
     save_csv(Path(settings.paths.prepared, "slices.csv"), rows)
@@ -60,14 +61,19 @@ def prepare_all(scans, settings, strict):
     """Cut the scans, one process a core; return their facts and the problems of the others."""
     task = partial(prepare, settings=settings)
     prepared, problems = [], []
-    for scan, result in zip(scans, in_parallel(task, scans, "scans"), strict=True):
-        try:
-            prepared.append(result())
-        except InputError as error:
-            if strict:
-                raise
-            file, _, reason = str(error).partition(": ")
-            problems.append((file, reason or f"see {scan.image}"))
+    try:
+        for scan, result in zip(scans, in_parallel(task, scans, "scans"), strict=True):
+            try:
+                prepared.append(result())
+            except InputError as error:
+                if strict:
+                    raise
+                file, _, reason = str(error).partition(": ")
+                problems.append((file, reason or f"see {scan.image}"))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"after {len(prepared)} of {len(scans)} scans, kept in {settings.paths.prepared}"
+        ) from None
     return prepared, problems
 
 
@@ -80,6 +86,25 @@ def prepare(scan, settings):
     return prepare_scan(
         scan, settings.paths.prepared, labels, options.size, options.skip, options.format
     )
+
+
+def mark_alike(prepared):
+    """Give nearly identical scans one name in the rows of their slices, and say which they are."""
+    from likeness import find_alike
+
+    whose = [facts["slices"][0] for facts in prepared]
+    names = [f"{row['dataset']}/{row['subject']}_{row['session']}" for row in whose]
+    subjects_of = {}
+    first = find_alike([facts["thumbnail"] for facts in prepared])
+    for facts, row, place in zip(prepared, whose, first, strict=True):
+        for slice_ in facts["slices"]:
+            slice_["alike"] = names[place]
+        # As a dictionary, for a set has no order.
+        subjects_of.setdefault(place, {})[row["dataset"], row["subject"]] = None
+    for subjects in subjects_of.values():
+        if len(subjects) > 1:
+            listed = ", ".join(subject for _, subject in subjects)
+            print(f"nearly the same scan under {len(subjects)} names, kept in one part: {listed}")
 
 
 def split_all(rows, settings):

@@ -7,6 +7,7 @@ z, lesion_pixels                  which slice of the scan (in RAS), and how much
 image, mask, position              files below the prepared folder; `position` is the place in a stack
 mean, std                         of the scan's intensities, for `volumes.standardise`
 content                           hash of the whole scan's slices: finds a scan under two names
+alike                             the same for scans that are nearly identical (see `likeness`)
 """
 
 import hashlib
@@ -17,7 +18,8 @@ import cv2
 import numpy as np
 import pandas
 
-from files import InputError, cannot_write, load_json, save_json, whole_file
+from files import InputError, OutputError, cannot_write, load_json, save_json, whole_file
+from likeness import make_thumbnail
 from volumes import (
     check_is_file,
     load_mask,
@@ -30,6 +32,7 @@ from volumes import (
 COLUMNS = {
     "dataset": str, "subject": str, "session": str, "site": str, "z": int, "lesion_pixels": int,
     "image": str, "mask": str, "position": int, "mean": float, "std": float, "content": str,
+    "alike": str,
 }  # fmt: skip
 # A file below the prepared folder, wherever someone who edits the table would like to point.
 INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+\.(npy|png)")
@@ -56,7 +59,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     Returns
     -------
     dict
-        `scan`'s facts: whose it is, spacing, lesion volume in ml, and one entry a slice.
+        `scan`'s facts: thumbnail, spacing, lesion volume in ml, and one entry a slice.
 
     Raises
     ------
@@ -75,13 +78,15 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     }  # fmt: skip
     if done.exists():
         facts = load_json(done, "delete it and run prep.py again")
-        if _are_whole(facts, folder, made_from):
+        if _are_whole(facts, folder, made_from) and "thumbnail" in facts:
             return facts
-        # Until the new slices are whole, nothing may say that they are.
+        # Until the new slices are whole, nothing may say that they are: the table least of all,
+        # by which a stage would train on old and new ones mixed if this run were killed.
         try:
+            (folder / "slices.csv").unlink(missing_ok=True)
             done.unlink()
         except OSError as error:
-            raise cannot_write(done, error) from error
+            raise OutputError(cannot_write(done, error)) from error
 
     volume = load_volume(scan.image)
     lesion = load_mask(scan.mask, labels, volume)
@@ -113,6 +118,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
     facts = {
         "made_from": made_from,
+        "thumbnail": make_thumbnail(scaled),
         "voxel_mm": [round(float(mm), 4) for mm in volume.spacing_mm],
         "lesion_ml": float(lesion.sum()) * voxel_ml,
         "lesion_outside_ml": float(lesion.sum() - masks.sum()) * voxel_ml,

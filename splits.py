@@ -9,12 +9,15 @@ import pandas
 
 from files import InputError, load_json
 
+# Columns of slices.csv that find one scan under two names, and what they say.
+SAME_SCAN = {"content": "the same scan", "alike": "nearly the same scan"}
+
 
 def make_split(rows, by, folds, test_fraction, seed):
     """Deal the subjects of one data set out to a test part and `folds` validation folds.
 
     Each part gets small and large lesions alike: subjects are stratified by lesion volume. All
-    sessions of a subject, and identical scans under two names, stay in one part.
+    sessions of a subject, and (nearly) identical scans under two names, stay in one part.
 
     Parameters
     ----------
@@ -76,9 +79,10 @@ def _groups(rows, by):
     """List what must stay together, with its subjects and their mean lesion size in voxels."""
     subjects = rows.groupby("subject").agg(site=("site", "first"), lesion=("lesion_pixels", "sum"))
     subjects["group"] = subjects.site if by == "site" else subjects.index
-    for _, twins in rows.groupby("content").subject.unique().items():
-        same = subjects.group.isin(subjects.group[twins])
-        subjects.loc[same, "group"] = subjects.group[twins[0]]
+    for column in SAME_SCAN:
+        for twins in rows.groupby(column).subject.unique():
+            same = subjects.group.isin(subjects.group[twins])
+            subjects.loc[same, "group"] = subjects.group[twins[0]]
     return (
         subjects.reset_index()
         .groupby("group")
@@ -117,6 +121,8 @@ def split_from_table(path, rows, folds):
         if fold_of.get(subject) not in names:
             found = f"fold {fold_of[subject]}" if subject in fold_of else "no fold"
             raise InputError(f"{path}: {subject} has {found}; give it one of {', '.join(names)}")
+    if leak := _find_leak(rows, rows.subject.map(fold_of)):
+        raise InputError(f"{path}: {leak}; give them one fold")
     parts = {name: [s for s in subjects if fold_of[s] == name] for name in names}
     return {"test": parts.pop("test"), "folds": list(parts.values())}
 
@@ -181,8 +187,8 @@ def rows_of(rows, split):
     Raises
     ------
     InputError
-        If split and manifest name different subjects, if a part that is needed is empty, or if the
-        same scan stands in two parts under two names.
+        If split and manifest name different subjects, if a part that is needed is empty, or if
+        (nearly) the same scan stands in two parts under two names.
     """
     part_of = {subject: part for part, subjects in split.items() for subject in subjects}
     known = set(rows.subject)
@@ -190,17 +196,23 @@ def rows_of(rows, split):
         where = "splits.json" if strangers[0] in known else "slices.csv"
         raise InputError(f"{where}: {strangers[0]} is missing from it; run prep.py again")
     part = rows.subject.map(part_of)
-    leaks = part.groupby(rows.content).nunique()
-    if (leaks > 1).any():
-        twins = sorted(rows.subject[rows.content == leaks.idxmax()].unique())
-        raise InputError(
-            f"splits.json: {' and '.join(twins)} are the same scan in two parts; run prep.py again"
-        )
+    if leak := _find_leak(rows, part):
+        raise InputError(f"splits.json: {leak}; run prep.py again")
     numbers = {name: np.flatnonzero(part == name) for name in split}
     for name in ("training", "validation"):
         if not rows.lesion_pixels.to_numpy()[numbers[name]].any():
             raise InputError(f"splits.json: no slice with a lesion in {name}; run prep.py again")
     return numbers
+
+
+def _find_leak(rows, part):
+    """Name the subjects whose scan stands in two parts, or return None. `part` is one a row."""
+    for column, what in SAME_SCAN.items():
+        parts = part.groupby(rows[column]).nunique()
+        if (parts > 1).any():
+            twins = sorted(rows.subject[rows[column] == parts.idxmax()].unique())
+            return f"{' and '.join(twins)} are {what} in two parts"
+    return None
 
 
 def fingerprint(split):

@@ -37,6 +37,7 @@ def manifest(lesions, sites=None, sessions=None, twin_of=None):
                     "site": f"R{site}",
                     "lesion_pixels": lesion if z == 1 else 0,
                     "content": f"{owner}-{session}",
+                    "alike": f"{owner}-{session}",
                 }
                 for z in range(3)
             ]
