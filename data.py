@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+import lineage
 from files import InputError
 from parallel import CORES
 from slices import SliceReader, load_manifest
@@ -205,6 +206,9 @@ class Parts:
     training, validation : Batches
     identity : dict of str
         Hashes of the slices and of the split.
+    subjects : dict of dict
+        For ``"training"``, ``"validation"`` and ``"test"`` the subjects, as `lineage.marks`
+        lists them.
 
     Raises
     ------
@@ -232,11 +236,13 @@ class Parts:
             "slices": fingerprint(self.rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
             "split": fingerprint(split),
         }
-        subjects = {name: len(split[name]) for name in ("training", "validation", "test")}
+        self.subjects = {name: lineage.marks(self.rows.iloc[part[name]]) for name in part}
+        training, validation, test = (len(self.subjects[name]) for name in part)
         print(
-            f"{dataset}: {len(self.training.order(0))} training slices of "
-            f"{subjects['training']} subjects, {len(part['validation'])} validation slices of "
-            f"{subjects['validation']}, {subjects['test']} subjects held back; none in two parts"
+            f"{dataset}: {len(self.training.order(0))} training slices of {training} subjects, "
+            f"{len(part['validation'])} validation slices of {validation}\n"
+            f"checked: {training} training, {validation} validation subjects, {test} held back; "
+            "no subject and no (nearly) identical scan in two parts, validation not augmented"
         )
 
     def name(self, row):

@@ -21,7 +21,7 @@ def main(argv=None):
         from unet import build_unet
 
     tumours = Parts("brats17", settings, settings.pre_train)
-    pre_training = Run("pre_train", settings, tumours.identity, restart=arguments.restart)
+    pre_training = Run("pre_train", settings, tumours, restart=arguments.restart)
     if pre_training.finished:
         return
 

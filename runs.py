@@ -10,14 +10,16 @@ operating_point.json            threshold and smallest lesion, chosen by evaluat
 predictions/                    probabilities of the scans that evaluate.py scored
 """
 
+import contextlib
 import json
 import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from figures import print_results
-from files import InputError, file_hash, load_json, save_json
+from figures import print_results, save_learning_curves
+from files import InputError, file_hash, load_json, save_csv, save_json
+from lineage import whom_a_run_sees
 
 PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
 
@@ -29,8 +31,9 @@ class Run:
     ----------
     stage : {"pre_train", "train", "transfer"}
     settings : config.Settings
-    identity : dict
-        Hashes of what else decides the result (`data.Parts.identity`).
+    parts : data.Parts
+        Its `identity` holds the hashes of what else decides the result, its `subjects` whom the
+        weights will have seen.
     initial_weights : path-like, optional
         What the run starts from; from scratch when omitted.
     restart : bool
@@ -44,6 +47,8 @@ class Run:
     finished : bool
     history : list of dict
         One entry a finished epoch.
+    kept : int
+        So many epochs are safe on disk.
 
     Raises
     ------
@@ -51,13 +56,13 @@ class Run:
         If the folder holds a run made from other settings, data or weights; names them.
     """
 
-    def __init__(self, stage, settings, identity, initial_weights=None, restart=False):
+    def __init__(self, stage, settings, parts, initial_weights=None, restart=False):
         self.stage, self.settings = stage, getattr(settings, stage)
         self.seed = settings.seed
         self.folder = Path(settings.paths.runs, stage)
         everything = settings.model_dump()
         names = ("seed", "fold", "slices", "unet", "augmentation", stage)
-        self.identity = {name: everything[name] for name in names} | identity
+        self.identity = {name: everything[name] for name in names} | parts.identity
         if initial_weights is not None:
             self.identity["initial_weights"] = file_hash(initial_weights)
         self.facts = {
@@ -67,8 +72,9 @@ class Run:
             "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in PACKAGES},
             "initial_weights": None if initial_weights is None else str(initial_weights),
             "identity": self.identity,
+            "subjects": whom_a_run_sees(parts.subjects, initial_weights),
         }  # fmt: skip
-        self.history, self.seconds = [], 0.0
+        self.history, self.seconds, self.kept = [], 0.0, 0
         if restart and self.folder.exists():
             aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")
             self.folder.rename(aside)
@@ -92,10 +98,37 @@ class Run:
         if (self.folder / "state.json").exists():
             state = load_json(self.folder / "state.json", "start anew with --restart")
             self.history, self.seconds = state["history"], state["seconds"]
+            self.kept = len(self.history)
         if self.finished:
             print(f"{self.stage}: finished already in {self.folder}; add --restart to train anew")
         elif self.history:
             print(f"{self.stage}: goes on after epoch {len(self.history)}")
+
+    @contextlib.contextmanager
+    def saying_what_is_kept(self):
+        """Let a Ctrl-C in this block carry how far the run has come (see `cli.run`)."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"after epoch {self.kept} of {self.settings.epochs}, kept in {self.folder}"
+            ) from None
+
+    def commit(self):
+        """Declare the last entry of the history done: before it a second start repeats the epoch.
+
+        Its weights must be whole in `state_weights` by now.
+        """
+        save_json(self.folder / "state.json", {"history": self.history, "seconds": self.seconds})
+        self.kept = len(self.history)
+
+    def save_what_follows(self):
+        """Delete and write what follows from the history; a kill may have come before it."""
+        for state in self.folder.glob("state-*.weights.h5"):
+            if state != self.state_weights:
+                state.unlink()
+        save_csv(self.folder / "history.csv", self.history)
+        save_learning_curves(self.history, self.stage, self.folder / "learning_curves.png")
 
     @property
     def finished(self):

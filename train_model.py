@@ -21,7 +21,7 @@ def main(argv=None):
         from unet import build_unet
 
     lesions = Parts("atlas", settings, settings.train)
-    training = Run("train", settings, lesions.identity, restart=arguments.restart)
+    training = Run("train", settings, lesions, restart=arguments.restart)
     if training.finished:
         return
 

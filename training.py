@@ -13,7 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import figures
-from files import InputError, save_csv, save_json
+from files import InputError
 from losses import OverlapMetrics, WeightedDiceLoss
 from weights import load_weights, save_weights
 
@@ -59,25 +59,24 @@ def fit(model, parts, run):
         If a slice cannot be read, or the loss is no longer finite (names the slices).
     """
     model.optimizer.build(model.trainable_variables)
+    keep = _Keep(run, parts.training.steps)
     if run.history:
         model.load_weights(run.state_weights)
+        keep.save_what_follows(model)
     epochs = run.settings.epochs
     done = len(run.history)
     try:
-        model.fit(
-            parts.training.dataset(done, epochs),
-            steps_per_epoch=parts.training.steps,
-            initial_epoch=done,
-            epochs=epochs,
-            validation_data=parts.validation.dataset(),
-            shuffle=False,
-            callbacks=[
-                _Reseed(run.seed),
-                _StopAtNonFinite(parts),
-                _Keep(run, parts.training.steps),
-            ],
-            verbose=0,
-        )
+        with run.saying_what_is_kept():
+            model.fit(
+                parts.training.dataset(done, epochs),
+                steps_per_epoch=parts.training.steps,
+                initial_epoch=done,
+                epochs=epochs,
+                validation_data=parts.validation.dataset(),
+                shuffle=False,
+                callbacks=[_Reseed(run.seed), _StopAtNonFinite(parts), keep],
+                verbose=0,
+            )
     except tf.errors.OpError:
         raise parts.training.error or parts.validation.error or sys.exception() from None
     load_weights(model, run.best_weights)
@@ -98,7 +97,11 @@ class _Reseed(keras.callbacks.Callback):
 
 
 class _StopAtNonFinite(keras.callbacks.Callback):
-    """Stop at the first batch whose loss is not finite, before any weights are saved."""
+    """Stop at the first batch whose loss is not finite, before any weights are saved.
+
+    The loss of the last batch may be finite and its gradient not: validation and the weights
+    themselves are looked at, too.
+    """
 
     def __init__(self, parts):
         super().__init__()
@@ -108,12 +111,27 @@ class _StopAtNonFinite(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            rows = self.parts.training.rows(self.epoch * self.parts.training.steps + batch)
+        step = self.epoch * self.parts.training.steps + batch
+        self.stop_unless_finite(f"step {batch + 1}", logs["loss"], self.parts.training.rows(step))
+
+    def on_test_batch_end(self, batch, logs=None):
+        rows = self.parts.validation.rows(batch)
+        self.stop_unless_finite(f"validation step {batch + 1}", logs["loss"], rows)
+
+    def stop_unless_finite(self, where, loss, rows):
+        if not math.isfinite(loss):
             raise InputError(
-                f"epoch {self.epoch + 1}, step {batch + 1}: the loss is {logs['loss']}; lower the "
-                f"learning rate or look at {', '.join(map(self.parts.name, rows))}"
+                f"epoch {self.epoch + 1}, {where}: the loss is {loss}; lower the learning rate or "
+                f"look at {', '.join(map(self.parts.name, rows))}"
             )
+
+    def on_epoch_end(self, epoch, logs=None):
+        for layer in self.model.layers:
+            if not all(np.isfinite(array).all() for array in layer.get_weights()):
+                raise InputError(
+                    f"epoch {epoch + 1}: layer {layer.name} has weights that are not finite; lower "
+                    "the learning rate"
+                )
 
 
 class _Keep(keras.callbacks.Callback):
@@ -138,19 +156,12 @@ class _Keep(keras.callbacks.Callback):
         names = ("loss", "dice", "precision", "recall")
         figures_ = {key: float(logs[key]) for n in names for key in (n, f"val_{n}")}
         run.history.append({"epoch": epoch + 1} | figures_)
-        improved = run.best["epoch"] == epoch + 1
-        if improved:
-            save_weights(self.model, run.best_weights)
         save_weights(self.model, run.state_weights, optimizer=True)
         seconds = time.perf_counter() - self.started
         run.seconds += seconds
-        # Replacing state.json is the commit: before it a second start repeats this epoch.
-        save_json(run.folder / "state.json", {"history": run.history, "seconds": run.seconds})
-        for state in run.folder.glob("state-*.weights.h5"):
-            if state != run.state_weights:
-                state.unlink()
-        save_csv(run.folder / "history.csv", run.history)
-        figures.save_learning_curves(run.history, run.stage, run.folder / "learning_curves.png")
+        run.commit()
+        self.save_what_follows(self.model)
+        improved = run.best["epoch"] == epoch + 1
         print(
             f"epoch {epoch + 1:3}/{run.settings.epochs}  loss {logs['loss']:.3f}  "
             f"Dice {logs['dice']:.3f} | validation: loss {logs['val_loss']:.3f}  "
@@ -158,6 +169,12 @@ class _Keep(keras.callbacks.Callback):
             f"recall {logs['val_recall']:.3f}  {'*' if improved else ' '} {seconds:5.1f} s",
             flush=True,
         )
+
+    def save_what_follows(self, model):
+        """Write what follows from a committed epoch; again after a start, for a kill may be first."""
+        if self.run.best["epoch"] == len(self.run.history):
+            save_weights(model, self.run.best_weights)
+        self.run.save_what_follows()
 
 
 def save_prediction_pictures(model, parts, run):
@@ -172,12 +189,18 @@ def save_prediction_pictures(model, parts, run):
     parts : data.Parts
     run : runs.Run
     """
+    with run.saying_what_is_kept():
+        examples = _choose_examples(model, parts, run.settings.batch_size)
+        figures.save_predictions(examples, run.stage, run.folder / "predictions.png")
+
+
+def _choose_examples(model, parts, size):
+    """Return name, image, mask, prediction and Dice of the slices to picture."""
     rows = np.sort(parts.validation.order(0))
     rows = rows[parts.has_lesion[rows]]
     pixels = parts.rows.lesion_pixels.to_numpy()[rows]
     by_size = rows[np.argsort(pixels, kind="stable")]
     fixed = list(dict.fromkeys(by_size[(len(by_size) - 1) * np.array([20, 40, 60, 80]) // 100]))
-    size = run.settings.batch_size
     dice = np.concatenate([
         [example[-1] for example in _predict(model, parts, rows[start : start + size])]
         for start in range(0, len(rows), size)
@@ -187,11 +210,10 @@ def save_prediction_pictures(model, parts, run):
     for row in by_dice:
         worst_of.setdefault(parts.rows.subject[row], row)
     worst = list(dict.fromkeys([*worst_of.values(), *by_dice]))[:2]
-    examples = [
+    return [
         (parts.name(row) + (" (worst)" if row in worst else ""), *example)
         for row, example in zip(fixed + worst, _predict(model, parts, fixed + worst), strict=True)
     ]
-    figures.save_predictions(examples, run.stage, run.folder / "predictions.png")
 
 
 def _predict(model, parts, rows):

@@ -19,6 +19,7 @@ def main(argv=None):
     # TensorFlow takes seconds to import: only now, with the settings known to be right.
     with starting_tensorflow():
         from data import Parts
+        from lineage import check_unseen
         from runs import Run
         from training import compile_model, fit, save_prediction_pictures, set_random_seed
         from unet import build_unet, choose_trainable
@@ -34,7 +35,8 @@ def main(argv=None):
     choose_trainable(model, settings.transfer.trainable)
 
     lesions = Parts("atlas", settings, settings.transfer)
-    transfer = Run("transfer", settings, lesions.identity, pre_trained, arguments.restart)
+    check_unseen(lesions.subjects, pre_trained)
+    transfer = Run("transfer", settings, lesions, pre_trained, arguments.restart)
     if transfer.finished:
         return
 
