@@ -1,0 +1,45 @@
+"""Run a script of the pipeline that kills itself in the middle of things, as `kill -9` would.
+
+    python tests/kill_at.py train_model pathlib.Path.replace:3 --set train.epochs=2
+
+dies just before the third call of that function; a `write_bytes` has written half by then. Last it
+prints the process numbers of its workers.
+"""
+
+import importlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def kill_at(dotted, number):
+    """Replace a function by one that lives for `number` - 1 calls."""
+    module, *owners, name = dotted.split(".")
+    owner = importlib.import_module(module)
+    for attribute in owners:
+        owner = getattr(owner, attribute)
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    def deadly(*arguments, **options):
+        if next(calls) == number:
+            if name == "write_bytes":
+                path, content = arguments
+                original(path, content[: len(content) // 2])
+            print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, deadly)
+
+
+if __name__ == "__main__":
+    from cli import run
+
+    script, moment, *sys.argv[1:] = sys.argv[1:]
+    kill_at(moment.split(":")[0], int(moment.split(":")[1]))
+    run(importlib.import_module(script).main)
