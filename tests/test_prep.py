@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import nibabel
+import numpy as np
 import pandas
 import pytest
-from conftest import ATLAS, BRATS, refused
+from conftest import ATLAS, BRATS, refused, write_nifti
 
 import prep
 
@@ -155,3 +157,39 @@ def test_a_published_split_is_used_for_the_lesions(prepared, tiny_overrides, tmp
         "test": [s for s in subjects if folds[s] == "test"],
         "folds": [[s for s in subjects if folds[s] == fold] for fold in range(3)],
     }
+
+
+def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_part(
+    tiny_trees, tiny_overrides, tmp_path, capsys
+):
+    # As a scan that was registered anew and handed in twice: no voxel is the same.
+    atlas, original, copy = tmp_path / "ATLAS_2", "sub-r002s002", "sub-r009s009"
+    shutil.copytree(tiny_trees.atlas, atlas)
+    for path in sorted(atlas.rglob(f"{original}*.nii.gz")):
+        voxels, affine = nibabel.load(path).get_fdata(), nibabel.load(path).affine
+        if path.name.endswith("_T1w.nii.gz"):
+            voxels = 1.1 * voxels + 10 * np.random.default_rng(0).random(voxels.shape)
+        folder = atlas / "Training/R009" / copy / "ses-1/anat"
+        write_nifti(folder / path.name.replace(original, copy), voxels.astype(np.float32), affine)
+    paths = assignments(atlas=atlas, prepared=tmp_path / "out")
+    for seed in (0, 1, 2):
+        assert prep.main([*tiny_overrides, *paths, "--set", f"seed={seed}"]) == 0
+        alike = [line for line in capsys.readouterr().out.splitlines() if "nearly" in line]
+        assert alike == [
+            f"nearly the same scan under 2 names, kept in one part: {original}, {copy}"
+        ]
+        split = json.loads((tmp_path / "out/splits.json").read_text())["atlas"]
+        parts = [split["test"], *split["folds"]]
+        assert sum(original in part and copy in part for part in parts) == 1
+
+    table = pandas.read_csv(tmp_path / "out/slices.csv")
+    assert table[table.subject.isin([original, copy])].content.nunique() == 2
+    folds = {
+        s: i % 3 for i, s in enumerate(sorted(table[table.dataset == "atlas"].subject.unique()))
+    }
+    folds |= {original: 0, copy: 1}
+    lines = "".join(f"{subject},{fold}\n" for subject, fold in folds.items())
+    (tmp_path / "table.csv").write_text("subject,fold\n" + lines)
+    overrides = ["--set", f"split.table={tmp_path / 'table.csv'}"]
+    with refused(tmp_path / "table.csv", f"{original} and {copy} are nearly the same scan"):
+        prep.main([*tiny_overrides, *paths, *overrides])

@@ -93,7 +93,7 @@ def test_no_subject_is_in_two_splits(rows, by, folds, test_fraction, seed):
     assert len(split["folds"]) == folds
     assert all(split["folds"])
     assert bool(split["test"]) == (test_fraction > 0)
-    together = ["content", "subject", *(["site"] if by == "site" else [])]
+    together = ["content", "alike", "subject", *(["site"] if by == "site" else [])]
     for column in together:
         assert rows.subject.map(part).groupby(rows[column]).nunique().max() == 1
 
@@ -113,6 +113,20 @@ def test_twins_stay_together_over_several_names():
     for seed in range(5):
         part = part_of(make_split(rows, "subject", 4, 0.2, seed))
         assert part["s000"] == part["s001"] == part["s002"]
+
+
+def near_twins(number, one, other):
+    """Rows of so many subjects, of whom two have nearly the same scan."""
+    rows = manifest([9] * number)
+    rows.loc[rows.subject == other, "alike"] = rows.alike[rows.subject == one].iloc[0]
+    return rows
+
+
+def test_nearly_identical_scans_stay_together():
+    rows = near_twins(12, "s003", "s007")
+    for seed in range(5):
+        part = part_of(make_split(rows, "subject", 4, 0.2, seed))
+        assert part["s003"] == part["s007"]
 
 
 def test_the_seed_alone_decides_the_split():
@@ -192,6 +206,21 @@ def test_a_wrong_table_is_refused(tmp_path, table, parts):
         split_from_table(tmp_path / "t.csv", manifest([9] * 2), 2)
 
 
+@pytest.mark.parametrize(
+    ("rows", "how"),
+    [
+        (manifest([9] * 3, twin_of={2: 0}), "the same scan"),
+        (near_twins(3, "s000", "s002"), "nearly the same scan"),
+    ],
+)
+def test_a_table_that_separates_one_scan_under_two_names_is_refused(tmp_path, rows, how):
+    (tmp_path / "t.csv").write_text("subject,fold\ns000,0\ns001,1\ns002,1\n")
+    with refused(tmp_path / "t.csv", f"s000 and s002 are {how} in two parts"):
+        split_from_table(tmp_path / "t.csv", rows, 2)
+    (tmp_path / "t.csv").write_text("subject,fold\ns000,1\ns001,0\ns002,1\n")
+    assert split_from_table(tmp_path / "t.csv", rows, 2)["folds"] == [["s001"], ["s000", "s002"]]
+
+
 # --- what the stages read ---
 
 
@@ -247,6 +276,11 @@ def test_rows_go_where_their_subject_goes():
             manifest([9] * 3, twin_of={2: 0}),
             split_of([["s000"], ["s001"]], ["s002"]),
             ["s000 and s002 are the same scan in two parts"],
+        ),
+        (
+            near_twins(3, "s000", "s001"),
+            split_of([["s000"], ["s001"]], ["s002"]),
+            ["splits.json", "s000 and s001 are nearly the same scan in two parts"],
         ),
         (
             manifest([0, 9]),
