@@ -43,8 +43,11 @@ def whom_it_saw(weights):
     if seen is None:
         return None
     try:
-        return {part: dict(seen[part]) for part in ("training", "validation")}
-    except (TypeError, KeyError, ValueError):
+        return {
+            part: {name: list(map(str, own)) for name, own in seen[part].items()}
+            for part in ("training", "validation")
+        }
+    except (TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: `subjects` is not as a run wrote it; train anew") from None
 
 
@@ -69,8 +72,8 @@ def check_unseen(subjects, weights):
     seen = whom_it_saw(weights)
     if seen is None:
         print(
-            f"not checked: no run.json beside {weights} tells whom it was trained on; make sure that "
-            "none of them validates or is held back here"
+            f"not checked: no run.json beside {weights} tells whom it was trained on; make sure "
+            "that none of them validates or is held back here"
         )
         return
     trained = set().union(*seen["training"].values())
