@@ -130,6 +130,33 @@ def test_a_run_made_with_other_settings_is_not_overwritten(runs, arguments):
         train_model.main([*arguments, "--set", "train.learning_rate=0.02"])
 
 
+def test_a_run_made_with_another_split_is_not_overwritten(runs, arguments, prepared, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(prepared, tmp_path / "prepared")
+    split = json.loads((copy / "splits.json").read_text())
+    split["atlas"]["folds"][1:] = split["atlas"]["folds"][:0:-1]
+    split["atlas"]["folds"][1].append(split["atlas"]["test"].pop())
+    (copy / "splits.json").write_text(json.dumps(split))
+    before = {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
+    with refused(runs / "train", "another split", "--restart"):
+        train_model.main([*arguments, "--set", f"paths.prepared={copy}"])
+    assert before == {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
+
+
+def test_restart_sets_the_earlier_run_aside_whole(runs, arguments, tmp_path, capsys):
+    import shutil
+
+    earlier = shutil.copytree(runs / "train", tmp_path / "train")
+    before = {path.name: path.read_bytes() for path in earlier.iterdir()}
+    change = ["--set", "train.epochs=1", "--restart"]
+    train_model.main([*elsewhere(arguments, tmp_path), *change])
+    (aside,) = tmp_path.glob("train-*")
+    assert before == {path.name: path.read_bytes() for path in aside.iterdir()}
+    assert f"the earlier run is kept as {aside}" in capsys.readouterr().out
+    assert len(history(tmp_path / "train")) == 1
+
+
 def test_same_seed_gives_the_same_run_and_another_seed_another(runs, arguments, tmp_path):
     for seed in (0, 1):
         train_model.main(elsewhere(arguments, tmp_path / str(seed), f"seed={seed}"))
@@ -173,6 +200,106 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_slices_names(
     with refused("epoch 1, step 1", "nan", "sub-r"):
         train_model.main(elsewhere(arguments, tmp_path))
     assert not (tmp_path / "train" / "best.weights.h5").exists()
+
+
+def test_a_loss_that_breaks_later_leaves_the_good_weights(runs, arguments, tmp_path, monkeypatch):
+    import data
+
+    read = data.Batches.batch
+
+    def poisoned(self, step):
+        images, masks = read(self, step)
+        return images * (np.nan if step >= self.steps else 1), masks
+
+    monkeypatch.setattr(data.Batches, "batch", poisoned)
+    with refused("epoch 2, step 1", "nan", "sub-r"):
+        train_model.main(elsewhere(arguments, tmp_path))
+    first = history(runs / "train")[:1]
+    assert history(tmp_path / "train") == first
+    for name in ("best.weights.h5", "state-1.weights.h5"):
+        assert read_weights(tmp_path / "train" / name)  # refuses what is not finite
+    monkeypatch.undo()
+    train_model.main(elsewhere(arguments, tmp_path))
+    assert history(tmp_path / "train") == history(runs / "train")
+
+
+def test_validation_that_is_not_finite_stops_before_anything_is_saved(
+    arguments, tmp_path, monkeypatch
+):
+    import data
+
+    read = data.Batches.batch
+
+    def poisoned(self, step):
+        images, masks = read(self, step)
+        # Only the order of training changes from epoch to epoch.
+        validation = self.order(0) is self.order(1)
+        return images * (np.nan if validation and step == 1 else 1), masks
+
+    monkeypatch.setattr(data.Batches, "batch", poisoned)
+    with refused("epoch 1, validation step 2", "nan", "sub-r"):
+        train_model.main(elsewhere(arguments, tmp_path))
+    assert not list((tmp_path / "train").glob("*.weights.h5"))
+
+
+def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(
+    arguments, tmp_path, monkeypatch
+):
+    """The loss of that step, and here that of validation, is still finite."""
+    import training
+
+    class Broken(training._StopAtNonFinite):
+        def on_test_end(self, logs=None):
+            layer = self.model.get_layer("head")
+            layer.set_weights([array * np.nan for array in layer.get_weights()])
+
+    monkeypatch.setattr(training, "_StopAtNonFinite", Broken)
+    with refused("epoch 1", "layer head has weights that are not finite"):
+        train_model.main(elsewhere(arguments, tmp_path))
+    assert not list((tmp_path / "train").glob("*.weights.h5"))
+
+
+def test_nothing_is_fitted_on_validation_or_held_back_subjects(
+    runs, arguments, prepared, tmp_path, capsys
+):
+    """Whatever their slices hold, the weights come out the same; held-back ones are not read."""
+    import shutil
+
+    copy = shutil.copytree(prepared, tmp_path / "prepared")
+    split = json.loads((copy / "splits.json").read_text())["atlas"]
+    for kind in ("images", "masks"):
+        for subject in split["folds"][0]:
+            for stack in (copy / "atlas" / kind).glob(f"{subject}_*"):
+                np.save(stack, np.load(stack)[:, ::-1, ::-1] // 2 * (1 + (kind == "masks")))
+        for subject in split["test"]:
+            for stack in (copy / "atlas" / kind).glob(f"{subject}_*"):
+                stack.unlink()
+    train_model.main(elsewhere(arguments, tmp_path / "runs", f"paths.prepared={copy}"))
+    ours, theirs = history(tmp_path / "runs" / "train"), history(runs / "train")
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(one[figure] == other[figure] for figure in FIGURES)
+        assert one["val_loss"] != other["val_loss"]
+    name = "train/state-2.weights.h5"
+    a, b = read_weights(tmp_path / "runs" / name), read_weights(runs / name)
+    assert all(same_arrays(a, b).values())
+    assert (
+        "checked: 4 training, 2 validation subjects, 2 held back; no subject and no (nearly) "
+        "identical scan in two parts, validation not augmented\n" in capsys.readouterr().out
+    )
+
+
+def test_transfer_from_weights_that_saw_its_validation_subjects_is_refused(
+    runs, arguments, prepared, tmp_path, capsys
+):
+    weights = runs / "train" / "best.weights.h5"
+    split = json.loads((prepared / "splits.json").read_text())["atlas"]
+    changes = [f"transfer.initial_weights={weights}", "fold=1"]
+    with refused(weights, "was trained on", *split["folds"][1], "validation"):
+        transfer_learning.main(elsewhere(arguments, tmp_path, *changes))
+    assert not (tmp_path / "transfer").exists()
+    facts = json.loads((runs / "transfer" / "run.json").read_text())
+    whom = {name.split("/")[0] for name in facts["subjects"]["training"]}
+    assert whom == {"atlas", "brats17"}
 
 
 def test_a_missing_slice_file_is_named(arguments, prepared, tmp_path):
