@@ -1,0 +1,33 @@
+"""Processes of one core each: in order, and out of the way of Ctrl-C."""
+
+import signal
+
+import pytest
+from conftest import refused
+
+from files import InputError
+from parallel import in_parallel
+
+
+def halve(number):
+    if number % 2:
+        raise InputError(f"{number}: is odd")
+    return number // 2
+
+
+def blocked_signals(_):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_and_errors_come_in_the_order_of_the_items(processes):
+    results = list(in_parallel(halve, [8, 3, 2], "numbers", processes))
+    assert (results[0](), results[2]()) == (4, 1)
+    with refused("3: is odd"):
+        results[1]()
+
+
+def test_a_process_never_gets_ctrl_c_not_even_while_it_imports():
+    (result,) = in_parallel(blocked_signals, [0], "processes", 2)
+    assert signal.SIGINT in result()
+    assert signal.SIGINT not in blocked_signals(0)
