@@ -27,6 +27,7 @@ from conftest import ATLAS_SHAPE, LPS, OBLIQUE, RAS, SKIP, draw_head, refused, w
 import inference
 import predict
 import prep
+import screening
 from config import load_settings
 from files import save_json
 from scans import Scan, find_scans, identify
@@ -457,7 +458,7 @@ def predicted_tree(tree, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(predict, "starting_tensorflow", contextlib.nullcontext)
         patch.setattr(inference, "load_network", inference.read_run_settings)
-        patch.setattr(inference, "read_training_scales", lambda network: None)
+        patch.setattr(screening, "read_training_scales", lambda network: None)
         patch.setattr(
             inference,
             "predict_probability",
