@@ -185,6 +185,7 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("text called .nii", unzipped(lambda path: path.write_bytes(gzip.compress(b"a,b\n" * 999))), COPY),
     ("100 bytes called .nii", unzipped(lambda path: path.write_bytes(gzip.compress(bytes(100)))), COPY),
     ("one wrong byte", flip_a_byte, "CRC check failed", COPY),
+    ("whole gzip of half a scan", header(payload=bytes(9999)), "promises 57696 bytes, it holds", COPY),
     ("not zipped and cut short", unzipped(header(payload=bytes(99))), "promises 57696 bytes", COPY),
     ("wrong magic", header(magic=b"n+7"), "magic string", COPY),
     ("10⁹ voxels promised", header(**BILLION), "1000×1000×1000 voxels, 3.7 GB", "2 GB are read"),
