@@ -116,7 +116,7 @@ def save_predictions(examples, stage, path):
         for area, colour in ((mask, MASK), (prediction, PREDICTION)):
             if area.any():
                 row[3].contour(area, levels=[0.5], colors=[colour], linewidths=1.2)
-        text = {"color": "white", "fontsize": 8.5, "va": "bottom"}
+        text = {"color": "white", "fontsize": 8.5, "va": "bottom", "parse_math": False}
         row[0].text(0.02, 1.0, label, transform=row[0].transAxes, **text)
         row[3].text(0.98, 1.0, f"Dice {dice:.2f}", transform=row[3].transAxes, ha="right", **text)
     for panel, column in zip(grid[0], columns, strict=True):
@@ -172,7 +172,8 @@ def save_overlay(image, mask, spacing_mm, label, path):
         text = {"color": "white", "fontsize": 8, "transform": panel.transAxes}
         panel.text(0.02, 0.98, f"z {z}", va="top", **text)
         panel.text(0.02, 0.02, "L", **text)
-    figure.suptitle(label, color="white", fontsize=9, wrap=True)
+    # Between two dollar signs matplotlib would read a formula.
+    figure.suptitle(label.replace("$", r"\$"), color="white", fontsize=9, wrap=True)
     with warnings.catch_warnings():
         # A file's name may be in a script that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing")

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from evaluation import Case, figures_row
 from files import InputError
 from metrics import subject_metrics
 from parallel import in_parallel
-from scans import NIFTI_ENDINGS, Scan, identify
+from scans import NIFTI_ENDINGS, Scan, identify, list_files, stem_of
 from volumes import load_mask, load_volume, read_voxels
 
 
@@ -68,12 +67,8 @@ def pair_masks(predictions, masks, mask_suffix):
 
 def _nifti_files(folder):
     """Map the NIfTI files below a folder, hidden ones passed over, to their names' stems."""
-    folder = Path(folder)
-    files = {
-        path: path.name.removesuffix(".gz").removesuffix(".nii")
-        for path in sorted(folder.rglob("*"))
-        if path.name.endswith(NIFTI_ENDINGS) and not path.name.startswith(".") and path.is_file()
-    }
+    everything, _ = list_files(folder)
+    files = {path: stem_of(path) for path in everything if path.name.endswith(NIFTI_ENDINGS)}
     if not files:
         raise InputError(f"{folder}: no .nii or .nii.gz file is in this folder")
     return files

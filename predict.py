@@ -12,10 +12,8 @@ that are not done yet.
 
 import gzip
 import json
-import re
 import time
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +24,13 @@ from files import (
     file_hash,
     load_json,
     make_folder,
+    one_line,
     save_csv,
     save_json,
     whole_file,
 )
+from jobs import find_jobs
 
-ENDINGS = (".nii.gz", ".nii")
-NO_IMAGE = r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$"
 CHALLENGE = "atlas2_prediction"
 
 
@@ -75,119 +73,12 @@ def main(argv=None):
     if rows:
         save_csv(arguments.output / "predictions.csv", rows)
     for file, reason in problems:
-        print(f"left out {file}\n    {reason}")
+        print(one_line(f"left out {file}: {reason}"))
     if arguments.challenge and not problems:
         pack_challenge(jobs, arguments.output / f"{CHALLENGE}.zip")
     elif arguments.challenge:
         print(f"{CHALLENGE}.zip was not made: the challenge wants every scan")
     return 1 if problems else 0
-
-
-@dataclass(frozen=True)
-class Job:
-    """A scan, and where its results belong.
-
-    Attributes
-    ----------
-    scan, folder : pathlib.Path
-    stem, soft_stem : str
-        Names of mask and probability, without ending.
-    """
-
-    scan: Path
-    folder: Path
-    stem: str
-    soft_stem: str
-
-    @property
-    def mask(self):
-        return self.folder / f"{self.stem}.nii.gz"
-
-    @property
-    def probability(self):
-        return self.folder / f"{self.soft_stem}.nii.gz"
-
-    @property
-    def picture(self):
-        return self.folder / f"{self.stem}.png"
-
-    @property
-    def facts(self):
-        """Written last: where it stands, the others are whole."""
-        return self.folder / f"{self.stem}.json"
-
-    def made_from(self, options):
-        changed_ns = self.scan.stat().st_mtime_ns if self.scan.exists() else None
-        return {"scan": str(self.scan), "changed_ns": changed_ns} | options
-
-    def is_done(self, options, with_probability):
-        wanted = [self.facts, self.mask, self.picture] + [self.probability] * with_probability
-        if not all(path.exists() for path in wanted):
-            return False
-        facts = load_json(self.facts, "delete it and start again")
-        return facts.get("made_from") == self.made_from(options)
-
-    def clear(self):
-        """Delete what an earlier run with other options left: nothing may be taken for new."""
-        for path in (self.facts, self.mask, self.picture, self.probability):
-            path.unlink(missing_ok=True)
-
-
-def find_jobs(paths, layout, output):
-    """List the scans of all arguments, and the problems: (file, reason)."""
-    jobs, problems, taken = [], [], {}
-    for path in paths:
-        files = find_images(path, layout) if path.is_dir() else [path]
-        if not files:
-            problems.append((path, "no NIfTI image (.nii, .nii.gz) below this folder"))
-        for file in files:
-            job = plan(file, path, layout, output)
-            if not file.name.endswith(ENDINGS):
-                problems.append((file, "not a NIfTI file (.nii, .nii.gz)"))
-            elif job.mask in taken and taken[job.mask].absolute() != file.absolute():
-                problems.append((file, f"its mask would overwrite that of {taken[job.mask]}"))
-            elif job.mask not in taken:
-                taken[job.mask] = file
-                jobs.append(job)
-    if not jobs:
-        raise InputError(": ".join(map(str, problems[0])))
-    return jobs, problems
-
-
-def find_images(folder, layout):
-    """List a folder's images: those with the ending of the data set, or all that are no masks."""
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.name.endswith(ENDINGS)
-        and not path.is_dir()
-    )
-    named = [path for path in files if stem_of(path).endswith(layout.image_suffix)]
-    return named or [
-        path
-        for path in files
-        if not re.search(NO_IMAGE, stem_of(path), re.IGNORECASE)
-        and not stem_of(path).endswith(layout.mask_suffix)
-    ]
-
-
-def stem_of(path):
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
-
-
-def plan(file, given, layout, output):
-    """Name the results of a scan: as BIDS derivatives if it is named so, in the same sub-tree."""
-    stem = stem_of(file)
-    below = file.parent.relative_to(given) if given.is_dir() else Path()
-    parts = file.parent.absolute().parts
-    subject = stem.split("_")[0]
-    if not stem.startswith("sub-"):
-        return Job(file, output / below, f"{stem}_lesion", f"{stem}_probability")
-    if subject not in below.parts and subject in parts:
-        below = Path(*parts[parts.index(subject) :])
-    name = stem.removesuffix(layout.image_suffix).removesuffix("_T1w") + "_label-L_desc-lesion"
-    return Job(file, output / below, f"{name}_mask", f"{name}_probseg")
 
 
 def choose_options(arguments, weights):

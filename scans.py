@@ -53,7 +53,7 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
     Returns
     -------
     scans : list of Scan
-    problems : list of (str, str)
+    problems : list of (path-like, str)
         File and reason, for images without a mask and for names that occur twice.
 
     Raises
@@ -62,22 +62,20 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
         If the folder holds no image of that name; says what it holds instead.
     """
     folder = Path(folder)
-    everything, problems = _list_files(folder)
+    everything, problems = list_files(folder)
     files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]
     masks = {}
     for path in files:
-        if _stem(path).endswith(mask_suffix):
-            masks.setdefault(_stem(path), []).append(path)
-    pairs = {_stem(path) for path in everything if re.search(r"\.(hdr|img)(\.gz)?$", path.name)}
-    for path in everything:
-        if path.name.endswith((".img", ".img.gz")) and _stem(path).endswith(image_suffix):
-            problems.append((str(path), "is half of an .hdr/.img pair; convert it to .nii.gz"))
+        if stem_of(path).endswith(mask_suffix):
+            masks.setdefault(stem_of(path), []).append(path)
+    pairs = {stem_of(path) for path in everything if re.search(r"\.(hdr|img)(\.gz)?$", path.name)}
+    problems += [found for found in halves(everything) if stem_of(found[0]).endswith(image_suffix)]
 
     scans, seen = [], {}
     for image in files:
-        if not _stem(image).endswith(image_suffix):
+        if not stem_of(image).endswith(image_suffix):
             continue
-        mask_name = _stem(image).removesuffix(image_suffix) + mask_suffix
+        mask_name = stem_of(image).removesuffix(image_suffix) + mask_suffix
         found = masks.get(mask_name, [])
         beside = [mask for mask in found if mask.parent == image.parent]
         candidates = beside or found
@@ -116,7 +114,16 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
     return scans, problems
 
 
-def _list_files(folder):
+def halves(files):
+    """List the .hdr/.img pairs among files, once each, with what to do about them."""
+    return [
+        (path, "is half of an .hdr/.img pair; convert it to .nii.gz")
+        for path in files
+        if path.name.endswith((".img", ".img.gz"))
+    ]
+
+
+def list_files(folder):
     """List what lies below a folder, but nothing hidden; and the folders that may not be read.
 
     A folder is listed if it is named like a scan but holds none.
@@ -156,8 +163,9 @@ def identify(path):
             session.group(1) if session else "",
             cohort.group(1).upper() if cohort else "unknown",
         )
-    return _stem(path), "", "unknown"
+    return stem_of(path), "", "unknown"
 
 
-def _stem(path):
+def stem_of(path):
+    """Return a scan's name without its ending."""
     return re.sub(r"\.(nii|hdr|img)(\.gz)?$", "", path.name)

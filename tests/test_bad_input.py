@@ -474,7 +474,7 @@ def predicted_tree(tree, tmp_path_factory):
 def test_predict_says_which_file_and_what_is_wrong(tree, predicted_tree, row):
     name, _, *says = row
     _, line = predicted_tree.said.split(f"left out {as_shown(tree.blamed[name])}")
-    reason = " ".join(line.split("left out")[0].split())
+    reason = line.splitlines()[0]
     assert [words for words in says if words not in reason] == [], reason
 
 

@@ -152,8 +152,7 @@ def test_bad_scans_are_named_with_the_reason(done, capsys):
         "nan.nii.gz": "1 voxels are NaN",
         "text.nii.gz": "not a readable NIfTI file",
     }.items():
-        assert f"left out {done.scans / name}\n    " in shown
-        assert reason in shown.split(f"left out {done.scans / name}\n")[1].split("\n")[0]
+        assert reason in shown.split(f"left out {done.scans / name}: ")[1].split("\n")[0]
 
 
 def test_a_start_anew_skips_what_is_done(done, monkeypatch, capsys):
@@ -347,7 +346,7 @@ def test_two_scans_that_would_share_a_mask_are_not_mixed_up(weights, tmp_path, c
         write_nifti(tmp_path / folder / "scan.nii.gz", head(SHAPE), RAS)
     scans = [tmp_path / folder / "scan.nii.gz" for folder in ("a", "b")]
     assert call(tmp_path / "out", weights, *scans) == 1
-    assert f"left out {scans[1]}\n    its mask would overwrite" in capsys.readouterr().out
+    assert f"left out {scans[1]}: its mask would overwrite" in capsys.readouterr().out
     assert rows_of(tmp_path / "out")["scan.nii.gz"]["scan"] == str(scans[0])
 
 
@@ -397,3 +396,19 @@ def test_impossible_options_are_refused(option, weights, tmp_path):
     scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
     with refused(option[0]):
         call(tmp_path / "out", weights, scan, *option)
+
+
+def test_a_name_that_looks_like_a_formula_is_written_as_it_is(weights, tmp_path, lesion_is_bright):
+    scan = write_nifti(tmp_path / r"a$\nope$b.nii", np.ones((8, 8, 4)) + np.eye(8)[..., None], RAS)
+    assert call(tmp_path / "out", weights, scan) == 0
+    assert (tmp_path / "out" / r"a$\nope$b_lesion.png").is_file()
+
+
+def test_a_pair_of_header_and_image_is_named_and_not_passed_over(
+    weights, tmp_path, lesion_is_bright, capsys
+):
+    write_nifti(tmp_path / "in" / "one.nii", np.ones((8, 8, 4)) + np.eye(8)[..., None], RAS)
+    for ending in ("hdr", "img"):
+        (tmp_path / "in" / f"other.{ending}").write_bytes(b"\0" * 400)
+    assert call(tmp_path / "out", weights, tmp_path / "in") == 1
+    assert f"left out {tmp_path / 'in' / 'other.img'}: is half of an" in capsys.readouterr().out
