@@ -20,8 +20,8 @@ import pandas
 
 from files import InputError, OutputError, cannot_write, load_json, save_json, whole_file
 from likeness import make_thumbnail
+from nifti import check_is_file
 from volumes import (
-    check_is_file,
     load_mask,
     load_volume,
     scale_intensity,
