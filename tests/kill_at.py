@@ -3,7 +3,7 @@
     python tests/kill_at.py train_model pathlib.Path.replace:3 --set train.epochs=2
 
 dies just before the third call of that function; a `write_bytes` has written half by then. Last it
-prints the process numbers of its workers.
+prints the process numbers of its workers. With `:3:SIGINT` it sends its whole group a Ctrl-C instead.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-def kill_at(dotted, number):
+def kill_at(dotted, number, interrupt):
     """Replace a function by one that lives for `number` - 1 calls."""
     module, *owners, name = dotted.split(".")
     owner = importlib.import_module(module)
@@ -30,6 +30,9 @@ def kill_at(dotted, number):
             if name == "write_bytes":
                 path, content = arguments
                 original(path, content[: len(content) // 2])
+            if interrupt:
+                os.killpg(0, signal.SIGINT)
+                return original(*arguments, **options)
             print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **options)
@@ -41,5 +44,6 @@ if __name__ == "__main__":
     from cli import run
 
     script, moment, *sys.argv[1:] = sys.argv[1:]
-    kill_at(moment.split(":")[0], int(moment.split(":")[1]))
+    dotted, number, *interrupt = moment.split(":")
+    kill_at(dotted, int(number), interrupt)
     run(importlib.import_module(script).main)
