@@ -324,5 +324,6 @@ def test_loss_matches_golden_file(runs):
     golden = json.loads(GOLDEN.read_text())
     assert losses.keys() == golden.keys()
     for stage, values in losses.items():
-        # Processors round differently; a changed formula moves the loss by far more.
-        assert values == pytest.approx(golden[stage], abs=0.01), stage
+        # Rounding, which depends on the processor, was seen to move a loss by up to 0.0009; a weight
+        # strength of 0.9 for 1.0 moves one by 0.003, dropout of 0.19 for 0.2 by 0.005.
+        assert values == pytest.approx(golden[stage], abs=0.002), stage
