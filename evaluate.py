@@ -70,6 +70,7 @@ def score_runs(settings, arguments):
     Returns the rows, each run's facts, and what shows a scan with the last run's prediction.
     """
     from evaluation import (
+        choose,
         find_cases,
         find_runs,
         load_scene,
@@ -79,9 +80,9 @@ def score_runs(settings, arguments):
     )
     from operating_point import (
         PLAIN,
-        choose_operating_point,
         chosen_operating_point,
         save_operating_point,
+        written,
     )
 
     runs = find_runs(arguments.runs or finished_runs(settings), settings.paths.prepared)
@@ -93,7 +94,7 @@ def score_runs(settings, arguments):
         if not choosing and points[trained.name] is None:
             points[trained.name] = dict(PLAIN)
             print(
-                f"{trained.name}: has no operating point, so threshold 0.5 and lesions of any size; "
+                f"{trained.name}: has no operating point, so {written(PLAIN)}; "
                 "evaluate.py --part validation chooses one"
             )
     missing = [missing_predictions(trained, cases) for trained in runs]
@@ -103,9 +104,8 @@ def score_runs(settings, arguments):
     pairs = [(trained, case) for trained in runs for case in cases]
     if choosing:
         grids = in_parallel(score_thresholds, pairs, "choosing thresholds")
-        subjects = [case.scan.subject for case in cases]
         for trained in runs:
-            point = choose_operating_point([next(grids)() for _ in cases], subjects)
+            point = choose([next(grids)() for _ in cases], cases)
             points[trained.name] = save_operating_point(point, trained.weights)
         grids.close()
     tasks = [(trained, case, points[trained.name]) for trained, case in pairs]
@@ -116,7 +116,7 @@ def score_runs(settings, arguments):
         facts[trained.name] = {"folder": str(trained.folder), "operating_point": point}
         print(
             f"{trained.name}: {len(cases)} scans of the {arguments.part} part, "
-            f"threshold {point['threshold']:g}, lesions from {point['smallest_ml']:g} ml"
+            + written(point)
             + (", chosen on these very scans" if choosing else "")
         )
     scenes = {

@@ -14,7 +14,15 @@ from tqdm import tqdm
 from files import InputError, file_hash, load_json, whole_file
 from inference import segment
 from metrics import box_of, subject_metrics
-from operating_point import THRESHOLDS, dice_grid, threshold_levels, voxels
+from operating_point import (
+    THRESHOLDS,
+    choose_operating_point,
+    dice_grid,
+    ends_of,
+    threshold_levels,
+    voxels,
+    without_ends,
+)
 from scans import Scan
 from slices import load_manifest
 from splits import fingerprint, load_split, rows_of
@@ -40,11 +48,15 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Case:
-    """A scan to be scored: whose it is, its image (or another program's mask) and its mask."""
+    """A scan to be scored: whose it is, its image (or another program's mask) and its mask.
+
+    Of its axial slices training left out `skip` at both ends, with so much of the lesion.
+    """
 
     scan: Scan
     labels: list | None
     lesion_outside_ml: float
+    skip: int
 
 
 def find_runs(folders, prepared):
@@ -121,7 +133,7 @@ def find_cases(prepared, split, part):
             if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
                 raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
         scan = Scan("atlas", row.subject, row.session, row.site, *files)
-        cases.append(Case(scan, made_from["labels"], facts["lesion_outside_ml"]))
+        cases.append(Case(scan, made_from["labels"], facts["lesion_outside_ml"], made_from["skip"]))
     return cases
 
 
@@ -184,10 +196,32 @@ def load_scored(run, case):
 
 
 def score_thresholds(run_and_case):
-    """Compute `operating_point.dice_grid` of one run and scan."""
-    volume, reference, levels = load_scored(*run_and_case)
+    """Try operating points on one run and scan.
+
+    Returns
+    -------
+    grid : ndarray
+        `operating_point.dice_grid` with all slices, and with those alone that training knew.
+    ends_mm, height_mm : float
+        What training left out at both ends of the scan, and how high it is.
+    """
+    run, case = run_and_case
+    volume, reference, levels = load_scored(run, case)
     box = box_of(levels | reference)
-    return dice_grid(levels[box], reference[box], volume.spacing_mm)
+    grid = np.stack([
+        dice_grid(marked[box], reference[box], volume.spacing_mm)
+        for marked in (levels, without_ends(levels, case.skip))
+    ])  # fmt: skip
+    slice_mm = float(volume.spacing_mm[2])
+    return grid, case.skip * slice_mm, levels.shape[2] * slice_mm
+
+
+def choose(scored, cases):
+    """Choose the operating point of a run from what `score_thresholds` found on its cases."""
+    grids, ends_mm, heights_mm = zip(*scored, strict=True)
+    point = choose_operating_point(grids, [case.scan.subject for case in cases])
+    ends_mm = float(np.median(ends_mm)) if point.pop("trained_slices_only") else 0.0
+    return point | {"ends_mm": ends_mm, "height_mm": float(np.median(heights_mm))}
 
 
 def score(run_case_and_point):
@@ -207,6 +241,7 @@ def load_scene(run, case, point):
 def mask_at(levels, point, spacing_mm):
     """Cut a mask from threshold levels at an operating point."""
     level = THRESHOLDS.index(point["threshold"])
+    levels = without_ends(levels, ends_of(point, levels.shape, spacing_mm))
     return segment(levels, level, voxels(point["smallest_ml"], spacing_mm))
 
 

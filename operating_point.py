@@ -1,4 +1,9 @@
-"""The threshold and the smallest lesion of a run: chosen on validation, stored with its weights."""
+"""What turns a run's probabilities into a mask: chosen on validation, stored with its weights.
+
+A point is a threshold, the smallest lesion that is kept, and whether lesions are also marked in the
+slices at both ends that training left out: a network that never saw them may mark healthy tissue
+there, or may find what others miss.
+"""
 
 from pathlib import Path
 
@@ -11,7 +16,7 @@ from files import InputError, file_hash, load_json, save_json
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # Until evaluate.py has chosen a better one.
-PLAIN = {"threshold": 0.5, "smallest_ml": 0.0}
+PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "ends_mm": 0.0, "height_mm": 0.0}
 
 
 def threshold_levels(probability):
@@ -35,6 +40,26 @@ def threshold_levels(probability):
 def voxels(volume_ml, spacing_mm):
     """How many voxels a volume has; 10 where rounding would make 10.000000000000002."""
     return round(volume_ml * 1000 / float(np.prod(spacing_mm)), 6)
+
+
+def without_ends(voxels, skip):
+    """Empty the first and the last `skip` axial slices of a volume, (X, Y, Z)."""
+    inside = np.zeros_like(voxels)
+    kept = slice(skip, voxels.shape[2] - skip)
+    inside[:, :, kept] = voxels[:, :, kept]
+    return inside
+
+
+def ends_of(point, shape, spacing_mm):
+    """Return how many axial slices at each end of a scan an operating point leaves empty.
+
+    None of a scan that is not about as high as those it was chosen on (a tenth more or less): what
+    lies at its ends is something else.
+    """
+    height_mm = shape[2] * spacing_mm[2]
+    if not point["ends_mm"] or abs(height_mm - point["height_mm"]) > point["height_mm"] / 10:
+        return 0
+    return round(point["ends_mm"] / spacing_mm[2])
 
 
 def dice_grid(levels, reference, spacing_mm):
@@ -68,34 +93,44 @@ def dice_grid(levels, reference, spacing_mm):
 
 
 def choose_operating_point(grids, subjects):
-    """Choose the threshold and the smallest lesion with the highest mean Dice over subjects.
+    """Choose the point with the highest mean Dice over subjects.
 
-    Of equals, the threshold nearest to 0.5, then the smallest lesion.
+    Of equals, the one that marks all slices, then the threshold nearest to 0.5, then the smallest
+    lesion.
 
     Parameters
     ----------
-    grids : list of ndarray
-        From `dice_grid`, one a scan.
+    grids : array_like, shape (scans, 2, len(THRESHOLDS), len(SMALLEST_ML))
+        From `dice_grid`: of each scan with all slices, then with those alone that training knew.
     subjects : list of str
         Whose scans they are; the sessions of a subject are averaged first.
 
     Returns
     -------
     dict
-        ``threshold``, ``smallest_ml``, ``mean_dice``, ``subjects`` (how many).
+        ``threshold``, ``smallest_ml``, ``trained_slices_only``, ``mean_dice``, ``subjects`` (how
+        many).
     """
     grids, subjects = np.array(grids), np.array(subjects)
     names = np.unique(subjects)
     mean = np.mean([grids[subjects == name].mean(0) for name in names], axis=0).round(9)
-    i, j = min(
-        np.ndindex(mean.shape), key=lambda at: (-mean[at], abs(THRESHOLDS[at[0]] - 0.5), at[1])
+    ends, i, j = min(
+        np.ndindex(mean.shape),
+        key=lambda at: (-mean[at], at[0], abs(THRESHOLDS[at[1]] - 0.5), at[2]),
     )
     return {
         "threshold": THRESHOLDS[i],
         "smallest_ml": SMALLEST_ML[j],
-        "mean_dice": float(mean[i, j]),
+        "trained_slices_only": bool(ends),
+        "mean_dice": float(mean[ends, i, j]),
         "subjects": len(names),
     }
+
+
+def written(point):
+    """Describe an operating point in words."""
+    where = "the slices that training knew" if point["ends_mm"] else "all slices"
+    return f"threshold {point['threshold']:g}, lesions from {point['smallest_ml']:g} ml, in {where}"
 
 
 def save_operating_point(point, weights):
@@ -116,7 +151,8 @@ def read_operating_point(weights):
     Returns
     -------
     dict
-        ``threshold``: lesion is what is more probable; ``smallest_ml``: smaller lesions are left out.
+        ``threshold``: lesion is what is more probable; ``smallest_ml``: smaller lesions are left
+        out; ``ends_mm``: so much is left empty at both ends of a scan that is ``height_mm`` high.
     """
     path = _file(weights)
     if not path.exists():

@@ -56,7 +56,7 @@ def pair_masks(predictions, masks, mask_suffix):
                 "give mask and prediction the same file name"
             )
         used[found[0]] = file
-        cases.append(Case(Scan("", subject, session, site, found[0], file), None, math.nan))
+        cases.append(Case(Scan("", subject, session, site, found[0], file), None, math.nan, 0))
     if missing:
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(wanted)} masks: "

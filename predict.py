@@ -48,6 +48,10 @@ def add_arguments(parser):
         "--smallest-ml", type=float,
         help="smaller lesions are left out; if not given, as evaluate.py chose, or 0",
     )  # fmt: skip
+    parser.add_argument(
+        "--all-slices", action="store_true",
+        help="mark lesions also in slices that evaluate.py chose to leave empty",
+    )  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average with the mirrored head")
     parser.add_argument("--probability", action="store_true", help="write the probabilities too")
     parser.add_argument(
@@ -91,9 +95,12 @@ def choose_options(arguments, weights):
     points = [read_operating_point(path) for path in weights]
     options = {"weights": [file_hash(path) for path in weights], "flip": arguments.flip}
     for name in points[0]:
-        given = getattr(arguments, name)
+        given = getattr(arguments, name, None)
         options[name] = np.mean([point[name] for point in points]) if given is None else given
         options[name] = float(options[name])
+    # Where one of the networks is trusted with all slices, so is the average.
+    if arguments.all_slices or not all(point["ends_mm"] for point in points):
+        options["ends_mm"] = 0.0
     if not (0 <= options["threshold"] < 1 and 0 <= options["smallest_ml"] < np.inf):
         raise InputError(
             "--threshold must be in 0 to 1 (1 is never passed), --smallest-ml 0 or more"
@@ -130,6 +137,7 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     """Write all results of one scan; return its row of predictions.csv."""
     from figures import save_overlay
     from inference import predict_probability, segment
+    from operating_point import ends_of, without_ends
     from screening import measure, unlike_training
     from volumes import load_volume, scale_intensity, to_original_grid
 
@@ -139,9 +147,14 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     probability = predict_probability(networks, volume, options["flip"])
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
     smallest = round(options["smallest_ml"] / voxel_ml, 6)
-    mask = segment(probability, options["threshold"], smallest)
+    ends = ends_of(options, probability.shape, volume.spacing_mm)
+    mask = segment(without_ends(probability, ends), options["threshold"], smallest)
     scaled, mean, std = scale_intensity(volume.voxels)
     warnings = unlike_training(volume, scaled, mean, std, training_scales)
+    if options["ends_mm"] and not ends:
+        warnings.append(
+            f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"
+        )
     if not mask.any():
         warnings.append(f"no lesion found: no voxel is more probable than {probability.max():.2f}")
     lesions = measure(mask, scaled, mean, voxel_ml)

@@ -13,8 +13,9 @@ from comparison import FIGURES, signed
 from figures import TITLES
 from files import load_json, whole_file
 from metrics import STRATA
+from operating_point import written
 from plots import agreement_plot, curves_plot, paired_plot, volume_plot
-from tables import number
+from tables import notes, number
 from viewer import COLOURS, slice_viewer
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -71,7 +72,7 @@ def save_report(path, part, rows, runs, comparisons, scenes):
         comparisons=[_comparison(found, subjects) for found in comparisons],
         volume_plot=Markup(volume_plot(subjects, names)),
         strata=_strata(runs),
-        notes=_notes(runs),
+        notes=notes(runs),
         agreement=[
             Markup(agreement_plot(subjects[subjects.run == name], name, i))
             for i, name in enumerate(names)
@@ -209,27 +210,6 @@ def _strata(runs):
     return tables
 
 
-def _notes(runs):
-    """Say in sentences what stands apart from all figures."""
-    sentences = []
-    first = next(iter(runs.values()))
-    if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
-        outside = first["lesion_outside_ml"]
-        sentences.append(
-            f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie "
-            "in the slices that training skipped; they are predicted and counted."
-        )
-    for name, run in runs.items():
-        healthy = run["without_lesion"]
-        if healthy["scans"]:
-            sentences.append(
-                f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
-                f"lesion are marked, on average {healthy['false_positive_ml']:.2f} ml in "
-                f"{healthy['false_positive_lesions']:.1f} lesions a scan."
-            )
-    return sentences
-
-
 def _viewers(table, names, scenes):
     """Build viewers of the best, the median and the worst subject of the last run."""
     rows = table[table.run == names[-1]].sort_values(["dice", "subject"], ascending=False)
@@ -285,8 +265,7 @@ def _made_from(part, runs, stages):
         ["split", f"seed {shared['seed']}, fold {shared['fold']}, {part} part; "
          f"identity {shared['identity']['split']}"],
         *(
-            [f"operating point of {name}", f"threshold {point['threshold']:g}, "
-             f"lesions from {point['smallest_ml']:g} ml"]
+            [f"operating point of {name}", written(point)]
             for name, point in points.items()
             if point
         ),

@@ -3,6 +3,7 @@
 import math
 
 from comparison import FIGURES
+from operating_point import PLAIN
 
 
 def number(value, digits):
@@ -45,20 +46,34 @@ def print_strata(runs):
             )
             print(f"{stratum:25}{found['subjects']:10}{cells}")
     print()
+    for sentence in notes(runs):
+        print(sentence)
+
+
+def notes(runs):
+    """Say in sentences what stands apart from all figures."""
+    sentences = []
+    first = next(iter(runs.values()))
     if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
         outside = first["lesion_outside_ml"]
-        print(
-            f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie in the "
-            "slices that training skipped; they are predicted and counted"
+        points = {name: run.get("operating_point", PLAIN) for name, run in runs.items()}
+        empty = [name for name, point in points.items() if point["ends_mm"]]
+        fate = "predicted and counted"
+        if empty:
+            fate = f"counted as missed where they are left empty ({', '.join(empty)})"
+        sentences.append(
+            f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie "
+            f"in the slices that training skipped; they are {fate}."
         )
-    for name, run_ in runs.items():
-        healthy = run_["without_lesion"]
+    for name, run in runs.items():
+        healthy = run["without_lesion"]
         if healthy["scans"]:
-            print(
+            sentences.append(
                 f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
                 f"lesion are marked, on average {healthy['false_positive_ml']:.2f} ml in "
-                f"{healthy['false_positive_lesions']:.1f} lesions a scan"
+                f"{healthy['false_positive_lesions']:.1f} lesions a scan."
             )
+    return sentences
 
 
 def print_comparisons(comparisons):

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import ATLAS, RAS, refused, write_nifti
+from conftest import ATLAS, RAS, SKIP, refused, write_nifti
 
 import evaluate
 import inference
@@ -20,7 +20,7 @@ from comparison import FIGURES, compare_runs, describe
 from evaluation import find_cases
 from inference import load_network, predict_probability, segment
 from metrics import STRATA, subject_metrics, volume_stratum
-from operating_point import SMALLEST_ML, THRESHOLDS, choose_operating_point, dice_grid
+from operating_point import SMALLEST_ML, THRESHOLDS
 from parallel import in_parallel
 from splits import fingerprint, load_split
 from volumes import load_mask, load_volume
@@ -71,9 +71,10 @@ def by_hand(run, prepared, case):
 
 def figures_at(point, probability, reference, spacing_mm):
     smallest = round(point["smallest_ml"] / (np.prod(spacing_mm) / 1000), 6)
-    return subject_metrics(
-        reference, segment(probability, point["threshold"], smallest), spacing_mm
-    )
+    inside = probability.copy()
+    if point["ends_mm"]:
+        inside[:, :, :SKIP] = inside[:, :, -SKIP:] = 0
+    return subject_metrics(reference, segment(inside, point["threshold"], smallest), spacing_mm)
 
 
 def row(run, subject, session="1", site="R001", **figures):
@@ -120,14 +121,17 @@ def test_the_operating_point_has_the_best_mean_dice_on_validation(runs, prepared
     run = runs.folder / "train"
     predicted = [by_hand(run, prepared, case) for case in table.itertuples()]
 
-    def mean_dice(threshold, smallest_ml):
-        point = {"threshold": threshold, "smallest_ml": smallest_ml}
+    def mean_dice(threshold, smallest_ml, ends_mm):
+        point = {"threshold": threshold, "smallest_ml": smallest_ml, "ends_mm": ends_mm}
         dice = [figures_at(point, *scan)["dice"] for scan in predicted]
         return pandas.Series(dice).groupby(table.subject.to_numpy()).mean().mean()
 
     point = load_json(run / "operating_point.json")
-    best = max(mean_dice(t, ml) for t in THRESHOLDS for ml in SMALLEST_ML)
-    assert mean_dice(point["threshold"], point["smallest_ml"]) == pytest.approx(best)
+    best = max(mean_dice(t, ml, e) for t in THRESHOLDS for ml in SMALLEST_ML for e in (0, SKIP))
+    chosen = mean_dice(point["threshold"], point["smallest_ml"], point["ends_mm"])
+    assert chosen == pytest.approx(best)
+    assert point["ends_mm"] in (0, SKIP)
+    assert point["height_mm"] == 16
     assert point["mean_dice"] == pytest.approx(best)
     assert point["chosen_on"] == "validation"
 
@@ -139,10 +143,17 @@ def test_the_test_part_leaves_the_operating_point_alone(runs):
 
 def test_the_test_part_uses_the_stored_operating_point(runs, arguments, prepared, tmp_path, capsys):
     run = copy_run(runs, "train", tmp_path)
-    point = load_json(run / "operating_point.json") | {"threshold": 0.3, "smallest_ml": 0.007}
+    point = load_json(run / "operating_point.json") | {
+        "threshold": 0.3,
+        "smallest_ml": 0.007,
+        "ends_mm": 2.0,
+    }
     (run / "operating_point.json").write_text(json.dumps(point))
     evaluate.main([str(run), *arguments, "--part", "test", "--output", str(tmp_path / "out")])
-    assert "threshold 0.3, lesions from 0.007 ml\n" in capsys.readouterr().out
+    assert (
+        "threshold 0.3, lesions from 0.007 ml, in the slices that training knew\n"
+        in capsys.readouterr().out
+    )
     for case in metrics_csv(tmp_path / "out").itertuples():
         wanted = figures_at(point, *by_hand(run, prepared, case))
         assert float(case.dice) == pytest.approx(wanted["dice"])
@@ -157,7 +168,7 @@ def test_without_an_operating_point_the_test_part_says_so_and_chooses_none(
     evaluate.main([*arguments, "--part", "test", "--output", str(tmp_path / "out"), str(run)])
     shown = capsys.readouterr().out
     assert "no operating point" in shown
-    assert "threshold 0.5, lesions from 0 ml\n" in shown
+    assert "threshold 0.5, lesions from 0 ml, in all slices\n" in shown
     assert not (run / "operating_point.json").exists()
 
 
@@ -425,38 +436,6 @@ def test_what_belongs_together_is_asked_for_together(words):
 
 
 # Statistics
-
-
-def test_the_grid_of_dice_is_that_of_the_masks(rng=np.random.default_rng(0)):  # noqa: B008
-    from scipy.ndimage import gaussian_filter
-
-    smooth = gaussian_filter(rng.random((30, 30, 30)), 1.5)
-    probability = np.float32((smooth - smooth.min()) / np.ptp(smooth))
-    for reference in (smooth > np.quantile(smooth, 0.95), smooth > 2):
-        levels = sum((probability > t).astype(np.uint8) for t in THRESHOLDS)
-        grid = dice_grid(levels, reference.astype(np.uint8), (1, 1, 1))
-        wanted = [
-            [
-                subject_metrics(reference, segment(probability, t, ml / 0.001), (1, 1, 1))["dice"]
-                for ml in SMALLEST_ML
-            ]
-            for t in THRESHOLDS
-        ]
-        assert grid == pytest.approx(np.array(wanted))
-    assert len(np.unique(grid)) > 1
-
-
-def test_the_operating_point_counts_a_subject_once_however_many_sessions():
-    good, bad = np.zeros((2, len(THRESHOLDS), len(SMALLEST_ML)))
-    good[1, 2], bad[6, 3] = 1, 0.9
-    point = choose_operating_point([good, bad, bad], ["a", "b", "b"])
-    assert (point["threshold"], point["smallest_ml"]) == (THRESHOLDS[1], SMALLEST_ML[2])
-    assert (point["mean_dice"], point["subjects"]) == (0.5, 2)
-
-
-def test_of_equal_operating_points_the_plainest_is_taken():
-    point = choose_operating_point([np.ones((len(THRESHOLDS), len(SMALLEST_ML)))], ["a"])
-    assert (point["threshold"], point["smallest_ml"]) == (0.5, 0)
 
 
 def test_sessions_are_averaged_before_subjects():

@@ -18,6 +18,7 @@ import inference
 import predict
 import screening
 import train_model
+from operating_point import PLAIN
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
 SHAPE = (28, 32, 6)
@@ -275,7 +276,8 @@ def test_other_options_weights_or_a_changed_scan_are_predicted_anew(weights, tmp
 @pytest.mark.usefixtures("lesion_is_bright")
 def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, tmp_path):
     run = shutil.copytree(weights.parent, tmp_path / "run")
-    (run / "operating_point.json").write_text('{"threshold": 0.2, "smallest_ml": 0.004}')
+    point = PLAIN | {"threshold": 0.2, "smallest_ml": 0.004}
+    (run / "operating_point.json").write_text(json.dumps(point))
     voxels = head(SHAPE)
     voxels[5, 5, 1:4] = 9000  # 0.003 ml
     voxels[9, 9, 1:5] = 9000  # 0.004 ml
@@ -285,6 +287,28 @@ def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, 
         assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == lesions
     facts = json.loads((tmp_path / "out" / "scan_lesion.json").read_text())
     assert facts["made_from"]["threshold"] == 0.2
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_ends_that_training_left_out_stay_empty_where_evaluate_chose_so(weights, tmp_path):
+    run = shutil.copytree(weights.parent, tmp_path / "run")
+    point = PLAIN | {"ends_mm": 2.0, "height_mm": float(SHAPE[2])}
+    (run / "operating_point.json").write_text(json.dumps(point))
+    voxels = head(SHAPE)
+    voxels[5, 5, :] = 9000
+    low, high = write_nifti(tmp_path / "a.nii", voxels, RAS), np.repeat(voxels, 2, axis=2)
+    high = write_nifti(tmp_path / "b.nii", high, RAS)
+
+    def marked_slices(name, *more):
+        call(tmp_path / "out", run / weights.name, low, high, *more)
+        mask = np.asarray(nibabel.load(tmp_path / "out" / f"{name}_lesion.nii.gz").dataobj)
+        return mask.any((0, 1)).tolist()
+
+    assert marked_slices("a") == [False] * 2 + [True] * (SHAPE[2] - 4) + [False] * 2
+    assert all(marked_slices("b"))
+    assert "all slices are marked" in rows_of(tmp_path / "out")["b.nii"]["warnings"]
+    assert "all slices are marked" not in rows_of(tmp_path / "out")["a.nii"]["warnings"]
+    assert all(marked_slices("a", "--all-slices"))
 
 
 @pytest.mark.usefixtures("lesion_is_bright")

@@ -1,0 +1,125 @@
+"""What turns probabilities into a mask, and how it is chosen and stored."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import refused
+from scipy.ndimage import gaussian_filter
+
+from files import file_hash
+from inference import segment
+from metrics import subject_metrics
+from operating_point import (
+    PLAIN,
+    SMALLEST_ML,
+    THRESHOLDS,
+    choose_operating_point,
+    chosen_operating_point,
+    dice_grid,
+    ends_of,
+    read_operating_point,
+    save_operating_point,
+    threshold_levels,
+    without_ends,
+    written,
+)
+
+GRID = (2, len(THRESHOLDS), len(SMALLEST_ML))
+
+
+def test_levels_are_the_probability_in_tenths_rounded_down():
+    probability = np.float32([0, 0.05, 0.1, 0.11, 0.5, 0.55, 0.95, 1]).reshape(2, 2, 2)
+    wanted = [sum(p > t for t in THRESHOLDS) for p in probability.ravel()]
+    assert threshold_levels(probability).ravel().tolist() == wanted
+    assert wanted[-1] == 9
+
+
+def test_the_grid_of_dice_is_that_of_the_masks(rng=np.random.default_rng(0)):  # noqa: B008
+    smooth = gaussian_filter(rng.random((30, 30, 30)), 1.5)
+    probability = np.float32((smooth - smooth.min()) / np.ptp(smooth))
+    for reference in (smooth > np.quantile(smooth, 0.95), smooth > 2):
+        levels = threshold_levels(probability)
+        grid = dice_grid(levels, reference.astype(np.uint8), (1, 1, 1))
+        wanted = [
+            [
+                subject_metrics(reference, segment(probability, t, ml / 0.001), (1, 1, 1))["dice"]
+                for ml in SMALLEST_ML
+            ]
+            for t in THRESHOLDS
+        ]
+        assert grid == pytest.approx(np.array(wanted))
+    assert len(np.unique(grid)) > 1
+
+
+def test_the_operating_point_counts_a_subject_once_however_many_sessions():
+    good, bad = np.zeros((2, *GRID))
+    good[0, 1, 2], bad[0, 6, 3] = 1, 0.9
+    point = choose_operating_point([good, bad, bad], ["a", "b", "b"])
+    assert (point["threshold"], point["smallest_ml"]) == (THRESHOLDS[1], SMALLEST_ML[2])
+    assert (point["mean_dice"], point["subjects"]) == (0.5, 2)
+
+
+def test_of_equal_operating_points_the_plainest_is_taken():
+    point = choose_operating_point([np.ones(GRID)], ["a"])
+    assert (point["threshold"], point["smallest_ml"]) == (0.5, 0)
+    assert not point["trained_slices_only"]
+
+
+def test_slices_that_training_left_out_are_left_empty_only_where_that_is_better():
+    grids = np.full((3, *GRID), 0.5)
+    grids[:, 1, 4, 0] = 0.6
+    assert choose_operating_point(grids, ["a", "b", "c"])["trained_slices_only"]
+    grids[:, 0, 2, 0] = 0.7
+    point = choose_operating_point(grids, ["a", "b", "c"])
+    assert not point["trained_slices_only"]
+    assert point["threshold"] == THRESHOLDS[2]
+
+
+def test_both_ends_are_emptied_and_nothing_else():
+    voxels = np.ones((2, 2, 10), np.uint8)
+    found = without_ends(voxels, 3)
+    assert found[0, 0].tolist() == [0] * 3 + [1] * 4 + [0] * 3
+    assert without_ends(voxels, 0).all()
+    assert voxels.all()
+
+
+@pytest.mark.parametrize(
+    ("slices", "slice_mm", "ends"),
+    [(189, 1, 50), (63, 3, 17), (189, 1.09, 46), (150, 1, 0), (240, 1, 0)],
+)
+def test_ends_are_left_empty_only_in_scans_as_high_as_those_of_training(slices, slice_mm, ends):
+    point = {"ends_mm": 50.0, "height_mm": 189.0}
+    assert ends_of(point, (9, 9, slices), (1, 1, slice_mm)) == ends
+    assert ends_of(PLAIN, (9, 9, slices), (1, 1, slice_mm)) == 0
+
+
+def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):
+    weights, stored = tmp_path / "best.weights.h5", tmp_path / "operating_point.json"
+    assert read_operating_point(weights) == PLAIN
+    assert (PLAIN["threshold"], PLAIN["smallest_ml"], PLAIN["ends_mm"]) == (0.5, 0, 0)
+    point = {"threshold": 0.3, "smallest_ml": 0.05, "ends_mm": 50.0, "height_mm": 189.0}
+    weights.write_bytes(b"weights")
+    save_operating_point(point | {"mean_dice": 0.6}, weights)
+    assert read_operating_point(weights) == point
+    stored.write_text('{"threshold": 0.3}')
+    with refused(stored, "evaluate.py"):
+        read_operating_point(weights)
+
+
+@pytest.mark.parametrize("change", [{"weights": "0123456789abcdef"}, {"threshold": 0.123}])
+def test_a_point_of_other_weights_or_none_of_those_tried_is_not_used_on_test(change, tmp_path):
+    weights, stored = tmp_path / "best.weights.h5", tmp_path / "operating_point.json"
+    assert chosen_operating_point(weights) is None
+    weights.write_bytes(b"weights")
+    good = PLAIN | {"weights": file_hash(weights)}
+    stored.write_text(json.dumps(good))
+    assert chosen_operating_point(weights) == PLAIN
+    stored.write_text(json.dumps(good | change))
+    with refused(stored, "--part validation"):
+        chosen_operating_point(weights)
+
+
+def test_a_point_is_written_as_a_sentence_would_have_it():
+    assert written(PLAIN) == "threshold 0.5, lesions from 0 ml, in all slices"
+    assert written(PLAIN | {"ends_mm": 50}).endswith("in the slices that training knew")
