@@ -9,6 +9,7 @@ from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from metrics import STRATA, compare, remove_small, subject_metrics, summary, volume_stratum
@@ -461,3 +462,20 @@ def test_a_comparison_and_a_summary_are_plain_numbers():
 def test_lists_of_different_subjects_are_refused():
     with pytest.raises(ValueError):
         compare([0.1, 0.2, 0.3], [0.1], 0, larger_is_better=True)
+
+
+def test_hd95_is_that_of_monai_where_the_benchmarks_are_installed():
+    monai = pytest.importorskip("monai.metrics")
+    import torch
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shape, spacing_mm = rng.integers(8, 24, 3), tuple(rng.uniform(0.5, 3, 3))
+        smooth = [gaussian_filter(rng.random(shape), rng.uniform(0.5, 2)) for _ in range(2)]
+        masks = [values > np.quantile(values, rng.uniform(0.5, 0.98)) for values in smooth]
+        one, other = (torch.tensor(mask[None, None], dtype=torch.float32) for mask in masks)
+        wanted = monai.compute_hausdorff_distance(
+            one, other, include_background=True, percentile=95, spacing=spacing_mm
+        )
+        found = subject_metrics(*masks, spacing_mm)["hd95_mm"]
+        assert found == pytest.approx(float(wanted), abs=1e-4)
