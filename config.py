@@ -89,6 +89,12 @@ class TransferStage(Stage):
     trainable: Literal["all"] | Annotated[list[str], Field(min_length=1)]
 
 
+class Hardware(Section):
+    devices: PositiveInteger | Literal["all"]
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
+    jit: bool | Literal["auto"]
+
+
 class Demo(Section):
     atlas_subjects: PositiveInteger
     brats17_subjects: PositiveInteger
@@ -109,6 +115,7 @@ class Settings(Section):
     pre_train: Stage
     train: Stage
     transfer: TransferStage
+    hardware: Hardware
     demo: Demo
 
     @field_validator("fold")

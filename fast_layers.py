@@ -7,6 +7,8 @@ any other backend. Above the convolutions they are nearly all that a training st
 import keras
 from keras import ops
 
+from hardware import device_number, figures_of_all_devices
+
 
 @keras.saving.register_keras_serializable("lesions")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -15,6 +17,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Keras computes the moments, then normalises: several passes forward and back. The numbers are
     Keras': the kernel's variance is divided by n - 1, so the running variance takes it times
     (n - 1) / n. Frozen (``trainable = False``) it uses the running figures, as Keras does.
+
+    Of several devices each normalises by the images it has, and the running figures, which have to
+    be the same on all, are those of the whole batch.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -26,10 +31,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
         )[:3]
         count = ops.cast(ops.prod(ops.shape(inputs)[:-1]), variance.dtype)
-        for running, new in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance * (count - 1) / count),
-        ):
+        mean, variance = figures_of_all_devices(mean, variance * (count - 1) / count, count)
+        for running, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             new = ops.cast(new, running.dtype)
             running.assign(running * self.momentum + new * (1 - self.momentum))
         return normalised
@@ -50,8 +53,9 @@ class ByteDropout(keras.layers.Dropout):
         import tensorflow as tf
 
         shape = tf.shape(inputs)
+        seed = ops.add(self.seed_generator.next(), [device_number(), 0])
         words = tf.random.stateless_uniform(
-            [(tf.reduce_prod(shape) + 3) // 4], self.seed_generator.next(), None, None, tf.int32
+            [(tf.reduce_prod(shape) + 3) // 4], seed, None, None, tf.int32
         )
         draws = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.reduce_prod(shape)]
         keep = tf.reshape(draws, shape) >= dropped

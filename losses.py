@@ -1,11 +1,13 @@
 """Weighted Dice: the boundary weight map, the loss, and the figures watched while training.
 
-Only `keras` and `keras.ops` are used, so that every backend computes the same.
+Only `keras` and `keras.ops` compute, so that every backend finds the same.
 Shape letters: B images of a batch, H, W pixels.
 """
 
 import keras
 from keras import ops
+
+from hardware import sum_over_devices
 
 
 def boundary_band(mask):
@@ -51,8 +53,9 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
     """Compute one minus the weighted Dice of a whole batch.
 
     ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``, the sums over all pixels of all images
-    of the batch, so that an image without lesion counts by what is wrongly marked on it. The weight
-    stands in every sum: a perfect prediction has loss 0, and strength 0 gives plain Dice.
+    of the batch, on however many devices, so that an image without lesion counts by what is wrongly
+    marked on it. The weight stands in every sum: a perfect prediction has loss 0, and strength 0
+    gives plain Dice.
 
     Parameters
     ----------
@@ -75,8 +78,9 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
     Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
     """
     weights = weight_map(mask, strength)
-    overlap = ops.sum(weights * mask * probability)
-    size = ops.sum(weights * (mask + probability))
+    overlap, size = sum_over_devices(
+        [ops.sum(weights * mask * probability), ops.sum(weights * (mask + probability))]
+    )
     return 1 - (2 * overlap + smooth) / (size + smooth)
 
 
@@ -96,7 +100,8 @@ class WeightedDiceLoss(keras.losses.Loss):
         self.strength = strength
 
     def call(self, mask, probability):
-        return weighted_dice_loss(mask, probability, self.strength)
+        # As a vector of one: Keras gives each of several devices its share of a mean, not of a scalar.
+        return ops.expand_dims(weighted_dice_loss(mask, probability, self.strength), 0)
 
     def get_config(self):
         return {"strength": self.strength, "name": self.name}

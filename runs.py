@@ -63,6 +63,8 @@ class Run:
         everything = settings.model_dump()
         names = ("seed", "fold", "slices", "unet", "augmentation", stage)
         self.identity = {name: everything[name] for name in names} | parts.identity
+        # Not the devices: a run may go on on other ones.
+        self.identity["precision"] = settings.hardware.precision
         if initial_weights is not None:
             self.identity["initial_weights"] = file_hash(initial_weights)
         self.facts = {
@@ -88,7 +90,9 @@ class Run:
     def _take_up(self):
         """Go on with what the folder holds, if it is the very same run."""
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
-        differing = _differences(earlier.get("identity", {}), json.loads(json.dumps(self.identity)))
+        # Runs from before there was a choice were in float32.
+        identity = {"precision": "float32"} | earlier.get("identity", {})
+        differing = _differences(identity, json.loads(json.dumps(self.identity)))
         if differing:
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "

@@ -16,6 +16,7 @@ def main(argv=None):
     # TensorFlow takes seconds to import: only now, with the settings known to be right.
     with starting_tensorflow():
         from data import Parts
+        from hardware import use_hardware
         from runs import Run
         from training import compile_model, fit, save_prediction_pictures, set_random_seed
         from unet import build_unet
@@ -25,9 +26,11 @@ def main(argv=None):
     if training.finished:
         return
 
+    hardware = settings.hardware
+    use_hardware(hardware.devices, hardware.precision, settings.train.batch_size)
     set_random_seed(settings.seed)
     model = build_unet(**settings.unet.model_dump())
-    compile_model(model, settings.train, lesions.training.steps)
+    compile_model(model, settings.train, lesions.training.steps, hardware.jit)
     fit(model, lesions, training)
     save_prediction_pictures(model, lesions, training)
     training.finish()

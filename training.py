@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import figures
 from files import InputError
+from hardware import check_parts, resolve_jit
 from losses import OverlapMetrics, WeightedDiceLoss
 from weights import load_weights, save_weights
 
@@ -23,7 +24,7 @@ def set_random_seed(seed):
     keras.utils.set_random_seed(seed)
 
 
-def compile_model(model, stage, steps):
+def compile_model(model, stage, steps, jit):
     """Give a model the loss, the optimizer and the figures of a stage.
 
     Parameters
@@ -32,6 +33,8 @@ def compile_model(model, stage, steps):
     stage : config.Stage
     steps : int
         Batches an epoch, for the schedule of the learning rate.
+    jit : bool or "auto"
+        Whether XLA compiles a step (see `hardware.resolve_jit`).
     """
     rate = stage.learning_rate
     if stage.schedule == "cosine":
@@ -40,6 +43,7 @@ def compile_model(model, stage, steps):
         optimizer=keras.optimizers.Adam(rate),
         loss=WeightedDiceLoss(stage.weight_strength),
         metrics=[OverlapMetrics()],
+        jit_compile=resolve_jit(jit),
     )
 
 
@@ -56,8 +60,10 @@ def fit(model, parts, run):
     Raises
     ------
     InputError
-        If a slice cannot be read, or the loss is no longer finite (names the slices).
+        If a slice cannot be read, devices cannot share a batch, or the loss is no longer finite (names the slices).
     """
+    for batches in (parts.training, parts.validation):
+        check_parts([len(batches.rows(batches.steps - 1))])
     model.optimizer.build(model.trainable_variables)
     keep = _Keep(run, parts.training.steps)
     if run.history:

@@ -19,12 +19,15 @@ def main(argv=None):
     # TensorFlow takes seconds to import: only now, with the settings known to be right.
     with starting_tensorflow():
         from data import Parts
+        from hardware import use_hardware
         from lineage import check_unseen
         from runs import Run
         from training import compile_model, fit, save_prediction_pictures, set_random_seed
         from unet import build_unet, choose_trainable
         from weights import load_weights
 
+    hardware = settings.hardware
+    use_hardware(hardware.devices, hardware.precision, settings.transfer.batch_size)
     set_random_seed(settings.seed)
     model = build_unet(**settings.unet.model_dump())
     pre_trained = settings.transfer.initial_weights or Path(
@@ -40,7 +43,7 @@ def main(argv=None):
     if transfer.finished:
         return
 
-    compile_model(model, settings.transfer, lesions.training.steps)
+    compile_model(model, settings.transfer, lesions.training.steps, hardware.jit)
     fit(model, lesions, transfer)
     save_prediction_pictures(model, lesions, transfer)
     transfer.finish()

@@ -16,7 +16,7 @@ SCRIPTS = {
 }
 # All others start within a second.
 USE_KERAS = {"data", "fast_layers", "inference", "losses", "predict", "training", "unet", "weights"}
-USE_KERAS |= {"pre_train_model", "train_model", "transfer_learning", "evaluate"}
+USE_KERAS |= {"hardware", "pre_train_model", "train_model", "transfer_learning", "evaluate"}
 
 
 def imports(tree, everywhere):
@@ -73,7 +73,7 @@ def test_a_script_starts_without_anything_slow(name):
 def test_the_network_and_its_loss_need_keras_only(name):
     used = packages(name, everywhere=True)
     assert "keras" in used
-    assert used <= {"keras", "math", "files", "fast_layers"}
+    assert used <= {"keras", "math", "files", "fast_layers", "hardware"}
     assert "tensorflow" not in reached(name)
 
 
