@@ -1,0 +1,250 @@
+"""A scan of 189 slices by one set of weights: ours, ONNX Runtime, OpenVINO; and a scan from end to end.
+
+./run bench inference
+.venv/bin/python -m benchmarks.inference --weights runs/transfer/best.weights.h5
+"""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from benchmarks.bench import (
+    SCANS,
+    Contestant,
+    arguments,
+    compare,
+    find_or_make_scans,
+    prepare,
+    quickest,
+    report,
+    scratch,
+    spread,
+    times_ours,
+)
+
+TRAINING_STEPS, RATE = 40, 0.003
+BATCHES = (1, 4, 16)
+
+
+def train_briefly(prepared, folder, filters):
+    """Write weights that know something of lesions, so that masks can be compared."""
+    from benchmarks.loader import our_batches
+    from benchmarks.step import build_keras
+    from config import load_settings
+    from losses import WeightedDiceLoss
+    from weights import save_weights
+
+    settings = load_settings(overrides=[f"unet.filters={filters}"])
+    model = build_keras(filters)
+    import keras
+
+    model.compile(keras.optimizers.Adam(RATE), WeightedDiceLoss(strength=1.0))
+    batches = our_batches(prepared, augmented=False)
+    lesion = np.array([batches.reader.read(row)[1].any() for row in range(len(batches.reader))])
+    rows = np.flatnonzero(lesion)
+    batches.order = lambda epoch: np.random.default_rng(epoch).permutation(rows)
+    for images, masks in batches.dataset(0, 100).take(TRAINING_STEPS):
+        model.train_on_batch(images, masks)
+    folder.mkdir()
+    save_weights(model, folder / "best.weights.h5")
+    settings.save(folder / "config.yaml")
+    return lambda: None
+
+
+def save_inputs(scan, weights, folder):
+    """Write the 8-bit slices of a scan, and the network for the engines, by way of PyTorch."""
+    import torch
+
+    from benchmarks.torch_unet import TorchUNet
+    from inference import load_network, square_size
+    from volumes import load_volume, scale_intensity, volume_to_slices
+
+    scaled, mean, std = scale_intensity(load_volume(scan).voxels)
+    images = volume_to_slices(scaled, square_size(scaled.shape, 240))
+    np.savez(folder / "slices.npz", images=images, mean=mean, std=std)
+    network = load_network(weights)
+    twin = TorchUNet(network.settings.unet.filters, 0.0)
+    twin.carry_over({layer.name: layer.get_weights() for layer in network.model.layers})
+    example = torch.zeros(2, 1, *images.shape[1:])
+    torch.onnx.export(
+        twin.eval(), (example,), folder / "network.onnx", input_names=["image"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},), dynamo=True,
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    return lambda: None
+
+
+def load_inputs(folder):
+    with np.load(folder / "slices.npz") as file:
+        return file["images"], float(file["mean"]), float(file["std"])
+
+
+def keeping(predict, folder, name):
+    """Return work that predicts, and keeps the first probability for comparison."""
+
+    def work():
+        probability, path = predict(), folder / f"{name}.npy"
+        if not path.exists():
+            np.save(path, probability)
+
+    return work
+
+
+def ours(weights, folder, batch=None):
+    """`inference.predict_probability` from 8-bit slices on."""
+    import inference
+
+    inference.BATCH = batch or inference.BATCH
+    network, inputs = inference.load_network(weights), load_inputs(folder)
+    return keeping(
+        lambda: inference._predict_slices(network, *inputs), folder, f"ours {inference.BATCH}"
+    )
+
+
+def engine(run, folder, batch, name):
+    """Return work that feeds slices to `run`, which maps (batch, 1, H, W) to probabilities."""
+    from volumes import standardise
+
+    images, mean, std = load_inputs(folder)
+
+    def predict():
+        probability = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), batch):
+            part = standardise(images[start : start + batch], mean, std)[:, None]
+            whole = np.zeros((batch, *part.shape[1:]), np.float32)
+            whole[: len(part)] = part
+            probability[start : start + len(part)] = run(whole)[: len(part), 0]
+        return probability
+
+    return keeping(predict, folder, name)
+
+
+def onnxruntime(folder, batch):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    # Threads that wait in a loop would count as work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(folder / "network.onnx", options, ["CPUExecutionProvider"])
+    return engine(
+        lambda images: session.run(None, {"image": images})[0], folder, batch, f"onnx {batch}"
+    )
+
+
+def openvino(folder, batch):
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(folder / "network.onnx")
+    height, width = load_inputs(folder)[0].shape[1:]
+    model.reshape([batch, 1, height, width])
+    # Float32 like the others: OpenVINO takes a smaller type where the processor has one.
+    compiled = core.compile_model(
+        model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return engine(lambda images: compiled(images)[0], folder, batch, f"openvino {batch}")
+
+
+def end_to_end(scan, weights, folder):
+    """What predict.py does with a scan, from file to mask, picture and facts."""
+    from inference import load_network
+    from jobs import find_jobs
+    from predict import predict_scan
+
+    networks = [load_network(weights)]
+    output = folder / "masks"
+    layout = SimpleNamespace(
+        image_suffix="_T1w", mask_suffix="_label-L_desc-T1lesion_mask", labels=None
+    )
+    job = find_jobs([scan], layout, output)[0][0]
+    options = {"weights": ["0"], "flip": False, "threshold": 0.5, "smallest_ml": 0.0}
+
+    def work():
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        predict_scan(job, networks, options, None, False)
+
+    return work
+
+
+def reading(scan):
+    from volumes import load_volume
+
+    return lambda: {"voxels": load_volume(scan).voxels.size}
+
+
+def dice(a, b):
+    return 2 * np.count_nonzero(a & b) / max(np.count_nonzero(a) + np.count_nonzero(b), 1)
+
+
+def main():
+    options = arguments(
+        __doc__, 5, scans=SCANS,
+        weights={"type": Path, "metavar": "FILE", "help": "default: a brief training"},
+        filters={"type": int, "default": 8, "help": "of the brief training; default: 8"},
+    )  # fmt: skip
+    with scratch() as folder:
+        scans = find_or_make_scans(options.scans, folder, 4)
+        weights = options.weights and options.weights.resolve()
+        if not weights:
+            prepared = folder / "prepared"
+            prepare(scans, prepared)
+            weights = folder / "run" / "best.weights.h5"
+            _once(train_briefly, prepared, folder / "run", options.filters)
+        from benchmarks.prep import list_scans
+
+        scan = list_scans(scans)[0].image
+        _once(save_inputs, scan, weights, folder)
+        from inference import BATCH
+
+        batches = sorted({*BATCHES, BATCH})
+        samples = compare(
+            [
+                *(Contestant(f"ours, batch {b}", ours, (weights, folder, b)) for b in batches),
+                *(Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (folder, b)) for b in BATCHES),
+                *(Contestant(f"OpenVINO, batch {b}", openvino, (folder, b)) for b in BATCHES),
+                Contestant("predict.py, end to end", end_to_end, (scan, weights, folder)),
+                Contestant("reading alone", reading, (scan,)),
+            ],
+            options.rounds,
+        )  # fmt: skip
+        mask = np.load(folder / f"ours {BATCH}.npy") > 0.5
+        agreement = {
+            path.stem: dice(mask, np.load(path) > 0.5) for path in sorted(folder.glob("* *.npy"))
+        }
+    this = samples[f"ours, batch {BATCH}"]
+    rows = [
+        {
+            "what": name,
+            "CPU s a scan": spread(s["cpu_s"] for s in turns),
+            "wall s a scan": spread(s["wall_s"] for s in turns),
+            "CPU, times ours": times_ours(this, turns),
+            "wall, times ours": times_ours(this, turns, "wall_s"),
+            "peak MB": f"{max(s['peak_mb'] for s in turns):,.0f}",
+        }
+        for name, turns in samples.items()
+    ]
+    options = vars(options) | {"agreement": agreement, "batch": BATCH, "lesion": int(mask.sum())}
+    report("inference", rows, samples, **{key: _plain(value) for key, value in options.items()})
+    for peer in ("ONNX Runtime", "OpenVINO"):
+        best = quickest(samples, [f"{peer}, batch {b}" for b in BATCHES])
+        print(f"ours takes {times_ours(samples[best], this)} times the CPU time of {best}")
+    print(
+        f"masks of {mask.sum():,} voxels: Dice with ours at least {min(agreement.values()):.5f}, "
+        f"over {', '.join(agreement)}"
+    )
+
+
+def _once(build, *arguments):
+    """Do something once in a process of its own, whose memory and threads go with it."""
+    compare([Contestant(build.__name__, build, arguments)], 0)
+
+
+def _plain(value):
+    return value if isinstance(value, int | float | dict | type(None)) else str(value)
+
+
+if __name__ == "__main__":
+    main()
