@@ -51,16 +51,19 @@ class Contestant:
     arguments : tuple
     optional : bool
         Left out of the comparison, and said so, if it cannot be built or warmed up.
+    warm_up : bool
+        Work once unmeasured. Not where the work itself starts from nothing.
     """
 
     name: str
     build: Callable
     arguments: tuple = field(default=())
     optional: bool = False
+    warm_up: bool = True
 
 
 def compare(contestants, rounds):
-    """Measure contestants in turns, each in a process of its own, after one turn to warm up.
+    """Measure contestants in turns, each in a process of its own.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ def _awake(contestant):
     os.environ.update(ENVIRONMENT)
     try:
         process = multiprocessing.get_context("spawn").Process(
-            target=_serve, args=(theirs, contestant.build, contestant.arguments)
+            target=_serve, args=(theirs, contestant)
         )
         process.start()
     finally:
@@ -185,13 +188,15 @@ def _awake(contestant):
         process.join()
 
 
-def _serve(pipe, build, arguments):
+def _serve(pipe, contestant):
     """Be a contestant: build, warm up, then work whenever asked, until the pipe is closed."""
-    # What goes wrong is sent as a traceback; TensorFlow's chatter is not wanted.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # What goes wrong is sent as a traceback; what is printed besides is not wanted.
+    for terminal in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
     try:
-        work = build(*arguments)
-        work()
+        work = contestant.build(*contestant.arguments)
+        if contestant.warm_up:
+            work()
         pipe.send((None, None))
         while pipe.recv():
             pipe.send((measure(work), None))

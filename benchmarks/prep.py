@@ -122,7 +122,7 @@ def main():
         count = multiply(scans, many, AT_LEAST)
         script = compare(
             [
-                Contestant(f"prep.py, {cores} cores", whole_script, (many, folder / f"on{cores}", cores))
+                Contestant(f"prep.py, {cores} cores", whole_script, (many, folder / f"on{cores}", cores), warm_up=False)
                 for cores in sorted({CORES, 1}, reverse=True)
             ],
             2,

@@ -1,0 +1,174 @@
+"""The benchmarks import, take turns, divide the right way round, and count the network's work."""
+
+import importlib
+import json
+import multiprocessing
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import bench, gpu, step
+from unet import build_unet
+
+NAMES = ("step", "loader", "prep", "inference", "growth", "gpu")
+
+
+def spin(seconds):
+    """Return work that keeps a core busy for so long."""
+
+    def work():
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+        return {"spun": seconds}
+
+    return work
+
+
+def break_down():
+    raise ValueError("no such engine")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_imports_without_its_peers(name):
+    assert callable(importlib.import_module(f"benchmarks.{name}").main)
+
+
+def test_the_run_script_knows_every_benchmark():
+    assert f"set -- {' '.join(NAMES)}" in (bench.ROOT / "run").read_text("utf-8")
+
+
+def test_contestants_take_turns():
+    order = []
+
+    def contestant(name):
+        return lambda: order.append(name) or {"round": len(order)}
+
+    samples = bench.take_turns({name: contestant(name) for name in "ab"}, rounds=3)
+    assert order == ["a", "b", "a", "b", "a", "b"]
+    assert [sample["round"] for sample in samples["b"]] == [2, 4, 6]
+
+
+def test_a_ratio_is_taken_within_a_round():
+    ours, peer = ([{"cpu_s": seconds} for seconds in turns] for turns in ((1, 2, 4), (2, 8, 12)))
+    assert bench.times_ours(ours, peer) == bench.Spread(median=3, low=2, high=4)
+    assert bench.quickest({"ours": ours, "peer": peer}, ["peer", "ours", "left out"]) == "ours"
+
+
+def test_work_is_measured_with_what_it_returns():
+    sample = bench.measure(spin(0.2))
+    assert sample["spun"] == 0.2
+    assert sample["wall_s"] >= 0.2
+    assert 0.2 <= sample["cpu_s"] < 0.4
+    assert sample["peak_mb"] > 10
+
+
+def test_the_work_of_child_processes_counts_alive_or_ended():
+    context = multiprocessing.get_context("spawn")
+    before = bench.cpu_seconds()
+    child = context.Process(target=_spin_and_wait, args=(0.5,), daemon=True)
+    child.start()
+    deadline = time.monotonic() + 60
+    while bench.cpu_seconds() - before < 0.5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert child.is_alive()
+    child.kill()
+    child.join()
+    assert bench.cpu_seconds() - before >= 0.45
+
+
+def _spin_and_wait(seconds):
+    spin(seconds)()
+    time.sleep(60)
+
+
+def test_contestants_live_in_processes_of_their_own(capsys):
+    contestants = [
+        bench.Contestant("ours", spin, (0.05,)),
+        bench.Contestant("peer", spin, (0.2,)),
+        bench.Contestant("engine", break_down, optional=True),
+    ]
+    samples = bench.compare(contestants, rounds=2)
+    assert "engine: left out, ValueError: no such engine" in capsys.readouterr().out
+    assert [len(turns) for turns in samples.values()] == [2, 2]
+    assert bench.times_ours(samples["ours"], samples["peer"]).median > 2
+    assert multiprocessing.active_children() == []
+
+
+def test_a_contestant_that_breaks_stops_the_comparison():
+    with pytest.raises(RuntimeError, match="no such engine"):
+        bench.compare([bench.Contestant("ours", break_down)], rounds=1)
+
+
+def test_a_report_is_a_table_and_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    row = {"what": "ours", "ms": bench.spread([1, 2, 3])}
+    bench.report("some", [row], {"ours": [{"others": 0.5}]}, rounds=1)
+    saved = json.loads((tmp_path / "some.json").read_text("utf-8"))
+    assert saved["table"] == [{"what": "ours", "ms": "2.00 (1.00–3.00)"}]
+    assert {"cpu", "cores", "date", "versions", "load_average"} <= saved["machine"].keys()
+    assert "| ours | 2.00 (1.00–3.00) |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("filters", "gflop"),
+    [(8, 1.33), (32, 21.2)],
+)
+def test_the_work_of_a_forward_pass_is_what_the_design_says(filters, gflop):
+    assert step.forward_flop(step.build_keras(filters)) / 1e9 == pytest.approx(gflop, rel=0.01)
+
+
+def test_the_work_of_the_smallest_network_is_counted_by_hand():
+    # One filter on 16 × 16 pixels. Blocks at 16, 8, 4, 2 and 1 pixels a side; ways up; the head.
+    down = 256 * (9 + 9) + 64 * (18 + 36) + 16 * (72 + 144) + 4 * (288 + 576) + 1 * (1152 + 2304)
+    up = sum(side**2 * width * 2 * width * 4 for side, width in ((1, 8), (2, 4), (4, 2), (8, 1)))
+    back = sum(side**2 * 9 * 3 * width**2 for side, width in ((2, 8), (4, 4), (8, 2), (16, 1)))
+    model = build_unet(1, 0.0, True, 0.5)
+    assert step.forward_flop(model, size=16) == 2 * (down + up + back + 256)
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu"])
+    monkeypatch.setattr(gpu, "find_gpu", lambda: None)
+    gpu.main()
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_driver_without_a_gpu_counts_as_none(monkeypatch):
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: name)
+    answer = subprocess.CompletedProcess([], returncode=9, stdout="No devices were found")
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: answer)
+    assert gpu.find_gpu() is None
+
+
+def test_pytorch_has_the_same_network():
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_unet import TorchUNet, weighted_dice_loss
+    from losses import WeightedDiceLoss
+
+    model = build_unet(2, 0.2, True, 0.5)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, 32, 32, 1)).astype(np.float32)
+    for layer in model.layers:
+        if "norm" in layer.name:  # scale, offset, running mean, running variance
+            layer.set_weights([rng.uniform(0.5, 1, w.shape) for w in layer.get_weights()])
+    twin = TorchUNet(2, 0.2).eval()
+    twin.carry_over({layer.name: layer.get_weights() for layer in model.layers})
+    expected = np.asarray(model(images, training=False))
+    found = twin(torch.from_numpy(images.transpose(0, 3, 1, 2))).detach()
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(found.numpy()[:, 0], expected[..., 0], atol=1e-5)
+    mask = np.zeros_like(images)
+    mask[:, 8:20, 10:18] = 1
+    loss = weighted_dice_loss(torch.from_numpy(mask.transpose(0, 3, 1, 2)), found, 0.8)
+    assert float(loss) == pytest.approx(float(WeightedDiceLoss(0.8)(mask, expected)), abs=1e-6)
+
+
+def test_results_on_disk_say_what_they_were_measured_on():
+    for path in Path(bench.RESULTS).glob("*.json"):
+        saved = json.loads(path.read_text("utf-8"))
+        assert saved["benchmark"] == path.stem
+        assert saved["table"] and saved["samples"] and saved["machine"]["cpu"]
