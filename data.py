@@ -4,6 +4,8 @@ A batch is a pure function of the seed and its number, so a run that was stopped
 very batches it would have had. Shape letters: B images of a batch, H, W pixels.
 """
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import tensorflow as tf
@@ -40,7 +42,9 @@ class Batches:
     """
 
     def __init__(self, reader, order, batch_size, augmentation, seed):
-        self.reader, self.order, self.batch_size = reader, order, batch_size
+        self.reader, self.batch_size = reader, batch_size
+        # Two epochs meet where one ends; drawing an order anew for each batch grows with the data.
+        self.order = lru_cache(maxsize=2)(order)
         self.augmentation, self.seed = augmentation, seed
         self.steps = -(-len(order(0)) // batch_size)
         self.error = None
@@ -51,7 +55,14 @@ class Batches:
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, step):
-        """Return images and masks of batch number `step`, float32, each of shape (B, H, W, 1)."""
+        """Read batch number `step`, counted over all epochs, augmented but still 8 bit.
+
+        Returns
+        -------
+        images, masks : ndarray, uint8, shape (B, H, W, 1)
+        mean, factor : ndarray, float32, shape (B, 1, 1, 1)
+            Of the scan of each image, to standardise it (see `volumes.standardise`).
+        """
         rows = self.rows(step)
         try:
             images, masks = map(list, zip(*map(self.reader.read, rows), strict=True))
@@ -63,8 +74,9 @@ class Batches:
             draws = draw_distortions(rng, len(rows), images[0].shape, **self.augmentation)
             for i, matrix in enumerate(draws):
                 images[i], masks[i] = distort(images[i], masks[i], matrix)
-        images = [self.reader.standardise(*pair) for pair in zip(rows, images, strict=True)]
-        return np.stack(images)[..., None], np.stack(masks).astype(np.float32)[..., None]
+        scales = np.array([self.reader.scale(row) for row in rows], np.float32)
+        mean, factor = scales.T[..., None, None, None]
+        return np.stack(images)[..., None], np.stack(masks)[..., None], mean, factor
 
     def dataset(self, first_epoch=0, last_epoch=1):
         """Stream the batches of some epochs one after the other.
@@ -83,8 +95,12 @@ class Batches:
         options.autotune.enabled = False
 
         def read(step):
-            pair = tf.numpy_function(self.batch, [step], (tf.float32, tf.float32))
-            return tuple(tf.ensure_shape(array, (None, None, None, 1)) for array in pair)
+            types = (tf.uint8, tf.uint8, tf.float32, tf.float32)
+            images, masks, mean, factor = tf.numpy_function(self.batch, [step], types)
+            images, masks = (tf.ensure_shape(v, (None, None, None, 1)) for v in (images, masks))
+            mean, factor = (tf.ensure_shape(v, (None, 1, 1, 1)) for v in (mean, factor))
+            # Here and not in numpy: a quarter of the bytes to hand over, and no lock of Python's.
+            return (tf.cast(images, tf.float32) - mean) * factor, tf.cast(masks, tf.float32)
 
         return (
             tf.data.Dataset.range(first_epoch * self.steps, last_epoch * self.steps)

@@ -254,6 +254,10 @@ class SliceReader:
         """Bring an image of this row, as read or augmented, to the network's float32 scale."""
         return standardise(image, self.mean[row], self.std[row])
 
+    def scale(self, row):
+        """Return what `standardise` subtracts from an image of this row, and multiplies it by."""
+        return self.mean[row], 1 / self.std[row]
+
     def _load(self, name, index):
         try:
             if name.endswith(".npy"):

@@ -24,8 +24,8 @@ def parts(prepared, tiny_overrides):
 
 
 def all_batches(batches, epoch):
-    steps = range(epoch * batches.steps, (epoch + 1) * batches.steps)
-    return [np.concatenate(arrays) for arrays in zip(*map(batches.batch, steps), strict=True)]
+    found = batches.dataset(epoch, epoch + 1).as_numpy_iterator()
+    return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
 
 def subjects_of(parts, batches):
@@ -52,7 +52,7 @@ def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(parts):
 def test_each_image_of_a_batch_has_a_distortion_of_its_own(parts):
     batches = parts().training
     batches.order, batches.steps = lambda epoch: np.full(4, 5), 1
-    images = batches.batch(0)[0]
+    images = next(iter(batches.dataset()))[0].numpy()
     assert all(np.mean(images[0] != other) > 0.3 for other in images[1:])
 
 
@@ -68,7 +68,7 @@ def test_validation_is_not_augmented_and_the_same_in_every_epoch(parts):
 
 def test_without_augmentation_training_slices_are_as_prepared(parts):
     parts = parts("transfer.augmentation=false")
-    images, _ = parts.training.batch(0)
+    images = next(iter(parts.training.dataset()))[0]
     rows = parts.training.rows(0)
     expected = [parts.reader.standardise(row, parts.reader.read(row)[0]) for row in rows]
     np.testing.assert_array_equal(images[..., 0], expected)
@@ -175,6 +175,14 @@ def test_the_stream_gives_the_batches_in_order_from_any_epoch(parts):
     stream = list(batches.dataset(1, 3))
     assert len(stream) == 2 * batches.steps
     for step, (images, masks) in enumerate(stream, start=batches.steps):
-        expected = batches.batch(step)
-        np.testing.assert_array_equal(images, expected[0])
-        np.testing.assert_array_equal(masks, expected[1])
+        stored, lesions, mean, factor = batches.batch(step)
+        assert stored.dtype == lesions.dtype == np.uint8
+        np.testing.assert_array_equal(images, (stored.astype(np.float32) - mean) * factor)
+        np.testing.assert_array_equal(masks, lesions)
+
+
+def test_the_order_of_an_epoch_is_drawn_once_and_not_for_each_batch(parts):
+    batches = parts().training
+    drawn = batches.order.cache_info().misses
+    assert len(list(batches.dataset(0, 2))) == 2 * batches.steps
+    assert batches.order.cache_info().misses <= drawn + 2
