@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import refused
 
+import evaluate
 import predict
 import prep
 import train_model
@@ -38,7 +39,7 @@ def start(script, words, moment=None, **options):
     )  # fmt: skip
 
 
-def finish(process, seconds=60):
+def finish(process, seconds=240):
     """Return exit code, stdout and the lines of stderr that are not TensorFlow's."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, [line for line in err.splitlines() if line.strip()]
@@ -264,3 +265,42 @@ def test_predict_killed_between_scans_ends_as_one_that_never_was(reference, tiny
         assert predict.main([*map(str, arguments(tmp_path / folder))]) == 0
     assert done[0].stat().st_mtime_ns == written
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+def test_predict_on_a_full_disk_stops_in_one_line_and_goes_on(reference, tiny_trees, tmp_path):
+    scan = next(tiny_trees.atlas.rglob("sub-r002s002*_T1w.nii.gz"))
+    arguments = [scan, "--output", tmp_path / "out", "--weights", reference / "best.weights.h5"]
+    code, _, lines = finish(start("predict", arguments, preexec_fn=limit_files(100)))
+    assert code == 2
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    assert str(tmp_path / "out") in line
+    assert "free some space and the same command goes on" in line
+    assert not list((tmp_path / "out").rglob("*.json"))
+    assert predict.main(list(map(str, arguments))) == 0
+
+
+def test_evaluate_killed_at_any_moment_ends_as_one_that_never_was(words, reference, tmp_path):
+    for name in ("killed", "whole"):
+        shutil.copytree(reference, tmp_path / name / "train")
+    predictions = tmp_path / "killed" / "train" / "predictions"
+    for moment in (
+        "pathlib.Path.write_bytes:2", "operating_point.save_json:1", "evaluate.save_csv:1",
+        "report.whole_file:1",
+    ):  # fmt: skip
+        kill("evaluate", words(tmp_path / "killed"), moment)
+        first = min(predictions.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime_ns)
+        written = first.stat().st_mtime_ns
+    for name in ("killed", "whole"):
+        evaluate.main(words(tmp_path / name))
+    assert first.stat().st_mtime_ns == written
+
+    def results(name):
+        found = files_below(tmp_path / name)
+        here = str(tmp_path / name).encode()
+        found.pop("evaluation/validation/report.html")
+        return {file: content.replace(here, b"") for file, content in found.items()}
+
+    killed, whole = results("killed"), results("whole")
+    assert killed.keys() == whole.keys()
+    assert [file for file in whole if killed[file] != whole[file]] == []
+    assert "evaluation/validation/metrics.csv" in whole

@@ -193,8 +193,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_slices_names(
     read = data.Batches.batch
 
     def poisoned(self, step):
-        images, masks = read(self, step)
-        return images * np.nan, masks
+        images, masks, mean, factor = read(self, step)
+        return images, masks, mean, factor * np.float32(np.nan)
 
     monkeypatch.setattr(data.Batches, "batch", poisoned)
     with refused("epoch 1, step 1", "nan", "sub-r"):
@@ -208,8 +208,8 @@ def test_a_loss_that_breaks_later_leaves_the_good_weights(runs, arguments, tmp_p
     read = data.Batches.batch
 
     def poisoned(self, step):
-        images, masks = read(self, step)
-        return images * (np.nan if step >= self.steps else 1), masks
+        images, masks, mean, factor = read(self, step)
+        return images, masks, mean, factor * np.float32(np.nan if step >= self.steps else 1)
 
     monkeypatch.setattr(data.Batches, "batch", poisoned)
     with refused("epoch 2, step 1", "nan", "sub-r"):
@@ -231,10 +231,11 @@ def test_validation_that_is_not_finite_stops_before_anything_is_saved(
     read = data.Batches.batch
 
     def poisoned(self, step):
-        images, masks = read(self, step)
+        images, masks, mean, factor = read(self, step)
         # Only the order of training changes from epoch to epoch.
         validation = self.order(0) is self.order(1)
-        return images * (np.nan if validation and step == 1 else 1), masks
+        broken = validation and step == 1
+        return images, masks, mean, factor * np.float32(np.nan if broken else 1)
 
     monkeypatch.setattr(data.Batches, "batch", poisoned)
     with refused("epoch 1, validation step 2", "nan", "sub-r"):
