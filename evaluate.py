@@ -6,7 +6,7 @@ Writes  <paths.runs>/evaluation/<part>, or --output: metrics.csv (one row a run 
         summary.json, comparison.json (each run against the first), report.html; and in each run
         folder predictions/ and, on validation, operating_point.json
 
-Threshold and smallest lesion are chosen on the validation part, and used on the test part.
+What turns probabilities into a mask is chosen on the validation part, and used on the test part.
 
     python evaluate.py
     python evaluate.py --part test

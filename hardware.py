@@ -26,8 +26,14 @@ def use_hardware(devices, precision, batch_size):
     Raises
     ------
     InputError
-        If the machine has fewer devices, or they cannot share a batch.
+        If the machine has fewer devices, they cannot share a batch, or Keras does not run on
+        TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        # On JAX pixels are counted in float32, which stops at 2²⁴.
+        raise InputError(
+            f"KERAS_BACKEND = {keras.backend.backend()}: the stages train on tensorflow; unset it"
+        )
     keras.config.set_dtype_policy(precision)
     import tensorflow as tf
 

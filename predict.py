@@ -137,7 +137,7 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     """Write all results of one scan; return its row of predictions.csv."""
     from figures import save_overlay
     from inference import predict_probability, segment
-    from operating_point import ends_of, without_ends
+    from operating_point import ends_of, voxels, without_ends
     from screening import measure, unlike_training
     from volumes import load_volume, scale_intensity, to_original_grid
 
@@ -146,7 +146,7 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     job.clear()
     probability = predict_probability(networks, volume, options["flip"])
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
-    smallest = round(options["smallest_ml"] / voxel_ml, 6)
+    smallest = voxels(options["smallest_ml"], volume.spacing_mm)
     ends = ends_of(options, probability.shape, volume.spacing_mm)
     mask = segment(without_ends(probability, ends), options["threshold"], smallest)
     scaled, mean, std = scale_intensity(volume.voxels)

@@ -119,7 +119,7 @@ def _answer(part, runs, comparisons, stages):
     }  # fmt: skip
     if part == "validation":
         answer["warnings"].append(
-            "Threshold and smallest lesion were chosen on these very scans: these figures are "
+            "The operating point (below) was chosen on these very scans: these figures are "
             "kind. The fair ones are those of the held-back part: evaluate.py --part test."
         )
     if comparisons:

@@ -73,7 +73,7 @@ def gunzip(folder):
 def multiply(scans, folder, at_least):
     """Link the scans under names of other subjects until there are enough; no copies are made.
 
-    Linked images count as one person, so that the split has as many people as there are scans.
+    The split keeps all links to one scan in one part, as many people as there are scans to link.
     """
     originals = list_scans(scans)
     for number in range(-(-at_least // len(originals))):

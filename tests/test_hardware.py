@@ -111,3 +111,9 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
     assert "finished already" in capsys.readouterr().out
     with refused("another precision", "--restart"):
         train_model.main([*arguments, "--set", "hardware.precision=mixed_float16"])
+
+
+def test_another_backend_is_refused_before_it_counts_wrong(monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with refused("KERAS_BACKEND = jax", "tensorflow"):
+        use_hardware(1, "float32", 8)
