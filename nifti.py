@@ -5,13 +5,12 @@ broken is one line that names it.
 """
 
 import contextlib
-import gzip
 import math
 import warnings
-import zlib
 
 import nibabel
 import numpy as np
+from isal import igzip, igzip_lib
 
 from files import NO_TEXT, InputError
 
@@ -31,7 +30,7 @@ _BROKEN = (
     OSError,
     TypeError,
     ValueError,
-    zlib.error,
+    igzip_lib.IsalError,
 )
 # What nibabel repairs in a header it tells the terminal, without the file's name.
 nibabel.imageglobals.logger.setLevel("CRITICAL")
@@ -89,7 +88,7 @@ def load_as_promised(path):
 
     The header is read first, and nothing is taken from memory for voxels that cannot be there.
     """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         start = file.read(nibabel.Nifti2Header.sizeof_hdr)
         kind = _kind(start)
         header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
@@ -99,7 +98,8 @@ def load_as_promised(path):
             raise EOFError(
                 f"its header promises {size} bytes, more than {path.stat().st_size} bytes of file hold"
             )
-        content = start + file.read(size - len(start))
+        file.seek(0)
+        content = file.read(size)
         if len(content) < size:
             raise EOFError(f"its header promises {size} bytes, it holds {len(content)}")
         # The checksum stands behind the last byte. Some programs fill up the end of a file.
