@@ -61,7 +61,7 @@ class Batches:
         -------
         images, masks : ndarray, uint8, shape (B, H, W, 1)
         mean, factor : ndarray, float32, shape (B, 1, 1, 1)
-            Of the scan of each image, to standardise it (see `volumes.standardise`).
+            Of the scan of each image, to standardise it (see `intensity.standardise`).
         """
         rows = self.rows(step)
         try:

@@ -138,7 +138,7 @@ def save_overlay(image, mask, spacing_mm, label, path):
     Parameters
     ----------
     image : ndarray, uint8, shape (X, Y, Z)
-        In RAS, from `volumes.scale_intensity`.
+        In RAS, from `intensity.scale_intensity`.
     mask : ndarray, uint8, shape (X, Y, Z)
     spacing_mm : ndarray, shape (3,)
     label : str

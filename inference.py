@@ -13,8 +13,9 @@ from nibabel.processing import resample_from_to
 
 from cli import read_settings
 from files import InputError
+from intensity import standardise
 from metrics import remove_small
-from volumes import Volume, scale_intensity, slices_to_volume, standardise, volume_to_slices
+from volumes import Volume, slices_to_volume, volume_to_slices
 
 BATCH = 16
 # Both data sets are 1 mm; closer than this the head is as large as one in training.
@@ -129,7 +130,7 @@ def predict_probability(networks, volume, flip=False):
             f"by its header the scan is {times(extent_mm(volume))} mm; repair its voxel size"
         )
     at_1_mm = _to_1_mm(volume)
-    scaled, mean, std = scale_intensity(at_1_mm.voxels)
+    scaled, mean, std = at_1_mm.scaled
     total = np.zeros(scaled.shape, np.float32)
     for network in networks:
         images = volume_to_slices(scaled, square_size(scaled.shape, network.settings.slices.size))
@@ -194,7 +195,8 @@ def _to_1_mm(volume):
 
 def _resample(voxels, affine, new_shape, new_affine):
     """Interpolate linearly onto another grid; past its edge the outermost voxel goes on."""
-    image, grid = nibabel.Nifti1Image(voxels, affine), (tuple(new_shape), new_affine)
+    image = nibabel.Nifti1Image(voxels.astype(np.float32, copy=False), affine)
+    grid = tuple(new_shape), new_affine
     return np.asarray(resample_from_to(image, grid, order=1, mode="nearest").dataobj, np.float32)
 
 

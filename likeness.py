@@ -36,7 +36,7 @@ def make_thumbnail(scaled):
     Parameters
     ----------
     scaled : ndarray, uint8, shape (X, Y, Z)
-        From `volumes.scale_intensity`.
+        From `intensity.scale_intensity`.
 
     Returns
     -------

@@ -139,7 +139,7 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     from inference import predict_probability, segment
     from operating_point import ends_of, voxels, without_ends
     from screening import measure, unlike_training
-    from volumes import load_volume, scale_intensity, to_original_grid
+    from volumes import load_volume, to_original_grid
 
     started = time.perf_counter()
     volume = load_volume(job.scan)
@@ -149,7 +149,7 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     smallest = voxels(options["smallest_ml"], volume.spacing_mm)
     ends = ends_of(options, probability.shape, volume.spacing_mm)
     mask = segment(without_ends(probability, ends), options["threshold"], smallest)
-    scaled, mean, std = scale_intensity(volume.voxels)
+    scaled, mean, std = volume.scaled
     warnings = unlike_training(volume, scaled, mean, std, training_scales)
     if options["ends_mm"] and not ends:
         warnings.append(

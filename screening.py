@@ -23,7 +23,7 @@ def unlike_training(volume, scaled, mean, std, training_scales):
     volume : volumes.Volume
     scaled : ndarray, uint8, shape (X, Y, Z)
     mean, std : float
-        As `scaled` from `volumes.scale_intensity`.
+        As `scaled` from `intensity.scale_intensity`.
     training_scales : ndarray, shape (scans, 2), or None
         From `read_training_scales`.
 

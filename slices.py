@@ -5,7 +5,7 @@
 dataset, subject, session, site   whose it is
 z, lesion_pixels                  which slice of the scan (in RAS), and how much lesion is on it
 image, mask, position              files below the prepared folder; `position` is the place in a stack
-mean, std                         of the scan's intensities, for `volumes.standardise`
+mean, std                         of the scan's intensities, for `intensity.standardise`
 content                           hash of the whole scan's slices: finds a scan under two names
 alike                             the same for scans that are nearly identical (see `likeness`)
 """
@@ -19,15 +19,10 @@ import numpy as np
 import pandas
 
 from files import InputError, OutputError, cannot_write, load_json, save_json, whole_file
+from intensity import standardise
 from likeness import make_thumbnail
 from nifti import check_is_file
-from volumes import (
-    load_mask,
-    load_volume,
-    scale_intensity,
-    standardise,
-    volume_to_slices,
-)
+from volumes import load_mask, load_volume, volume_to_slices
 
 COLUMNS = {
     "dataset": str, "subject": str, "session": str, "site": str, "z": int, "lesion_pixels": int,
@@ -90,7 +85,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
 
     volume = load_volume(scan.image)
     lesion = load_mask(scan.mask, labels, volume)
-    scaled, mean, std = scale_intensity(volume.voxels)
+    scaled, mean, std = volume.scaled
     depth = scaled.shape[2]
     if depth <= 2 * skip:
         raise InputError(
@@ -116,12 +111,13 @@ def prepare_scan(scan, folder, labels, size, skip, format):
         files[kind] = names
     content = hashlib.sha256(images).hexdigest()[:16]
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
+    lesion_voxels = np.count_nonzero(lesion)
     facts = {
         "made_from": made_from,
         "thumbnail": make_thumbnail(scaled),
         "voxel_mm": [round(float(mm), 4) for mm in volume.spacing_mm],
-        "lesion_ml": float(lesion.sum()) * voxel_ml,
-        "lesion_outside_ml": float(lesion.sum() - masks.sum()) * voxel_ml,
+        "lesion_ml": lesion_voxels * voxel_ml,
+        "lesion_outside_ml": (lesion_voxels - np.count_nonzero(masks)) * voxel_ml,
         "slices": [
             {
                 "dataset": scan.dataset, "subject": scan.subject, "session": scan.session,

@@ -15,7 +15,6 @@ from matplotlib.colors import ListedColormap
 
 from figures import MASK, PREDICTION
 from metrics import box_of
-from volumes import scale_intensity
 
 # In the mask alone, in both, in the prediction alone; told apart by colour-blind eyes.
 COLOURS = {"missed": MASK, "found": "#009E73", "wrongly marked": PREDICTION}
@@ -43,7 +42,7 @@ def slice_viewer(volume, reference, prediction):
     from nilearn.plotting import view_img
 
     at_hand = bool(volume.voxels.any())
-    image = scale_intensity(volume.voxels)[0] if at_hand else np.zeros(reference.shape, np.uint8)
+    image = volume.scaled[0] if at_hand else np.zeros(reference.shape, np.uint8)
     labels = np.where(reference > 0, 1 + (prediction > 0), 3 * (prediction > 0)).astype(np.uint8)
     box = _with_margin(_box_around_head(image, labels), labels.shape)
     affine = volume.affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in box])

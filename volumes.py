@@ -1,16 +1,18 @@
-"""A scan's voxels: read and checked, on one side and one intensity scale, as slices and back.
+"""A scan's voxels: read and checked, on one side, as slices and back.
 
 Arrays are in RAS orientation: X to the right, Y to the front, Z to the top of the head.
 Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
 from files import InputError
+from intensity import scale_intensity
 from nifti import load_as_promised, reading
 
 
@@ -21,6 +23,7 @@ class Volume:
     Attributes
     ----------
     voxels : ndarray, shape (X, Y, Z)
+        Integers of 8 or 16 bit as the file has them, unless it scales them; else float32.
     affine : ndarray, shape (4, 4)
         Voxel index of `voxels` to mm in RAS+ world space.
     original : nibabel.Nifti1Image
@@ -35,6 +38,11 @@ class Volume:
     def spacing_mm(self):
         return nibabel.affines.voxel_sizes(self.affine)
 
+    @cached_property
+    def scaled(self):
+        """What `intensity.scale_intensity` gives: the 8-bit image, its mean and its SD."""
+        return scale_intensity(self.voxels)
+
 
 def load_volume(path):
     """Read a T1-weighted image, in RAS orientation.
@@ -47,7 +55,6 @@ def load_volume(path):
     Returns
     -------
     Volume
-        Its voxels are float32, shape (X, Y, Z).
 
     Raises
     ------
@@ -56,12 +63,13 @@ def load_volume(path):
         the same value everywhere.
     """
     volume = read_voxels(path)
-    if not np.isfinite(volume.voxels).all():
+    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    # A NaN among the voxels is their minimum and their maximum.
+    if not np.isfinite([low, high]).all():
         count = np.count_nonzero(~np.isfinite(volume.voxels))
         raise InputError(
             f"{path}: {count} voxels are NaN or infinite; repair or leave out the scan"
         )
-    low, high = float(volume.voxels.min()), float(volume.voxels.max())
     if max(-low, high) > 1e30:
         # Sums and differences of such values are infinite in float32.
         raise InputError(
@@ -104,64 +112,29 @@ def load_mask(path, labels, image):
             f"{path}: affine differs from its image's, the mask lies elsewhere in space; "
             "draw or resample it on the image's grid"
         )
+    planes = mask.voxels.T  # (Z, Y, X): in the order of memory, the quickest to walk
+    lesion = planes != 0
+    # Little of a mask is not 0: only that is looked at.
+    marked = planes[lesion].astype(np.float32)
     if labels is not None:
-        values = np.unique(mask.voxels)
+        values = np.unique(marked)
         odd = values[~np.isfinite(values) | (values != np.round(values))]
         if odd.size:
             raise InputError(
                 f"{path}: has values that are no labels, as {odd[0]:g}; repair the mask"
             )
-        return np.isin(mask.voxels, labels).astype(np.uint8)
-    top = mask.voxels.max()
-    scale = 255 if top > 1.01 else 1
-    lesion = (mask.voxels > scale / 2).astype(np.uint8)
-    pairs = zip(mask.voxels.T, lesion.T, strict=True)  # plane by plane, as in `scale_intensity`
-    # Written so that NaN, which is not less than anything, is refused.
-    if not all(np.abs(plane - marked * np.float32(scale)).max() <= 0.01 for plane, marked in pairs):
-        values = np.unique(mask.voxels)
-        shown = ", ".join(f"{value:g}" for value in values[:6])
-        raise InputError(
-            f"{path}: mask values are {shown}; it must be binary, 0/1 or 0/255; repair it"
-        )
-    return lesion
-
-
-def scale_intensity(voxels):
-    """Bring an image of any scanner to 8 bit, the one scale of every data set and of prediction.
-
-    Non-zero voxels are clipped to their 0.5 and 99.5 percentile, which map to 1 and 255; voxels
-    that are exactly 0 (outside a skull-stripped head) stay 0.
-
-    Parameters
-    ----------
-    voxels : ndarray, float32, shape (X, Y, Z)
-
-    Returns
-    -------
-    scaled : ndarray, uint8, shape (X, Y, Z)
-    mean, std : float
-        Of the non-zero voxels of `scaled`, for `standardise`.
-    """
-    flat = voxels.ravel("K")  # in the order of memory, the quickest to walk
-    low, high = np.percentile(flat[flat != 0], (0.5, 99.5), overwrite_input=True)
-    span = float(high - low) or 1.0
-    # A span of nothing but rounding, 1e-40, would make the factor infinite.
-    gain = np.float32(min(254 / span, 1e30))
-    scaled, counts = np.empty_like(voxels, np.uint8), np.zeros(256, np.int64)
-    # A plane at a time, so that what lies between the steps stays in the processor's cache.
-    for plane, result in zip(voxels.T, scaled.T, strict=True):
-        grey = np.round((np.clip(plane, low, high) - low) * gain + 1)
-        result[:] = np.where(plane != 0, grey, 0)
-        counts += np.bincount(result.ravel(), minlength=256)
-    values, counts = np.arange(1, 256), counts[1:]
-    mean = np.average(values, weights=counts)
-    std = np.sqrt(np.average((values - mean) ** 2, weights=counts))
-    return scaled, float(mean), float(max(std, 1.0))
-
-
-def standardise(image, mean, std):
-    """Give an 8-bit image its volume's zero mean and unit standard deviation, as float32."""
-    return (image.astype(np.float32) - np.float32(mean)) * np.float32(1 / std)
+        lesion[lesion] = np.isin(marked, labels)
+    else:
+        scale = 255 if marked.max(initial=0) > 1.01 else 1
+        inside = marked > scale / 2
+        finite = np.isfinite(marked).all()
+        if not finite or np.abs(marked - inside * np.float32(scale)).max(initial=0) > 0.01:
+            shown = ", ".join(f"{value:g}" for value in np.unique(planes)[:6])
+            raise InputError(
+                f"{path}: mask values are {shown}; it must be binary, 0/1 or 0/255; repair it"
+            )
+        lesion[lesion] = inside
+    return lesion.T.view(np.uint8)
 
 
 def volume_to_slices(voxels, size):
@@ -256,7 +229,6 @@ def read_voxels(path):
     Returns
     -------
     Volume
-        Its voxels are float32, shape (X, Y, Z).
 
     Raises
     ------
@@ -266,8 +238,7 @@ def read_voxels(path):
     path = Path(path)
     with reading(path):
         original = load_as_promised(path)
-        shape = original.shape[:3]
-        stored = np.asarray(original.dataobj, dtype=np.float32).reshape(shape)
+        stored = _stored_voxels(original.dataobj).reshape(original.shape[:3])
         affine = original.affine
         sides_mm = nibabel.affines.voxel_sizes(affine)
         in_range = (sides_mm > 1e-3) & (sides_mm < 1e3)
@@ -276,4 +247,17 @@ def read_voxels(path):
         if not (in_range.all() and openness > 0.1):
             raise InputError(f"{path}: its affine is not usable; repair the header")
         canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine))
-        return Volume(np.asarray(canonical.dataobj), canonical.affine, original)
+        # In one order of memory, however the file is turned: axial planes that lie whole.
+        voxels = np.asfortranarray(canonical.dataobj)
+        return Volume(voxels, canonical.affine, original)
+
+
+def _stored_voxels(data):
+    """Take the voxels from a loaded file: unscaled integers of 8 or 16 bit as such, else float32."""
+    if (data.slope, data.inter) != (1, 0):
+        return np.asarray(data, np.float32)
+    # The very bytes that were read: a copy would cost a third of unzipping them.
+    memory = data.file_like.getbuffer()
+    stored = np.ndarray(data.shape, data.dtype, memory, data.offset, order="F")
+    small = data.dtype.kind in "iu" and data.dtype.itemsize <= 2
+    return stored.astype(data.dtype.newbyteorder("=") if small else np.float32, copy=False)

@@ -29,7 +29,7 @@ import nibabel
 import numpy as np
 
 from files import InputError
-from volumes import load_mask, load_volume, scale_intensity, to_original_grid
+from volumes import load_mask, load_volume, to_original_grid
 
 SHAPE = (12, 14, 10)
 FILES_PER_CHILD = 500
@@ -145,7 +145,7 @@ def read_all(path, good):
     try:
         volume = load_volume(path)
         accepted = True
-        scaled, mean, std = scale_intensity(volume.voxels)
+        scaled, mean, std = volume.scaled
         if not np.isfinite([mean, std]).all():
             raise ValueError(f"mean {mean} and standard deviation {std}")
         written = to_original_grid(scaled, volume).to_bytes()

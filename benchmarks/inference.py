@@ -59,9 +59,9 @@ def save_inputs(scan, weights, folder):
 
     from benchmarks.torch_unet import TorchUNet
     from inference import load_network, square_size
-    from volumes import load_volume, scale_intensity, volume_to_slices
+    from volumes import load_volume, volume_to_slices
 
-    scaled, mean, std = scale_intensity(load_volume(scan).voxels)
+    scaled, mean, std = load_volume(scan).scaled
     images = volume_to_slices(scaled, square_size(scaled.shape, 240))
     np.savez(folder / "slices.npz", images=images, mean=mean, std=std)
     network = load_network(weights)
@@ -105,7 +105,7 @@ def ours(weights, folder, batch=None):
 
 def engine(run, folder, batch, name):
     """Return work that feeds slices to `run`, which maps (batch, 1, H, W) to probabilities."""
-    from volumes import standardise
+    from intensity import standardise
 
     images, mean, std = load_inputs(folder)
 

@@ -19,10 +19,11 @@ from inference import (
     predict_probability,
     segment,
 )
+from intensity import standardise
 from screening import unlike_training
 from slices import SliceReader, load_manifest
 from unet import build_unet
-from volumes import load_volume, scale_intensity, standardise, volume_to_slices
+from volumes import load_volume, volume_to_slices
 from weights import save_weights
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
@@ -78,7 +79,7 @@ def test_every_voxel_gets_the_probability_of_its_own_place(grid, tmp_path):
     volume = volume_of(tmp_path, head(shape), affine)
     found = predict_probability([showing_its_input()], volume)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, standardise(*scale_intensity(volume.voxels)))
+    np.testing.assert_array_equal(found, standardise(*volume.scaled))
 
 
 def test_the_network_sees_what_preparation_stored(network, prepared):
@@ -109,7 +110,7 @@ def test_voxels_of_another_size_are_seen_at_1_mm_and_brought_back_in_place(tmp_p
     np.testing.assert_allclose(predict_probability([showing_its_square(48)], volume), 48)
     found = predict_probability([showing_its_input(48)], volume)
     assert found.shape == voxels.shape
-    wanted = standardise(*scale_intensity(volume.voxels))
+    wanted = standardise(*volume.scaled)
     inner = (slice(2, -2), slice(2, -2), slice(1, -1))
     # One grey level of 254 is about 0.015; a shift by one voxel is more.
     scale = np.polyfit(wanted[inner].ravel(), found[inner].ravel(), 1)
@@ -193,7 +194,7 @@ def test_missing_weights_are_refused_by_name(tmp_path):
 
 def warnings(folder, voxels, affine, training_scales=None):
     volume = volume_of(folder, voxels, affine)
-    scaled, mean, std = scale_intensity(volume.voxels)
+    scaled, mean, std = volume.scaled
     return unlike_training(volume, scaled, mean, std, training_scales), (mean, std)
 
 

@@ -7,8 +7,8 @@ import pytest
 from conftest import ellipsoid
 from scipy.ndimage import gaussian_filter, rotate, zoom
 
+from intensity import scale_intensity
 from likeness import ALIKE, SIDE, find_alike, make_thumbnail
-from volumes import scale_intensity
 
 SHAPE = (96, 112, 92)
 

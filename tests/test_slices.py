@@ -13,7 +13,7 @@ from conftest import ATLAS_SHAPE, RAS, SKIP, draw_head, refused, write_nifti
 import slices
 from scans import Scan
 from slices import COLUMNS, SliceReader, load_manifest, prepare_scan
-from volumes import load_volume, scale_intensity, volume_to_slices
+from volumes import load_volume, volume_to_slices
 
 OPTIONS = {"labels": None, "size": 32, "skip": SKIP, "format": "npy"}
 
@@ -90,7 +90,7 @@ def test_the_manifest_says_whose_slices_they_are(rows):
 def test_slices_come_back_exactly(tmp_path, format):
     scan = write_scan(tmp_path)
     facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | {"format": format})
-    scaled, _, _ = scale_intensity(load_volume(scan.image).voxels)
+    scaled, _, _ = load_volume(scan.image).scaled
     lesion = np.asarray(nibabel.load(scan.mask).dataobj)
     for found, whole in zip(read_all(tmp_path / "out", facts), (scaled, lesion), strict=True):
         np.testing.assert_array_equal(found, volume_to_slices(whole, 32)[SKIP:-SKIP])

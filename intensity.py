@@ -1,0 +1,89 @@
+"""One intensity scale for every scanner, every data set and prediction: 8 bit, then mean 0, SD 1."""
+
+import cv2
+import numpy as np
+
+# OpenCV counts in float32, which holds whole numbers up to here.
+_MOST_COUNTED = 2**24
+
+
+def scale_intensity(voxels):
+    """Bring an image of any scanner to 8 bit, the one scale of every data set and of prediction.
+
+    Non-zero voxels are clipped to their 0.5 and 99.5 percentile, which map to 1 and 255; voxels
+    that are exactly 0 (outside a skull-stripped head) stay 0.
+
+    Parameters
+    ----------
+    voxels : ndarray, integer of 8 or 16 bit or float32, shape (X, Y, Z)
+
+    Returns
+    -------
+    scaled : ndarray, uint8, shape (X, Y, Z)
+    mean, std : float
+        Of the non-zero voxels of `scaled`, for `standardise`.
+    """
+    scaled, counts = (_computed if voxels.dtype.kind == "f" else _looked_up)(voxels)
+    values, counts = np.arange(1, 256), counts[1:]
+    mean = np.average(values, weights=counts)
+    std = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+    return scaled, float(mean), float(max(std, 1.0))
+
+
+def _computed(voxels):
+    """Scale voxel by voxel; return 8 bit, and how often each of its values occurs."""
+    flat = voxels.ravel("K")  # in the order of memory, the quickest to walk
+    low, high = np.percentile(flat[flat != 0], (0.5, 99.5), overwrite_input=True)
+    scaled = np.empty_like(voxels, np.uint8)
+    # A plane at a time, so that what lies between the steps stays in the processor's cache.
+    for plane, result in zip(voxels.T, scaled.T, strict=True):
+        result[:] = _to_8_bit(plane, low, high)
+    return scaled, _count(scaled)
+
+
+def _looked_up(voxels):
+    """Do the same for integers of 8 or 16 bit: compute each value once, and look it up."""
+    codes = voxels.view(f"u{voxels.itemsize}")
+    values = np.arange(256**voxels.itemsize, dtype=codes.dtype).view(voxels.dtype)
+    counts = np.where(values != 0, _count(codes), 0)
+    low, high = (_percentile(values, counts, percent) for percent in (0.5, 99.5))
+    table = _to_8_bit(values, low, high)
+    scaled = np.empty_like(voxels, np.uint8)
+    for plane, result in zip(codes.T, scaled.T, strict=True):
+        # By a mode of its own numpy would check each place, and copy the result.
+        table.take(plane, out=result, mode="clip")
+    return scaled, np.bincount(table, counts, 256)
+
+
+def _to_8_bit(values, low, high):
+    span = float(high - low) or 1.0
+    # A span of nothing but rounding, 1e-40, would make the factor infinite.
+    gain = np.float32(min(254 / span, 1e30))
+    grey = np.clip(values, low, high, dtype=np.float64)
+    grey -= low
+    grey *= gain
+    grey += 1
+    return np.where(values != 0, np.rint(grey, out=grey), 0).astype(np.uint8)
+
+
+def _count(voxels):
+    """Count how often each value of an unsigned type occurs: int64, one count a value."""
+    flat, count = voxels.ravel("K"), 256**voxels.itemsize
+    parts = (flat[None, i : i + _MOST_COUNTED] for i in range(0, flat.size, _MOST_COUNTED))
+    histograms = [cv2.calcHist([part], [0], None, [count], [0, count]) for part in parts]
+    return np.sum(histograms, axis=0, dtype=np.int64).ravel()
+
+
+def _percentile(values, counts, percent):
+    """Compute the very number that `numpy.percentile` gives for values that occur so often."""
+    order = np.argsort(values)
+    behind = np.cumsum(counts[order])
+    rank, fraction = divmod(percent / 100 * (behind[-1] - 1), 1)
+    # The value at a rank, from 0, is the first that more than so many voxels do not exceed.
+    neighbours = np.searchsorted(behind, (rank, min(rank + 1, behind[-1] - 1)), side="right")
+    return np.quantile(values[order][neighbours].astype(np.float64), fraction)
+
+
+def standardise(image, mean, std):
+    """Give an 8-bit image its volume's zero mean and unit standard deviation, as float32."""
+    return (image.astype(np.float32) - np.float32(mean)) * np.float32(1 / std)
