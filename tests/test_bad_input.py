@@ -24,6 +24,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import ATLAS_SHAPE, LPS, OBLIQUE, RAS, SKIP, draw_head, refused, write_nifti
+from isal import igzip
 
 import inference
 import predict
@@ -178,7 +179,7 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("gzip of the header only", lambda path: path.write_bytes(path.read_bytes()[:100]), COPY),
     ("zero bytes", lambda path: path.write_bytes(b""), "it is empty", COPY),
     ("zero bytes, not zipped", unzipped(lambda path: path.write_bytes(gzip.compress(b""))), COPY),
-    ("text renamed", lambda path: path.write_text("no image\n"), "Not a gzipped file", COPY),
+    ("text renamed", lambda path: path.write_text("subject,age\n01,70\n"), "Not a gzipped file", COPY),
     ("text in gzip", lambda path: path.write_bytes(gzip.compress(b"a,b\n" * 999)), COPY),
     ("not zipped, called .gz", lambda path: path.write_bytes(gzip.decompress(path.read_bytes())), COPY),
     ("gzip header, then noise", lambda path: path.write_bytes(path.read_bytes()[:10] + b"\xff" * 4000), COPY),
@@ -540,7 +541,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch, name):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", without_the_right)
-    monkeypatch.setattr(gzip, "open", without_the_right)
+    monkeypatch.setattr(igzip, "open", without_the_right)
     with refused(f"{path}: may not be read (Permission denied); ask for the right"):
         load_volume(path)
 
