@@ -88,6 +88,7 @@ class TransferStage(Stage):
     initial_weights: str | None
     trainable: Literal["all"] | Annotated[list[str], Field(min_length=1)]
 
+    cross_entropy: Annotated[float, Field(ge=0)]
 
 class Hardware(Section):
     devices: PositiveInteger | Literal["all"]

@@ -92,19 +92,27 @@ class WeightedDiceLoss(keras.losses.Loss):
     ----------
     strength : float
         See `weight_map`.
+    cross_entropy : float
+        So many times the mean binary cross-entropy of all pixels is added.
     """
 
-    def __init__(self, strength, name="weighted_dice_loss"):
+    def __init__(self, strength, cross_entropy=0.0, name="weighted_dice_loss"):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
-        self.strength = strength
+        self.strength, self.cross_entropy = strength, cross_entropy
 
     def call(self, mask, probability):
+        loss = weighted_dice_loss(mask, probability, self.strength)
+        if self.cross_entropy:
+            entropy = ops.mean(keras.losses.binary_crossentropy(mask, probability))
+            loss += self.cross_entropy * entropy
         # As a vector of one: Keras gives each of several devices its share of a mean, not of a scalar.
-        return ops.expand_dims(weighted_dice_loss(mask, probability, self.strength), 0)
+        return ops.expand_dims(loss, 0)
 
     def get_config(self):
-        return {"strength": self.strength, "name": self.name}
+        return {
+            "strength": self.strength, "cross_entropy": self.cross_entropy, "name": self.name,
+        }  # fmt: skip
 
 
 @keras.saving.register_keras_serializable("lesions")

@@ -99,6 +99,16 @@ def test_marking_an_image_without_lesion_raises_the_loss():
     assert float(weighted_dice_loss(masks, marked, 1.0)) > 0.2
 
 
+@given(MASKS, PROBABILITIES, STRENGTHS)
+def test_cross_entropy_is_added_as_a_mean_over_pixels(mask, probability, strength):
+    p = np.clip(probability, 1e-7, 1 - 1e-7)
+    entropy = -np.mean(mask * np.log(p) + (1 - mask) * np.log(1 - p))
+    loss = float(WeightedDiceLoss(strength, cross_entropy=0.5)(mask, probability))
+    assert loss == pytest.approx(
+        numpy_loss(mask, probability, strength) + 0.5 * entropy, abs=1e-4, rel=1e-4
+    )
+
+
 def test_the_keras_loss_is_float32_whatever_the_policy_and_equals_the_function():
     rng = np.random.default_rng(0)
     mask = (rng.random((8, 240, 240, 1)) < 0.5).astype(np.float16)
