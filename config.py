@@ -52,6 +52,7 @@ class Slices(Section):
     format: Literal["npy", "png"]
     empty_per_lesion: Annotated[float, Field(ge=0)] | Literal["all"]
     per_epoch: PositiveInteger | None
+    balanced: bool
 
 
 class Split(Section):
@@ -66,6 +67,8 @@ class UNet(Section):
     dropout: Fraction
     batch_normalisation: bool
     foreground_prior: Annotated[float, Field(gt=0, lt=1)]
+    neighbours: Annotated[int, Field(ge=0)]
+    mirror: bool
 
 
 class Augmentation(Section):
@@ -73,6 +76,10 @@ class Augmentation(Section):
     shift: Fraction
     zoom: Fraction
     flip: bool
+    gamma: Annotated[float, Field(ge=0)]
+    noise: Fraction
+    blur: Annotated[float, Field(ge=0)]
+    bias_field: Annotated[float, Field(ge=0)]
 
 
 class Stage(Section):
@@ -81,6 +88,7 @@ class Stage(Section):
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["constant", "cosine"]
     weight_strength: Annotated[float, Field(ge=0)]
+    cross_entropy: Annotated[float, Field(ge=0)]
     augmentation: bool
 
 
@@ -88,7 +96,6 @@ class TransferStage(Stage):
     initial_weights: str | None
     trainable: Literal["all"] | Annotated[list[str], Field(min_length=1)]
 
-    cross_entropy: Annotated[float, Field(ge=0)]
 
 class Hardware(Section):
     devices: PositiveInteger | Literal["all"]

@@ -1,23 +1,20 @@
 """Batches for training and validation: who is in them, in which order, and how distorted.
 
 A batch is a pure function of the seed and its number, so a run that was stopped goes on with the
-very batches it would have had. Shape letters: B images of a batch, H, W pixels.
+very batches it would have had. Shape letters: B images of a batch, H, W pixels, C channels.
 """
 
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import tensorflow as tf
 
 import lineage
+from augmentation import augment
 from files import InputError
 from parallel import CORES
 from slices import SliceReader, load_manifest
 from splits import fingerprint, load_split, rows_of
-
-# tf.data runs the threads; more of them inside OpenCV would only get in their way.
-cv2.setNumThreads(1)
 
 
 class Batches:
@@ -30,7 +27,7 @@ class Batches:
         Epoch (from 0) to the row numbers of that epoch, always equally many.
     batch_size : int
     augmentation : dict or None
-        Arguments of `draw_distortions`; None leaves the images as they are.
+        Arguments of `augmentation.augment`; None leaves the images as they are.
     seed : int
 
     Attributes
@@ -59,24 +56,24 @@ class Batches:
 
         Returns
         -------
-        images, masks : ndarray, uint8, shape (B, H, W, 1)
+        images : ndarray, uint8, shape (B, H, W, C)
+        masks : ndarray, uint8, shape (B, H, W, 1)
         mean, factor : ndarray, float32, shape (B, 1, 1, 1)
             Of the scan of each image, to standardise it (see `intensity.standardise`).
         """
         rows = self.rows(step)
         try:
-            images, masks = map(list, zip(*map(self.reader.read, rows), strict=True))
+            slices_ = [self.reader.read_channels(row) for row in rows]
         except InputError as error:
             self.error = error
             raise
         if self.augmentation:
             rng = np.random.default_rng([self.seed, int(step)])
-            draws = draw_distortions(rng, len(rows), images[0].shape, **self.augmentation)
-            for i, matrix in enumerate(draws):
-                images[i], masks[i] = distort(images[i], masks[i], matrix)
+            slices_ = augment(slices_, rng, **self.augmentation)
+        images, masks = map(np.stack, zip(*slices_, strict=True))
         scales = np.array([self.reader.scale(row) for row in rows], np.float32)
         mean, factor = scales.T[..., None, None, None]
-        return np.stack(images)[..., None], np.stack(masks)[..., None], mean, factor
+        return images, masks[..., None], mean, factor
 
     def dataset(self, first_epoch=0, last_epoch=1):
         """Stream the batches of some epochs one after the other.
@@ -97,7 +94,8 @@ class Batches:
         def read(step):
             types = (tf.uint8, tf.uint8, tf.float32, tf.float32)
             images, masks, mean, factor = tf.numpy_function(self.batch, [step], types)
-            images, masks = (tf.ensure_shape(v, (None, None, None, 1)) for v in (images, masks))
+            images = tf.ensure_shape(images, (None, None, None, self.reader.channels))
+            masks = tf.ensure_shape(masks, (None, None, None, 1))
             mean, factor = (tf.ensure_shape(v, (None, 1, 1, 1)) for v in (mean, factor))
             # Here and not in numpy: a quarter of the bytes to hand over, and no lock of Python's.
             return (tf.cast(images, tf.float32) - mean) * factor, tf.cast(masks, tf.float32)
@@ -110,62 +108,7 @@ class Batches:
         )
 
 
-def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
-    """Draw one random similarity transform an image.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    count : int
-    shape : (int, int)
-        H, W in pixels.
-    rotation_degrees, shift, zoom : float
-        Largest deviation either way: degrees, share of the side, share of the size.
-    flip : bool
-        Mirror left and right with probability 1/2.
-
-    Returns
-    -------
-    ndarray, float64, shape (count, 2, 3)
-        Pixel (x, y) of the result to pixel (x, y) of the source.
-    """
-    height, width = shape
-    angle = np.deg2rad(rng.uniform(-rotation_degrees, rotation_degrees, count))
-    scale = rng.uniform(1 - zoom, 1 + zoom, count)
-    offset = rng.uniform(-shift, shift, (count, 2)) * (width, height)
-    mirror = np.where(rng.random(count) < 0.5, -1, 1) if flip else np.ones(count)
-    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
-    matrices = np.empty((count, 2, 3))
-    matrices[:, 0, :2] = np.stack([cosine * mirror, -sine], 1)
-    matrices[:, 1, :2] = np.stack([sine * mirror, cosine], 1)
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    matrices[:, :, 2] = centre - matrices[:, :, :2] @ centre + offset
-    return matrices
-
-
-def distort(image, mask, matrix):
-    """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
-
-    Parameters
-    ----------
-    image, mask : ndarray, uint8, shape (H, W)
-    matrix : ndarray, shape (2, 3)
-        From `draw_distortions`.
-
-    Returns
-    -------
-    image, mask : ndarray, uint8, shape (H, W)
-        What comes in from outside the frame is 0.
-    """
-    size = image.shape[::-1]
-    inverse = cv2.WARP_INVERSE_MAP
-    return (
-        cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | inverse),
-        cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse),
-    )
-
-
-def training_order(lesion, empty, empty_per_lesion, per_epoch, seed):
+def training_order(lesion, empty, empty_per_lesion, per_epoch, seed, subjects=None):
     """Make the order of training: every lesion slice, and a fresh draw of empty ones, shuffled.
 
     Parameters
@@ -176,19 +119,27 @@ def training_order(lesion, empty, empty_per_lesion, per_epoch, seed):
     per_epoch : int or None
         Keep only so many of them, others in every epoch.
     seed : int
+    subjects : ndarray of str, optional
+        Whose the lesion slices are: as many of them are drawn in all, and as often of each
+        subject, however many slices its lesion reaches over.
 
     Returns
     -------
     callable
         Epoch (from 0) to row numbers.
     """
+    share = None
+    if subjects is not None:
+        _, whose, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+        share = 1 / counts[whose] / len(counts)
     count = len(empty)
     if empty_per_lesion != "all":
         count = min(count, round(empty_per_lesion * len(lesion)))
 
     def order(epoch):
         rng = np.random.default_rng([seed, epoch])
-        rows = np.concatenate([lesion, rng.choice(empty, count, replace=False)])
+        drawn = lesion if share is None else rng.choice(lesion, len(lesion), p=share)
+        rows = np.concatenate([drawn, rng.choice(empty, count, replace=False)])
         return rng.permutation(rows)[:per_epoch]
 
     return order
@@ -237,12 +188,13 @@ class Parts:
         self.rows = load_manifest(folder, dataset)
         split = load_split(folder, dataset, settings.fold)
         part = rows_of(self.rows, split)
-        self.reader = SliceReader(folder, self.rows)
+        self.reader = SliceReader(folder, self.rows, settings.unet.neighbours, settings.unet.mirror)
         self.has_lesion = self.rows.lesion_pixels.to_numpy() > 0
         lesion = self.has_lesion[part["training"]]
         order = training_order(
             part["training"][lesion], part["training"][~lesion],
             settings.slices.empty_per_lesion, settings.slices.per_epoch, seed,
+            self.rows.subject.to_numpy()[part["training"][lesion]] if settings.slices.balanced else None,
         )  # fmt: skip
         augmentation = settings.augmentation.model_dump() if stage.augmentation else None
         self.training = Batches(self.reader, order, stage.batch_size, augmentation, seed)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pandas
 
+from channels import as_channels, count_channels
 from files import InputError, OutputError, cannot_write, load_json, save_json, whole_file
 from intensity import standardise
 from likeness import make_thumbnail
@@ -228,13 +229,28 @@ class SliceReader:
         The prepared folder.
     rows : pandas.DataFrame
         From `load_manifest`.
+    neighbours, mirror
+        What `read_channels` adds (see `channels.as_channels`).
+
+    Attributes
+    ----------
+    channels : int
     """
 
-    def __init__(self, folder, rows):
-        self.folder = Path(folder)
+    def __init__(self, folder, rows, neighbours=0, mirror=False):
+        self.folder, self.neighbours, self.mirror = Path(folder), neighbours, mirror
+        self.channels = count_channels(neighbours, mirror)
         # Plain lists: picking one value from a DataFrame costs as much as reading the slice.
         self.image, self.mask = rows["image"].tolist(), rows["mask"].tolist()
         self.position, self.mean, self.std = (rows[c].tolist() for c in ("position", "mean", "std"))
+        scan = rows[["dataset", "subject", "session"]].agg("/".join, axis=1).to_numpy()
+        z = rows.z.to_numpy()
+        # Where one scan ends and the next begins, or a slice is missing.
+        begins = np.r_[True, (scan[1:] != scan[:-1]) | (z[1:] != z[:-1] + 1)]
+        starts = np.flatnonzero(begins)
+        lengths = np.diff(np.r_[starts, len(z)])
+        self._first = np.repeat(starts, lengths).tolist()
+        self._last = np.repeat(starts + lengths - 1, lengths).tolist()
         self._stacks = {}
 
     def __len__(self):
@@ -245,6 +261,16 @@ class SliceReader:
         image = self._load(self.image[row], self.position[row])
         mask = self._load(self.mask[row], self.position[row])
         return image, np.minimum(mask, 1)
+
+    def read_channels(self, row):
+        """Return what a network sees of this row (uint8, (H, W, C)), and its mask, (H, W)."""
+        image, mask = self.read(row)
+        first, last, reach = self._first[row], self._last[row], self.neighbours
+        images = [
+            image if i == row else self._load(self.image[i], self.position[i])
+            for i in (min(max(i, first), last) for i in range(row - reach, row + reach + 1))
+        ]
+        return as_channels(images, self.mirror), mask
 
     def standardise(self, row, image):
         """Bring an image of this row, as read or augmented, to the network's float32 scale."""

@@ -224,9 +224,10 @@ def _choose_examples(model, parts, size):
 
 def _predict(model, parts, rows):
     """Return image, mask, prediction, each (H, W), and Dice of some slices that bear a lesion."""
-    images, masks = zip(*map(parts.reader.read, rows), strict=True)
+    images, masks = zip(*map(parts.reader.read_channels, rows), strict=True)
     images = np.stack([parts.reader.standardise(*pair) for pair in zip(rows, images, strict=True)])
-    predictions = np.asarray(model(images[..., None], training=False))[..., 0] > 0.5
+    predictions = np.asarray(model(images, training=False))[..., 0] > 0.5
     masks = np.stack(masks) > 0
     both, either = (masks & predictions).sum((1, 2)), masks.sum((1, 2)) + predictions.sum((1, 2))
-    return list(zip(images, masks, predictions, 2 * both / either, strict=True))
+    middle = images[..., parts.reader.neighbours]
+    return list(zip(middle, masks, predictions, 2 * both / either, strict=True))

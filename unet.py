@@ -8,6 +8,7 @@ import math
 import keras
 from keras import layers
 
+from channels import count_channels
 from fast_layers import ByteDropout, FusedBatchNormalization
 from files import InputError
 
@@ -18,7 +19,7 @@ MOMENTUM = 0.9
 GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
-def build_unet(filters, dropout, batch_normalisation, foreground_prior, channels=1):
+def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbours=0, mirror=False):
     """Build a U-Net for images of any size divisible by 16.
 
     Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,
@@ -34,13 +35,15 @@ def build_unet(filters, dropout, batch_normalisation, foreground_prior, channels
         After each convolution of a block.
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
-    channels : int
-        Of the image.
+    neighbours : int
+        So many slices below and above each are given to the network as further channels.
+    mirror : bool
+        All of them are given once more with left and right exchanged.
 
     Returns
     -------
     keras.Model
-        From (B, H, W, channels) to the probability of lesion, float32, (B, H, W, 1).
+        From (B, H, W, C) to the probability of lesion, float32, (B, H, W, 1).
 
     References
     ----------
@@ -58,7 +61,7 @@ def build_unet(filters, dropout, batch_normalisation, foreground_prior, channels
             x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
         return x
 
-    image = keras.Input((None, None, channels), name="image")
+    image = keras.Input((None, None, count_channels(neighbours, mirror)), name="image")
     x, skips = image, []
     for level in range(1, LEVELS + 1):
         x = block(x, filters * 2 ** (level - 1), f"encoder_{level}")

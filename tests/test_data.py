@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from config import load_settings
-from data import Parts, distort, draw_distortions, training_order
-
-RANGES = {"rotation_degrees": 10, "shift": 0.1, "zoom": 0.2, "flip": True}
-NOTHING = {"rotation_degrees": 0, "shift": 0, "zoom": 0, "flip": False}
+from data import Parts, training_order
 
 
 @pytest.fixture
@@ -79,69 +76,6 @@ def test_masks_stay_binary_after_augmentation(parts):
     assert set(np.unique(masks)) == {0.0, 1.0}
 
 
-def test_distorting_a_mask_invents_no_value_between():
-    # With 0 and 1 the rounding to 8 bit would hide a mask that is interpolated.
-    mask = np.zeros((96, 96), np.uint8)
-    mask[30:60, 20:45] = 255
-    for matrix in draw_distortions(np.random.default_rng(0), 10, mask.shape, **RANGES):
-        assert set(np.unique(distort(mask, mask, matrix)[1])) == {0, 255}
-
-
-def test_image_and_mask_move_together():
-    rng = np.random.default_rng(0)
-    mask = np.zeros((96, 96), np.uint8)
-    mask[30:60, 20:45] = 1
-    for matrix in draw_distortions(rng, 30, mask.shape, **RANGES):
-        image, moved = distort(mask * 200, mask, matrix)
-        # Bilinear against nearest: the two may differ by a rim, not by a shift.
-        overlap = 2 * ((image > 100) & (moved > 0)).sum() / ((image > 100).sum() + moved.sum())
-        assert overlap > 0.97
-
-
-def test_augmentation_keeps_the_size_of_lesions_on_average():
-    rng = np.random.default_rng(0)
-    mask = np.zeros((96, 96), np.uint8)
-    mask[40:56, 40:56] = 1
-    ranges = RANGES | {"zoom": 0}
-    sizes = [
-        distort(mask, mask, m)[1].sum() for m in draw_distortions(rng, 200, (96, 96), **ranges)
-    ]
-    assert np.mean(sizes) == pytest.approx(mask.sum(), rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "furthest"),
-    [("shift", 0.1, 9.6), ("rotation_degrees", 10, 0), ("zoom", 0.2, 0)],
-)
-def test_distortions_stay_in_their_ranges(name, value, furthest):
-    rng = np.random.default_rng(0)
-    matrices = draw_distortions(rng, 2000, (96, 96), **(NOTHING | {name: value}))
-    middle = np.array([47.5, 47.5])
-    moved = matrices[:, :, :2] @ middle + matrices[:, :, 2] - middle
-    assert np.abs(moved).max() <= furthest + 1e-9
-    scale = np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
-    angle = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
-    if name == "zoom":
-        assert 0.82 < scale.min() < 0.86
-        assert 1.2 < scale.max() < 1.26
-    else:
-        np.testing.assert_allclose(scale, 1)
-    limit = value if name == "rotation_degrees" else 0
-    assert np.abs(angle).max() <= limit + 1e-9
-    assert np.abs(angle).max() >= 0.95 * limit
-
-
-def test_flips_mirror_left_and_right_in_half_of_the_images():
-    image = np.arange(96 * 96, dtype=np.int64).reshape(96, 96).astype(np.uint8)
-    draws = draw_distortions(np.random.default_rng(0), 400, (96, 96), **(NOTHING | {"flip": True}))
-    flipped = 0
-    for matrix in draws:
-        result = distort(image, image, matrix)[1]
-        assert np.array_equal(result, image) or np.array_equal(result, image[:, ::-1])
-        flipped += np.array_equal(result, image[:, ::-1])
-    assert 150 < flipped < 250
-
-
 def test_every_lesion_slice_comes_once_an_epoch_and_empty_ones_are_drawn_anew():
     lesion, empty = np.arange(20), np.arange(20, 120)
     order = training_order(lesion, empty, 0.5, None, seed=3)
@@ -160,6 +94,39 @@ def test_every_lesion_slice_comes_once_an_epoch_and_empty_ones_are_drawn_anew():
 @pytest.mark.parametrize(("share", "count"), [(0, 20), (1.0, 40), (100, 120), ("all", 120)])
 def test_the_share_of_empty_slices_is_as_set(share, count):
     assert len(training_order(np.arange(20), np.arange(20, 120), share, None, 0)(0)) == count
+
+
+def test_a_balanced_order_shows_every_subject_equally_often():
+    lesion, empty = np.arange(110), np.arange(110, 120)
+    whose = np.array(["large"] * 100 + ["small"] * 10)
+    order = training_order(lesion, empty, 0.0, None, seed=3, subjects=whose)
+    rows = np.concatenate([order(epoch) for epoch in range(20)])
+    assert len(rows) == 20 * 110
+    assert 0.45 < np.mean(rows >= 100) < 0.55
+    # And within a subject every slice.
+    assert set(rows) == set(lesion)
+
+
+def test_balancing_is_a_matter_of_lesion_slices_alone(parts):
+    plain, balanced = (parts(f"slices.balanced={value}").training for value in ("false", "true"))
+    assert balanced.steps == plain.steps
+    bearing = parts().has_lesion
+    shares = [np.mean(bearing[batches.order(0)]) for batches in (plain, balanced)]
+    assert shares[0] == shares[1]
+    assert sorted(plain.order(0)) != sorted(balanced.order(0))
+
+
+def test_neighbours_and_the_mirror_are_given_to_training_and_validation(parts):
+    parts = parts("unet.neighbours=1", "unet.mirror=true", "transfer.augmentation=false")
+    for batches in (parts.training, parts.validation):
+        images, masks = next(iter(batches.dataset()))
+        for image, mask, row in zip(images.numpy(), masks.numpy(), batches.rows(0), strict=True):
+            own, lesion = parts.reader.read(row)
+            own = parts.reader.standardise(row, own)
+            assert image.shape == (32, 32, 6)
+            np.testing.assert_array_equal(image[..., 1], own)
+            np.testing.assert_array_equal(image[..., 4], own[:, ::-1])
+            np.testing.assert_array_equal(mask[..., 0], lesion)
 
 
 def test_validation_holds_all_slices_of_its_subjects_also_the_empty_ones(parts):

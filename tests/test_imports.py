@@ -73,7 +73,7 @@ def test_a_script_starts_without_anything_slow(name):
 def test_the_network_and_its_loss_need_keras_only(name):
     used = packages(name, everywhere=True)
     assert "keras" in used
-    assert used <= {"keras", "math", "files", "fast_layers", "hardware"}
+    assert used <= {"keras", "math", "channels", "files", "fast_layers", "hardware"}
     assert "tensorflow" not in reached(name)
 
 

@@ -55,7 +55,8 @@ def network(run_folder):
 
 def showing_its_input(size=32, answer=lambda images: images):
     """A network whose probability is the image that it is given."""
-    settings = SimpleNamespace(slices=SimpleNamespace(size=size))
+    unet = SimpleNamespace(neighbours=0, mirror=False)
+    settings = SimpleNamespace(slices=SimpleNamespace(size=size), unet=unet)
     return Network(lambda images, training: answer(images), settings, Path("none"))
 
 
@@ -92,6 +93,28 @@ def test_the_network_sees_what_preparation_stored(network, prepared):
     found = predict_probability([network], load_volume(facts["made_from"]["image"]))
     found = volume_to_slices(found, 32)[SKIP:-SKIP]
     inside = found != 0
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(found[inside], wanted[inside], atol=2e-4)
+
+
+def test_a_network_of_several_channels_sees_what_preparation_stored(
+    tiny_overrides, prepared, tmp_path
+):
+    settings = load_settings(None, [*tiny_overrides[1::2], "unet.neighbours=1", "unet.mirror=true"])
+    settings.save(tmp_path / "config.yaml")
+    keras.utils.set_random_seed(0)
+    save_weights(build_unet(**settings.unet.model_dump()), tmp_path / "best.weights.h5")
+    network = load_network(tmp_path / "best.weights.h5")
+    rows = load_manifest(prepared, "atlas")
+    rows = rows[rows.subject == "sub-r002s002"].reset_index(drop=True)
+    reader = SliceReader(prepared, rows, neighbours=1, mirror=True)
+    images = [reader.standardise(row, reader.read_channels(row)[0]) for row in range(len(rows))]
+    wanted = np.asarray(network.model(np.stack(images), training=False))[..., 0]
+    facts = json.loads((prepared / "atlas" / "sub-r002s002_1.json").read_text())
+    found = predict_probability([network], load_volume(facts["made_from"]["image"]))
+    found = volume_to_slices(found, 32)[SKIP:-SKIP]
+    # The stored stack has no neighbours beyond its ends.
+    inside = (found != 0) & (np.arange(len(found)) % (len(found) - 1) > 0)[:, None, None]
     assert inside.mean() > 0.5
     np.testing.assert_allclose(found[inside], wanted[inside], atol=2e-4)
 

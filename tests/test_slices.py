@@ -226,3 +226,32 @@ def test_slices_that_cannot_be_read_are_named(tmp_path, format, content):
         path.write_bytes(content)
     with refused(path, "run prep.py again"):
         SliceReader(tmp_path, pandas.DataFrame(facts["slices"])).read(0)
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_neighbours_are_the_slices_below_and_above_of_the_same_scan(tmp_path, format):
+    facts = [
+        prepare_scan(
+            write_scan(tmp_path, seed, str(seed)), tmp_path, **(OPTIONS | {"format": format})
+        )
+        for seed in (1, 2)
+    ]
+    rows = pandas.DataFrame([row for scan in facts for row in scan["slices"]])
+    # A slice is missing from the second scan.
+    rows = rows.drop(index=len(rows) - 4).reset_index(drop=True)
+    reader = SliceReader(tmp_path, rows, neighbours=2, mirror=True)
+    heights = rows.groupby("session").z.agg(list)
+    for row, (session, z) in enumerate(zip(rows.session, rows.z, strict=True)):
+        image, mask = reader.read_channels(row)
+        assert image.shape == (32, 32, 10)
+        np.testing.assert_array_equal(mask, reader.read(row)[1])
+        for channel, away in enumerate((-2, -1, 0, 1, 2)):
+            wanted = z
+            for _ in range(abs(away)):
+                if wanted + np.sign(away) in heights[session]:
+                    wanted += np.sign(away)
+                else:
+                    break
+            other = rows.index[(rows.session == session) & (rows.z == wanted)][0]
+            np.testing.assert_array_equal(image[..., channel], reader.read(other)[0])
+            np.testing.assert_array_equal(image[:, ::-1, channel + 5], reader.read(other)[0])

@@ -1,0 +1,134 @@
+"""How training slices are moved and altered: image and mask together, grey levels of the image alone.
+
+Shape letters: H, W pixels of a slice, C channels of its image.
+"""
+
+import cv2
+import numpy as np
+
+# tf.data runs the threads; more of them inside OpenCV would only get in their way.
+cv2.setNumThreads(1)
+
+
+def augment(slices, rng, rotation_degrees, shift, zoom, flip, gamma, noise, blur, bias_field):
+    """Distort each slice at random, and alter the grey levels of its image.
+
+    Parameters
+    ----------
+    slices : list of (image, mask)
+        uint8, (H, W, C) and (H, W).
+    rng : numpy.random.Generator
+    rotation_degrees, shift, zoom, flip
+        See `draw_distortions`.
+    gamma, noise, blur, bias_field : float
+        See `alter`.
+
+    Returns
+    -------
+    list of (image, mask)
+    """
+    matrices = draw_distortions(
+        rng, len(slices), slices[0][1].shape, rotation_degrees, shift, zoom, flip
+    )
+    moved = [distort(*pair, matrix) for pair, matrix in zip(slices, matrices, strict=True)]
+    return [(alter(image, rng, gamma, noise, blur, bias_field), mask) for image, mask in moved]
+
+
+def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
+    """Draw one random similarity transform an image.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    count : int
+    shape : (int, int)
+        H, W in pixels.
+    rotation_degrees, shift, zoom : float
+        Largest deviation either way: degrees, share of the side, share of the size.
+    flip : bool
+        Mirror left and right with probability 1/2.
+
+    Returns
+    -------
+    ndarray, float64, shape (count, 2, 3)
+        Pixel (x, y) of the result to pixel (x, y) of the source.
+    """
+    height, width = shape
+    angle = np.deg2rad(rng.uniform(-rotation_degrees, rotation_degrees, count))
+    scale = rng.uniform(1 - zoom, 1 + zoom, count)
+    offset = rng.uniform(-shift, shift, (count, 2)) * (width, height)
+    mirror = np.where(rng.random(count) < 0.5, -1, 1) if flip else np.ones(count)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    matrices = np.empty((count, 2, 3))
+    matrices[:, 0, :2] = np.stack([cosine * mirror, -sine], 1)
+    matrices[:, 1, :2] = np.stack([sine * mirror, cosine], 1)
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrices[:, :, 2] = centre - matrices[:, :, :2] @ centre + offset
+    return matrices
+
+
+def distort(image, mask, matrix):
+    """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
+
+    Parameters
+    ----------
+    image : ndarray, uint8, shape (H, W, C)
+    mask : ndarray, uint8, shape (H, W)
+    matrix : ndarray, shape (2, 3)
+        From `draw_distortions`.
+
+    Returns
+    -------
+    image : ndarray, uint8, shape (H, W, C)
+    mask : ndarray, uint8, shape (H, W)
+        What comes in from outside the frame is 0.
+    """
+    size = mask.shape[::-1]
+    inverse = cv2.WARP_INVERSE_MAP
+    return (
+        # OpenCV drops an axis of one channel.
+        cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | inverse).reshape(image.shape),
+        cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse),
+    )
+
+
+def alter(image, rng, gamma, noise, blur, bias_field):
+    """Make an image look as if another scanner had taken it.
+
+    Each range is the largest deviation, from which every image gets its own share; 0 is none. What
+    is exactly 0 (outside a skull-stripped head) stays 0.
+
+    Parameters
+    ----------
+    image : ndarray, uint8, shape (H, W, C)
+    rng : numpy.random.Generator
+    gamma : float
+        Grey levels, as a share of 255, are raised to the power exp(±gamma).
+    noise : float
+        Standard deviation of Gaussian noise, as a share of 255.
+    blur : float
+        Standard deviation of a Gaussian blur, in pixels.
+    bias_field : float
+        Standard deviation of the logarithm of a smooth field by which the image is multiplied.
+
+    Returns
+    -------
+    ndarray, uint8, shape (H, W, C)
+    """
+    shape, inside = image.shape, image > 0
+    if blur and (sigma := rng.uniform(0, blur)) > 0.3:  # less is nothing in whole grey levels
+        image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(shape)
+    if gamma:
+        levels = 255 * np.linspace(0, 1, 256) ** np.exp(rng.uniform(-gamma, gamma))
+        image = cv2.LUT(image, np.rint(levels).astype(np.uint8)).reshape(shape)
+    if bias_field or noise:
+        altered = image.astype(np.float32)
+        if bias_field:
+            field = rng.normal(0, bias_field, (4, 4)).astype(np.float32)
+            field = np.exp(cv2.resize(field, shape[1::-1], interpolation=cv2.INTER_CUBIC))
+            altered *= field[..., None]
+        if noise:
+            level = np.float32(rng.uniform(0, noise) * 255)
+            altered += level * rng.standard_normal(shape, np.float32)
+        image = np.clip(np.rint(altered), 1, 255).astype(np.uint8)
+    return image * inside

@@ -1,0 +1,164 @@
+"""Image and mask move as one, and only the image changes its grey levels."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from augmentation import alter, augment, distort, draw_distortions
+
+RANGES = {"rotation_degrees": 10, "shift": 0.1, "zoom": 0.2, "flip": True}
+NOTHING = {"rotation_degrees": 0, "shift": 0, "zoom": 0, "flip": False}
+UNALTERED = {"gamma": 0, "noise": 0, "blur": 0, "bias_field": 0}
+
+
+def head(channels=1, seed=0):
+    """A textured disc on 0, uint8, (96, 96, channels)."""
+    rng = np.random.default_rng(seed)
+    texture = gaussian_filter(rng.standard_normal((96, 96, channels)), (3, 3, 0))
+    image = np.clip(128 + 400 * texture, 30, 225)
+    image[np.hypot(*(np.indices((96, 96)) - 47.5)) > 40] = 0
+    return image.astype(np.uint8)
+
+
+def test_distorting_a_mask_invents_no_value_between():
+    # With 0 and 1 the rounding to 8 bit would hide a mask that is interpolated.
+    mask = np.zeros((96, 96), np.uint8)
+    mask[30:60, 20:45] = 255
+    for matrix in draw_distortions(np.random.default_rng(0), 10, mask.shape, **RANGES):
+        assert set(np.unique(distort(mask, mask, matrix)[1])) == {0, 255}
+
+
+def test_image_and_mask_move_together():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((96, 96), np.uint8)
+    mask[30:60, 20:45] = 1
+    for matrix in draw_distortions(rng, 30, mask.shape, **RANGES):
+        image, moved = distort(mask * 200, mask, matrix)
+        # Bilinear against nearest: the two may differ by a rim, not by a shift.
+        overlap = 2 * ((image > 100) & (moved > 0)).sum() / ((image > 100).sum() + moved.sum())
+        assert overlap > 0.97
+
+
+def test_augmentation_keeps_the_size_of_lesions_on_average():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((96, 96), np.uint8)
+    mask[40:56, 40:56] = 1
+    ranges = RANGES | {"zoom": 0}
+    sizes = [
+        distort(mask, mask, m)[1].sum() for m in draw_distortions(rng, 200, (96, 96), **ranges)
+    ]
+    assert np.mean(sizes) == pytest.approx(mask.sum(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "furthest"),
+    [("shift", 0.1, 9.6), ("rotation_degrees", 10, 0), ("zoom", 0.2, 0)],
+)
+def test_distortions_stay_in_their_ranges(name, value, furthest):
+    rng = np.random.default_rng(0)
+    matrices = draw_distortions(rng, 2000, (96, 96), **(NOTHING | {name: value}))
+    middle = np.array([47.5, 47.5])
+    moved = matrices[:, :, :2] @ middle + matrices[:, :, 2] - middle
+    assert np.abs(moved).max() <= furthest + 1e-9
+    scale = np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
+    angle = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    if name == "zoom":
+        assert 0.82 < scale.min() < 0.86
+        assert 1.2 < scale.max() < 1.26
+    else:
+        np.testing.assert_allclose(scale, 1)
+    limit = value if name == "rotation_degrees" else 0
+    assert np.abs(angle).max() <= limit + 1e-9
+    assert np.abs(angle).max() >= 0.95 * limit
+
+
+def test_flips_mirror_left_and_right_in_half_of_the_images():
+    image = np.arange(96 * 96, dtype=np.int64).reshape(96, 96).astype(np.uint8)
+    draws = draw_distortions(np.random.default_rng(0), 400, (96, 96), **(NOTHING | {"flip": True}))
+    flipped = 0
+    for matrix in draws:
+        result = distort(image, image, matrix)[1]
+        assert np.array_equal(result, image) or np.array_equal(result, image[:, ::-1])
+        flipped += np.array_equal(result, image[:, ::-1])
+    assert 150 < flipped < 250
+
+
+def test_all_channels_of_an_image_move_together():
+    image = head(6)
+    for matrix in draw_distortions(np.random.default_rng(0), 5, (96, 96), **RANGES):
+        moved, _ = distort(image, image[..., 0], matrix)
+        for channel in range(6):
+            alone, _ = distort(image[..., channel : channel + 1], image[..., 0], matrix)
+            # Beyond four channels OpenCV rounds positions to 1/32 pixel.
+            np.testing.assert_allclose(moved[..., channel], alone[..., 0].astype(float), atol=8)
+
+
+def test_nothing_to_alter_leaves_the_image_as_it_is():
+    image = head(3)
+    np.testing.assert_array_equal(alter(image, np.random.default_rng(0), **UNALTERED), image)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gamma", 0.3), ("noise", 0.1), ("blur", 2.0), ("bias_field", 0.2)]
+)
+@pytest.mark.parametrize("channels", [1, 6])
+def test_each_way_to_alter_changes_grey_levels_inside_the_head_only(name, value, channels):
+    image = head(channels)
+    altered = alter(image, np.random.default_rng(1), **(UNALTERED | {name: value}))
+    assert altered.shape == image.shape
+    assert altered.dtype == np.uint8
+    np.testing.assert_array_equal(altered[image == 0], 0)
+    inside = image > 0
+    assert np.mean(altered[inside] != image[inside]) > 0.5
+    # The same anatomy still.
+    assert np.corrcoef(altered[inside], image[inside])[0, 1] > 0.8
+
+
+def test_gamma_keeps_the_order_of_grey_levels():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    for seed in range(5):
+        altered = alter(image, np.random.default_rng(seed), **(UNALTERED | {"gamma": 0.5}))
+        assert (np.diff(altered.ravel().astype(int)) >= 0).all()
+        assert altered.min() == 0
+        assert altered.max() == 255
+
+
+def test_blur_smooths_and_noise_roughens():
+    image = head()
+    inner = (slice(30, 66), slice(30, 66))
+    roughness = {
+        name: np.mean(
+            [
+                np.diff(
+                    alter(image, np.random.default_rng(seed), **(UNALTERED | {name: value}))[
+                        inner
+                    ].astype(float),
+                    axis=0,
+                ).std()
+                for seed in range(10)
+            ]
+        )
+        for name, value in (("gamma", 0), ("blur", 3.0), ("noise", 0.1))
+    }
+    assert roughness["blur"] < 0.8 * roughness["gamma"] < 0.5 * roughness["noise"]
+
+
+def test_a_bias_field_is_smooth_and_the_same_in_all_channels():
+    image = np.full((96, 96, 3), 100, np.uint8)
+    altered = alter(image, np.random.default_rng(0), **(UNALTERED | {"bias_field": 0.2}))
+    altered = altered.astype(int)
+    assert altered.std() > 5
+    assert max(np.abs(np.diff(altered, axis=axis)).max() for axis in (0, 1)) <= 4
+    np.testing.assert_array_equal(altered[..., 0], altered[..., 2])
+
+
+def test_augmenting_follows_its_generator_and_leaves_masks_binary():
+    slices = [(head(seed=i), (head(seed=i)[..., 0] > 128).astype(np.uint8)) for i in range(4)]
+    ranges = RANGES | {"gamma": 0.3, "noise": 0.05, "blur": 1.0, "bias_field": 0.2}
+    first, again, other = (
+        augment(slices, np.random.default_rng(seed), **ranges) for seed in (0, 0, 1)
+    )
+    for one, same, another in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(one[0], same[0])
+        assert set(np.unique(one[1])) == {0, 1}
+        assert np.mean(one[0] != another[0]) > 0.3
