@@ -1,15 +1,19 @@
 """Score trained networks on people they never saw, in 3D, and ask whether pre-training helped.
 
 Reads   RUN folders, by default <paths.runs>/train and <paths.runs>/transfer where finished; the
-        scans and masks that paths.prepared was made from. Or masks that another program made
+        scans and masks that paths.prepared was made from. Or masks that another program made.
+        fold_*/train are one run, cross-validated: each subject is predicted by the network that
+        validated on it, the test part by the average of all
 Writes  <paths.runs>/evaluation/<part>, or --output: metrics.csv (one row a run and scan),
         summary.json, comparison.json (each run against the first), report.html; and in each run
         folder predictions/ and, on validation, operating_point.json
 
-What turns probabilities into a mask is chosen on the validation part, and used on the test part.
+What turns probabilities into a mask is chosen on the validation part, and used on the test part;
+for each fold of a cross-validation it is chosen on the other folds.
 
     python evaluate.py
     python evaluate.py --part test
+    python evaluate.py runs/fold_*/train runs/fold_*/transfer
     python evaluate.py --predictions nnunet --masks /data/ATLAS_2 --output runs/nnunet
 """
 
@@ -69,72 +73,91 @@ def score_runs(settings, arguments):
 
     Returns the rows, each run's facts, and what shows a scan with the last run's prediction.
     """
-    from evaluation import (
-        choose,
-        find_cases,
-        find_runs,
-        load_scene,
-        missing_predictions,
-        score,
-        score_thresholds,
-    )
-    from operating_point import (
-        PLAIN,
-        chosen_operating_point,
-        save_operating_point,
-        written,
-    )
+    from evaluation import load_scene, score
+    from operating_point import written
+    from trained import count_left_out, find_cases, find_runs
 
-    runs = find_runs(arguments.runs or finished_runs(settings), settings.paths.prepared)
-    cases = find_cases(settings.paths.prepared, runs[0].split, arguments.part)
-    choosing = arguments.part == "validation"
-    points = {}
-    for trained in runs:
-        points[trained.name] = None if choosing else chosen_operating_point(trained.weights)
-        if not choosing and points[trained.name] is None:
-            points[trained.name] = dict(PLAIN)
-            print(
-                f"{trained.name}: has no operating point, so {written(PLAIN)}; "
-                "evaluate.py --part validation chooses one"
-            )
-    missing = [missing_predictions(trained, cases) for trained in runs]
-    if any(missing):
-        predict(runs, missing)
-
-    pairs = [(trained, case) for trained in runs for case in cases]
+    prepared, part = settings.paths.prepared, arguments.part
+    runs = find_runs(arguments.runs or finished_runs(settings), prepared, part)
+    # All runs have the same folds, in the same order.
+    folds = [find_cases(prepared, fold.split, part) for fold in next(iter(runs.values()))]
+    cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
+    choosing = part == "validation"
+    points = None if choosing else {predictor: read_point(predictor) for predictor in cases}
+    predict_missing(cases)
     if choosing:
-        grids = in_parallel(score_thresholds, pairs, "choosing thresholds")
-        for trained in runs:
-            point = choose([next(grids)() for _ in cases], cases)
-            points[trained.name] = save_operating_point(point, trained.weights)
-        grids.close()
-    tasks = [(trained, case, points[trained.name]) for trained, case in pairs]
+        points = choose_points(runs, cases)
+    tasks = [(predictor, case, points[predictor]) for predictor, case in pairs(cases)]
     rows = [result() for result in in_parallel(score, tasks, "scoring")]
-    facts = {}
-    for trained in runs:
-        point = points[trained.name]
-        facts[trained.name] = {"folder": str(trained.folder), "operating_point": point}
+    for predictor, own in cases.items():
+        networks = len(predictor.weights)
+        whom = "these very scans" if predictor.fold is None else "the other folds"
         print(
-            f"{trained.name}: {len(cases)} scans of the {arguments.part} part, "
-            + written(point)
-            + (", chosen on these very scans" if choosing else "")
+            f"{predictor.name}: {len(own)} scans of the {part} part, "
+            + (f"the average of {networks} networks, " if networks > 1 else "")
+            + written(points[predictor])
+            + (f", chosen on {whom}" if choosing else "")
         )
+    facts = {
+        name: {
+            "folders": [str(file.parent) for predictor in run for file in predictor.weights],
+            "operating_points": {predictor.name: points[predictor] for predictor in run},
+            "subjects_left_out": count_left_out(run),
+        }
+        for name, run in runs.items()
+    }
+    # Of equal keys the last stays.
     scenes = {
-        (case.scan.subject, case.scan.session): partial(load_scene, trained, case, point)
-        for case in cases
+        (case.scan.subject, case.scan.session): partial(load_scene, predictor, case, point)
+        for predictor, case, point in tasks
     }
     return rows, facts, scenes
 
 
-def predict(runs, missing):
-    """Predict the scans that each run has no prediction of."""
-    from evaluation import predict_cases
+def pairs(cases):
+    return [(predictor, case) for predictor, own in cases.items() for case in own]
+
+
+def read_point(predictor):
+    """Read the operating point that was chosen on validation, or say that the plain one is taken."""
+    from evaluation import stored_point
+    from operating_point import PLAIN, written
+
+    point = stored_point(predictor)
+    if point is None:
+        print(
+            f"{predictor.name}: has no operating point, so {written(PLAIN)}; "
+            "evaluate.py --part validation chooses one"
+        )
+    return point or dict(PLAIN)
+
+
+def predict_missing(cases):
+    """Predict the scans of which there is no prediction yet."""
+    from evaluation import missing_predictions, predict_cases
     from inference import load_network, predict_probability
 
+    missing = {predictor: missing_predictions(predictor, own) for predictor, own in cases.items()}
+    missing = {predictor: own for predictor, own in missing.items() if own}
+    if not missing:
+        return
     with starting_tensorflow():
-        networks = [load_network(trained.weights) for trained in runs]
-    for trained, network, cases in zip(runs, networks, missing, strict=True):
-        predict_cases(trained, cases, partial(predict_probability, [network]))
+        networks = [[load_network(file) for file in predictor.weights] for predictor in missing]
+    for own_networks, (predictor, own) in zip(networks, missing.items(), strict=True):
+        predict_cases(predictor, own, partial(predict_probability, own_networks))
+
+
+def choose_points(runs, cases):
+    """Choose each predictor's operating point on validation."""
+    from evaluation import choose_for_folds, score_thresholds
+
+    results = in_parallel(score_thresholds, pairs(cases), "choosing thresholds")
+    tried = {predictor: [next(results)() for _ in own] for predictor, own in cases.items()}
+    results.close()
+    points = {}
+    for folds in runs.values():
+        points |= choose_for_folds({fold: tried[fold] for fold in folds})
+    return points
 
 
 def finished_runs(settings):
@@ -162,7 +185,7 @@ def score_predictions(settings, arguments):
     scenes = {
         (case.scan.subject, case.scan.session): partial(load_scene, case, layout) for case in cases
     }
-    return rows, {name: {"folder": str(folder)}}, scenes
+    return rows, {name: {"folders": [str(folder)]}}, scenes
 
 
 if __name__ == "__main__":

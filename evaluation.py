@@ -1,171 +1,73 @@
-"""Trained runs and the scans they are scored on: predicted once, kept, and scored in 3D.
+"""Scans are predicted once, the predictions kept, the operating point chosen, and scored in 3D.
 
 Needs no TensorFlow: networks come in as a function from a scan to its probabilities.
 """
 
 import gzip
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+from itertools import chain
 
 import nibabel
 import numpy as np
 from tqdm import tqdm
 
-from files import InputError, file_hash, load_json, whole_file
+from files import InputError, file_hash, whole_file
 from inference import segment
 from metrics import box_of, subject_metrics
 from operating_point import (
     THRESHOLDS,
     choose_operating_point,
+    chosen_operating_point,
     dice_grid,
     ends_of,
+    save_operating_point,
     threshold_levels,
     voxels,
     without_ends,
 )
-from scans import Scan
-from slices import load_manifest
-from splits import fingerprint, load_split, rows_of
 from volumes import load_mask, load_volume, read_voxels, to_original_grid
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run of a lesion stage, and the subjects it kept from its training."""
-
-    name: str
-    folder: Path
-    split: dict
-
-    @property
-    def weights(self):
-        return self.folder / "best.weights.h5"
-
-    def prediction(self, case):
-        """Where `predict_cases` keeps its prediction of a scan."""
-        return self.folder / "predictions" / f"{case.scan.name}_probability.nii.gz"
+def missing_predictions(predictor, cases):
+    """List the scans of which there is no prediction yet, or one of other weights."""
+    weights = _hash(predictor)
+    return [
+        case for case in cases if _made_from(predictor.prediction(case)) != _origin(weights, case)
+    ]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A scan to be scored: whose it is, its image (or another program's mask) and its mask.
+def predict_cases(predictor, cases, predict):
+    """Predict scans and keep the probabilities.
 
-    Of its axial slices training left out `skip` at both ends, with so much of the lesion.
-    """
-
-    scan: Scan
-    labels: list | None
-    lesion_outside_ml: float
-    skip: int
-
-
-def find_runs(folders, prepared):
-    """Read what the run folders say of themselves, and check that they can be compared.
+    ``<scan>_probability.nii.gz`` in `predictor.predictions` lies on the scan's own grid and holds
+    the probability in tenths, rounded down. It names the weights and the scan that it was made
+    from, so that a start anew goes on where an earlier one stopped, and nothing old is taken for
+    new.
 
     Parameters
     ----------
-    folders : list of path-like
-    prepared : path-like
-        The prepared folder whose split the runs must have been trained with.
-
-    Returns
-    -------
-    list of TrainedRun
-        Named by their folders; by their paths if two folders have one name.
-
-    Raises
-    ------
-    InputError
-        If a run is missing, not finished, learnt no lesions, or has another split; names it.
-    """
-    folders = [Path(folder) for folder in folders]
-    unique = len({folder.resolve().name for folder in folders}) == len(folders)
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise InputError(f"{', '.join(map(str, folders))}: name each run once")
-    runs = []
-    for folder in folders:
-        facts = load_json(folder / "run.json", "name the folder of a finished run")
-        if facts.get("stage") == "pre_train":
-            raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
-        if not facts.get("finished"):
-            raise InputError(f"{folder}: not finished; the command that began it goes on")
-        split = load_split(prepared, "atlas", facts["fold"])
-        if facts["identity"].get("split") != fingerprint(split):
-            raise InputError(
-                f"{folder}: was trained with another split than {Path(prepared) / 'splits.json'}, "
-                "so it may know these subjects; name its own folder by --set paths.prepared=FOLDER"
-            )
-        if runs and split != runs[0].split:
-            raise InputError(
-                f"{folder}: validates on another fold than {runs[0].folder}; "
-                "runs are compared on the same subjects"
-            )
-        runs.append(TrainedRun(folder.resolve().name if unique else str(folder), folder, split))
-    return runs
-
-
-def find_cases(prepared, split, part):
-    """List the scans of one part of the split, with all their sessions.
-
-    Parameters
-    ----------
-    prepared : path-like
-        The prepared folder.
-    split : dict
-        From `splits.load_split`.
-    part : {"validation", "test"}
-
-    Returns
-    -------
-    list of Case
-    """
-    rows = load_manifest(prepared, "atlas")
-    rows = rows.iloc[rows_of(rows, split)[part]]
-    if rows.empty:
-        raise InputError(f"{prepared}: no subject is in the {part} part; see split in config.yaml")
-    cases = []
-    for _, row in rows.drop_duplicates(["subject", "session"]).iterrows():
-        name = Scan("atlas", row.subject, row.session, row.site, None, None).name
-        facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
-        made_from = facts["made_from"]
-        files = [Path(made_from[kind]) for kind in ("image", "mask")]
-        for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
-            if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
-                raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
-        scan = Scan("atlas", row.subject, row.session, row.site, *files)
-        cases.append(Case(scan, made_from["labels"], facts["lesion_outside_ml"], made_from["skip"]))
-    return cases
-
-
-def missing_predictions(run, cases):
-    """List the scans of which a run has no prediction yet, or one of other weights."""
-    weights = file_hash(run.weights)
-    return [case for case in cases if _made_from(run.prediction(case)) != _origin(weights, case)]
-
-
-def predict_cases(run, cases, predict):
-    """Predict scans and keep the probabilities beside the weights they come from.
-
-    ``<run>/predictions/<scan>_probability.nii.gz`` lies on the scan's own grid and holds the
-    probability in tenths, rounded down. It names the weights and the scan that it was made from, so
-    that a start anew goes on where an earlier one stopped, and nothing old is taken for new.
-
-    Parameters
-    ----------
-    run : TrainedRun
-    cases : list of Case
+    predictor : trained.Predictor
+    cases : list of trained.Case
     predict : callable
         From a `volumes.Volume` to the probability of lesion, (X, Y, Z), as
         `inference.predict_probability`.
     """
-    weights = file_hash(run.weights)
-    for case in tqdm(cases, desc=f"{run.name}: scans", disable=None):
+    weights = _hash(predictor)
+    for case in tqdm(cases, desc=f"{predictor.name}: scans", disable=None):
         volume = load_volume(case.scan.image)
         image = to_original_grid(threshold_levels(predict(volume)), volume)
         image.header.set_slope_inter(0.1, 0)
         image.header["descrip"] = _origin(weights, case)
-        with whole_file(run.prediction(case)) as temporary:
+        with whole_file(predictor.prediction(case)) as temporary:
             temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def _hash(predictor):
+    """Return the hash of a predictor's weights, of several that of their hashes."""
+    hashes = [file_hash(path) for path in predictor.weights]
+    return (
+        hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    )
 
 
 def _origin(weights, case):
@@ -179,8 +81,8 @@ def _made_from(file):
         return None
 
 
-def load_scored(run, case):
-    """Read what a run is scored on.
+def load_scored(predictor, case):
+    """Read what a predictor is scored on.
 
     Returns
     -------
@@ -191,12 +93,12 @@ def load_scored(run, case):
     """
     volume = read_voxels(case.scan.image)
     reference = load_mask(case.scan.mask, case.labels, volume)
-    tenths = read_voxels(run.prediction(case)).voxels
+    tenths = read_voxels(predictor.prediction(case)).voxels
     return volume, reference, np.rint(tenths * 10).astype(np.uint8)
 
 
-def score_thresholds(run_and_case):
-    """Try operating points on one run and scan.
+def score_thresholds(predictor_and_case):
+    """Try operating points on one scan.
 
     Returns
     -------
@@ -204,37 +106,84 @@ def score_thresholds(run_and_case):
         `operating_point.dice_grid` with all slices, and with those alone that training knew.
     ends_mm, height_mm : float
         What training left out at both ends of the scan, and how high it is.
+    subject : str
     """
-    run, case = run_and_case
-    volume, reference, levels = load_scored(run, case)
+    predictor, case = predictor_and_case
+    volume, reference, levels = load_scored(predictor, case)
     box = box_of(levels | reference)
     grid = np.stack([
         dice_grid(marked[box], reference[box], volume.spacing_mm)
         for marked in (levels, without_ends(levels, case.skip))
     ])  # fmt: skip
     slice_mm = float(volume.spacing_mm[2])
-    return grid, case.skip * slice_mm, levels.shape[2] * slice_mm
+    return grid, case.skip * slice_mm, levels.shape[2] * slice_mm, case.scan.subject
 
 
-def choose(scored, cases):
-    """Choose the operating point of a run from what `score_thresholds` found on its cases."""
-    grids, ends_mm, heights_mm = zip(*scored, strict=True)
-    point = choose_operating_point(grids, [case.scan.subject for case in cases])
+def choose_for_folds(tried):
+    """Choose the operating point of each predictor of a run on its validation subjects.
+
+    A fold is scored with a point in which its own subjects had no part, chosen on the predictions
+    of the other folds. The point that is chosen on all of them is stored beside each fold's
+    weights, for the test part and new scans. A run of one fold is scored with that, too.
+
+    Parameters
+    ----------
+    tried : dict of trained.Predictor to list
+        What `score_thresholds` found on its scans.
+
+    Returns
+    -------
+    dict of trained.Predictor to dict
+    """
+    point = _choose(chain(*tried.values()))
+    points = {fold: save_operating_point(point, fold.weights[0]) for fold in tried}
+    if len(tried) > 1:
+        for fold in tried:
+            others = chain(*(found for other, found in tried.items() if other is not fold))
+            points[fold] = _choose(others) | {"chosen_on": "the other folds"}
+    return points
+
+
+def _choose(scored):
+    grids, ends_mm, heights_mm, subjects = zip(*scored, strict=True)
+    point = choose_operating_point(grids, subjects)
     ends_mm = float(np.median(ends_mm)) if point.pop("trained_slices_only") else 0.0
     return point | {"ends_mm": ends_mm, "height_mm": float(np.median(heights_mm))}
 
 
-def score(run_case_and_point):
-    """Score one run on one scan, in 3D on its own grid: its row of metrics.csv."""
-    run, case, point = run_case_and_point
-    volume, reference, levels = load_scored(run, case)
+def stored_point(predictor):
+    """Read the operating point that was chosen for a predictor on validation.
+
+    Returns
+    -------
+    dict or None
+        None where none was chosen yet.
+
+    Raises
+    ------
+    InputError
+        If it was chosen for other weights, or for some of several alone.
+    """
+    points = [chosen_operating_point(weights) for weights in predictor.weights]
+    if any(point != points[0] for point in points):
+        raise InputError(
+            f"{predictor.name}: its folds have several operating points; choose one by "
+            f"evaluate.py --part validation {' '.join(str(w.parent) for w in predictor.weights)}"
+        )
+    return points[0]
+
+
+def score(predictor_case_and_point):
+    """Score one scan, in 3D on its own grid: its row of metrics.csv."""
+    predictor, case, point = predictor_case_and_point
+    volume, reference, levels = load_scored(predictor, case)
     mask = mask_at(levels, point, volume.spacing_mm)
-    return figures_row(run.name, case, subject_metrics(reference, mask, volume.spacing_mm))
+    return figures_row(predictor.run, case, subject_metrics(reference, mask, volume.spacing_mm))
 
 
-def load_scene(run, case, point):
-    """Read a scan, its mask and the run's prediction of it, to be looked at."""
-    volume, reference, levels = load_scored(run, case)
+def load_scene(predictor, case, point):
+    """Read a scan, its mask and its prediction, to be looked at."""
+    volume, reference, levels = load_scored(predictor, case)
     return volume, reference, mask_at(levels, point, volume.spacing_mm)
 
 

@@ -6,11 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from evaluation import Case, figures_row
+from evaluation import figures_row
 from files import InputError
 from metrics import subject_metrics
 from parallel import in_parallel
 from scans import NIFTI_ENDINGS, Scan, identify, list_files, stem_of
+from trained import Case
 from volumes import load_mask, load_volume, read_voxels
 
 

@@ -50,8 +50,8 @@ def save_report(path, part, rows, runs, comparisons, scenes):
     rows : list of dict
         Of metrics.csv.
     runs : dict of str to dict
-        Of summary.json: `comparison.describe` of each run, its ``folder``, and, if it was trained
-        here, its ``operating_point``.
+        Of summary.json: `comparison.describe` of each run, its ``folders``, several if it was
+        cross-validated, and, if it was trained here, its ``operating_points``.
     comparisons : list of dict
         From `comparison.compare_runs`.
     scenes : dict of (str, str) to callable
@@ -61,7 +61,8 @@ def save_report(path, part, rows, runs, comparisons, scenes):
     names = list(runs)
     table = pandas.DataFrame(rows)
     subjects = table.groupby(["run", "subject"], as_index=False).mean(numeric_only=True)
-    stages = _stages([Path(run["folder"]) for run in runs.values()])
+    stages = _stages([Path(folder) for run in runs.values() for folder in run["folders"]])
+    titles = _titles(stages)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -81,11 +82,11 @@ def save_report(path, part, rows, runs, comparisons, scenes):
         viewed_run=names[-1],
         viewers=_viewers(table, names, scenes),
         curves=[
-            Markup(curves_plot(facts["history"], TITLES[facts["stage"]]))
-            for facts in stages.values()
+            Markup(curves_plot(facts["history"], titles[folder]))
+            for folder, facts in stages.items()
             if facts["history"]
         ],
-        made_from=_made_from(part, runs, stages),
+        made_from=_made_from(part, runs, stages, titles),
         every=_every(table),
         definitions=DEFINITIONS,
     )
@@ -109,15 +110,39 @@ def _stages(folders):
     return stages
 
 
+def _titles(stages):
+    """Name each stage; with its fold where there are several."""
+    several = len({facts["fold"] for facts in stages.values()}) > 1
+    return {
+        folder: TITLES[facts["stage"]] + (f", fold {facts['fold']}" if several else "")
+        for folder, facts in stages.items()
+    }
+
+
+def _scored_on(part, run):
+    folds = len(run["folders"])
+    if folds == 1:
+        return f"{part} part"
+    if part == "validation":
+        return f"cross-validation over {folds} folds"
+    return f"{part} part, average of {folds} networks"
+
+
 def _answer(part, runs, comparisons, stages):
     first = next(iter(runs.values()))
     subjects, scans = first["subjects"], first["scans"]
-    of = f"{part} part, " if part else ""
+    of = f"{_scored_on(part, first)}, " if part else ""
     answer = {
         "overline": f"{of}{subjects} subjects, {scans} scans · {date.today():%d %B %Y}",
         "verdict": "", "tone": "open", "warnings": [],
     }  # fmt: skip
-    if part == "validation":
+    if part == "validation" and len(first["folders"]) > 1:
+        answer["warnings"].append(
+            "Each subject is predicted by the network that was not trained on it; the operating "
+            "point of each fold was chosen on the other folds, but the epoch of its network on these "
+            "very subjects. What no choice has seen is the held-back part: evaluate.py --part test."
+        )
+    elif part == "validation":
         answer["warnings"].append(
             "The operating point (below) was chosen on these very scans: these figures are "
             "kind. The fair ones are those of the held-back part: evaluate.py --part test."
@@ -125,7 +150,7 @@ def _answer(part, runs, comparisons, stages):
     if comparisons:
         found = comparisons[-1]
         stage_of = {str(folder): facts["stage"] for folder, facts in stages.items()}
-        both = [stage_of.get(runs[found[key]]["folder"]) for key in ("run", "baseline")]
+        both = [stage_of.get(runs[found[key]]["folders"][0]) for key in ("run", "baseline")]
         what = "transfer learning" if both == ["transfer", "train"] else found["run"]
         dice = found["figures"]["dice"]
         headline, answer["tone"] = ANSWERS[dice["verdict"]]
@@ -230,11 +255,11 @@ def _viewers(table, names, scenes):
     return viewers
 
 
-def _made_from(part, runs, stages):
+def _made_from(part, runs, stages, titles):
     """Tables of what was run: the stages with their settings, then what they share."""
     if not stages:
-        return [{"columns": None, "rows": [(name, run["folder"]) for name, run in runs.items()]}]
-    columns = [TITLES[facts["stage"]] for facts in stages.values()]
+        rows = [(name, ", ".join(run["folders"])) for name, run in runs.items()]
+        return [{"columns": None, "rows": rows}]
     rows = [["folder", *map(str, stages)]]
     settings = [facts["identity"][facts["stage"]] for facts in stages.values()]
     for key in dict.fromkeys(key for found in settings for key in found):
@@ -244,6 +269,13 @@ def _made_from(part, runs, stages):
             )
     facts = list(stages.values())
     rows += [
+        [
+            "split",
+            *(
+                f"seed {one['seed']}, fold {one['fold']}, identity {one['identity']['split']}"
+                for one in facts
+            ),
+        ],
         ["starts from", *(one["initial_weights"] or "scratch" for one in facts)],
         [
             "best epoch",
@@ -260,20 +292,21 @@ def _made_from(part, runs, stages):
         ["command", *(" ".join(one["command"]) for one in facts)],
     ]
     shared = facts[-1]
-    points = {name: run.get("operating_point") for name, run in runs.items()}
     common = [
-        ["split", f"seed {shared['seed']}, fold {shared['fold']}, {part} part; "
-         f"identity {shared['identity']['split']}"],
+        *([f"{name} is scored on", _scored_on(part, run)] for name, run in runs.items()),
         *(
             [f"operating point of {name}", written(point)]
-            for name, point in points.items()
-            if point
+            for run in runs.values()
+            for name, point in run.get("operating_points", {}).items()
         ),
         ["network", _written(shared["identity"]["unet"])],
         ["slices", f"identity {shared['identity']['slices']}"],
         ["versions", _written(shared["versions"])],
     ]  # fmt: skip
-    return [{"columns": columns, "rows": rows}, {"columns": None, "rows": common}]
+    return [
+        {"columns": list(titles.values()), "rows": rows},
+        {"columns": None, "rows": common},
+    ]
 
 
 def _written(value):

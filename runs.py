@@ -92,7 +92,7 @@ class Run:
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
         # Runs from before there was a choice were in float32.
         identity = {"precision": "float32"} | earlier.get("identity", {})
-        differing = _differences(identity, json.loads(json.dumps(self.identity)))
+        differing = differences(identity, json.loads(json.dumps(self.identity)))
         if differing:
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "
@@ -162,13 +162,13 @@ class Run:
         )
 
 
-def _differences(one, other, prefix=""):
+def differences(one, other, prefix=""):
     """Name the keys in which two nested dictionaries differ."""
     names = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            names += _differences(a, b, f"{prefix}{key}.")
+            names += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             names.append(prefix + key)
     return names

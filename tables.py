@@ -3,7 +3,6 @@
 import math
 
 from comparison import FIGURES
-from operating_point import PLAIN
 
 
 def number(value, digits):
@@ -56,16 +55,23 @@ def notes(runs):
     first = next(iter(runs.values()))
     if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
         outside = first["lesion_outside_ml"]
-        points = {name: run.get("operating_point", PLAIN) for name, run in runs.items()}
-        empty = [name for name, point in points.items() if point["ends_mm"]]
+        empty = []
+        for name, run in runs.items():
+            points = run.get("operating_points", {})
+            own = [predictor for predictor, point in points.items() if point["ends_mm"]]
+            empty += [name] if own and len(own) == len(points) else own
         fate = "predicted and counted"
         if empty:
-            fate = f"counted as missed where they are left empty ({', '.join(empty)})"
+            fate = f"counted as missed where they are left empty ({'; '.join(empty)})"
         sentences.append(
             f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie "
             f"in the slices that training skipped; they are {fate}."
         )
     for name, run in runs.items():
+        if run.get("subjects_left_out"):
+            sentences.append(
+                f"{name}: not over all folds; {run['subjects_left_out']} subjects are not scored."
+            )
         healthy = run["without_lesion"]
         if healthy["scans"]:
             sentences.append(

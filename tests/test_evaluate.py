@@ -17,12 +17,12 @@ import inference
 import other_masks
 import report
 from comparison import FIGURES, compare_runs, describe
-from evaluation import find_cases
 from inference import load_network, predict_probability, segment
 from metrics import STRATA, subject_metrics, volume_stratum
 from operating_point import SMALLEST_ML, THRESHOLDS
 from parallel import in_parallel
 from splits import fingerprint, load_split
+from trained import find_cases
 from volumes import load_mask, load_volume
 
 STAGES = ("train", "transfer")

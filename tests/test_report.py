@@ -94,7 +94,7 @@ def scene(shape=(28, 32, 16)):
 def write_report(path, rows, part="test", folder="nowhere", scene=scene):
     names = list(dict.fromkeys(row["run"] for row in rows))
     runs = {
-        name: {"folder": folder} | describe([row for row in rows if row["run"] == name], 0)
+        name: {"folders": [folder]} | describe([row for row in rows if row["run"] == name], 0)
         for name in names
     }
     found = [compare_runs(rows, name, names[0], 0) for name in names[1:]]
