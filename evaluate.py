@@ -6,7 +6,8 @@ Reads   RUN folders, by default <paths.runs>/train and <paths.runs>/transfer whe
         validated on it, the test part by the average of all
 Writes  <paths.runs>/evaluation/<part>, or --output: metrics.csv (one row a run and scan),
         summary.json, comparison.json (each run against the first), report.html; and in each run
-        folder predictions/ and, on validation, operating_point.json
+        folder predictions/ (those of an average: <paths.runs>/evaluation/predictions) and, on
+        validation, operating_point.json
 
 What turns probabilities into a mask is chosen on the validation part, and used on the test part;
 for each fold of a cross-validation it is chosen on the other folds.

@@ -1,7 +1,10 @@
 """All folds together: each subject scored once, by the network and the point that never saw it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from splits import load_split
 from trained import Predictor
 from volumes import load_mask, load_volume
 
+ROOT = Path(__file__).parents[1]
 FOLDS = 3
 
 
@@ -236,3 +240,61 @@ def test_the_report_says_that_it_is_a_cross_validation(scored):
         assert f"Training on stroke lesions, fold {fold}" in text
         assert f"operating point of train, fold {fold}" in text
     assert "average of 3 networks" in (scored / "test" / "report.html").read_text("utf-8")
+
+
+# ./run cv
+
+
+@pytest.fixture
+def run_cv(tmp_path):
+    """Call `./run cv` where Python only notes what it is asked to do; return code and commands."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\n'
+        f'[ "$1" = -m ] || {{ printf \'%s\\t\' "$@"; echo; }} >> commands\n'
+    )
+    python.chmod(0o755)
+    for file in (ROOT / "run", *ROOT.glob("requirements*.txt")):
+        shutil.copy(file, tmp_path)
+
+    def call(*words):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [tmp_path / "run", "cv", *words], env=environment, capture_output=True, text=True
+        )
+        noted = tmp_path / "commands"
+        lines = noted.read_text().splitlines() if noted.exists() else []
+        return done, [line.rstrip("\t").split("\t") for line in lines]
+
+    return call
+
+
+def test_run_cv_trains_each_fold_in_its_own_folder_and_evaluates_them_together(run_cv):
+    words = ["--set", "paths.runs=my runs", "--set", "split.folds=2"]
+    done, commands = run_cv("train", "transfer", *words)
+    assert done.returncode == 0, done.stderr
+    *stages, last = commands
+    assert stages == [
+        [
+            script, *words, "--set", f"fold={fold}", "--set", f"paths.runs=my runs/fold_{fold}",
+            "--set", "transfer.initial_weights=my runs/pre_train/best.weights.h5",
+        ]
+        for fold in range(2)
+        for script in ("train_model.py", "transfer_learning.py")
+    ]  # fmt: skip
+    output = ["--output", "my runs/evaluation/cross_validation"]
+    runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in range(2)]
+    assert last == ["evaluate.py", *words, *output, *runs]
+
+
+def test_run_cv_trains_from_scratch_if_not_told_otherwise(run_cv):
+    _, commands = run_cv()
+    assert [command[0] for command in commands] == ["train_model.py"] * 5 + ["evaluate.py"]
+
+
+def test_run_cv_refuses_a_mistake_before_the_first_stage(run_cv):
+    done, commands = run_cv("--set", "train.epoch=3")
+    assert (done.returncode, commands) == (2, [])
+    assert "did you mean epochs" in done.stderr
+    assert done.stderr.count("\n") == 1
