@@ -79,6 +79,42 @@ def test_a_second_start_does_nothing_again(prepared, tiny_overrides, tmp_path, c
     assert empty.endswith("free of lesions: sub-r001s002")
 
 
+def test_parts_prepare_every_scan_once_and_a_start_without_part_writes_the_tables(
+    prepared, tiny_overrides, tmp_path
+):
+    arguments = [*tiny_overrides, *assignments(prepared=tmp_path)]
+    scans = []
+    # The last has none: there are fewer scans than parts.
+    for part in ("1/3", "2/3", "3/3", "20/20"):
+        before = files_below(tmp_path)
+        assert prep.main([*arguments, "--part", part]) == 0
+        scans.append(len(files_below(tmp_path) - before) // 3)
+    assert scans == [6, 6, 5, 0]
+    assert files_below(tmp_path) == files_below(prepared) - {"slices.csv", "splits.json"}
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    assert prep.main(arguments) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    for table in ("slices.csv", "splits.json"):
+        assert (tmp_path / table).read_bytes() == (prepared / table).read_bytes()
+
+
+def test_a_part_names_its_bad_scans(broken_atlas, tiny_overrides, tmp_path, capsys):
+    paths = assignments(atlas=broken_atlas, brats17=tmp_path / "none", prepared=tmp_path / "out")
+    codes = [prep.main([*tiny_overrides, *paths, "--part", f"{k}/2"]) for k in (1, 2)]
+    assert sorted(codes) == [0, 1]
+    assert (
+        capsys.readouterr().out.count(f"{BROKEN}_ses-1_space-MNI152NLin2009aSym_T1w.nii.gz: ") == 1
+    )
+
+
+@pytest.mark.parametrize("part", ["0/8", "9/8", "1", "1/0", "a/b"])
+def test_a_part_that_is_none_is_refused(part, tiny_overrides, capsys):
+    with pytest.raises(SystemExit) as exit:
+        prep.main([*tiny_overrides, "--part", part])
+    assert exit.value.code == 2
+    assert f"{part}: write it as 3/8" in capsys.readouterr().err
+
+
 def test_a_broken_scan_is_left_out_and_named(
     broken_atlas, prepared, tiny_overrides, tmp_path, capsys
 ):
