@@ -10,13 +10,13 @@ import numpy as np
 cv2.setNumThreads(1)
 
 
-def augment(slices, rng, rotation_degrees, shift, zoom, flip, gamma, noise, blur, bias_field):
-    """Distort each slice at random, and alter the grey levels of its image.
+def augment(image, mask, rng, rotation_degrees, shift, zoom, flip, gamma, noise, blur, bias_field):
+    """Distort a slice at random, and alter the grey levels of its image.
 
     Parameters
     ----------
-    slices : list of (image, mask)
-        uint8, (H, W, C) and (H, W).
+    image : ndarray, uint8, shape (H, W, C)
+    mask : ndarray, uint8, shape (H, W)
     rng : numpy.random.Generator
     rotation_degrees, shift, zoom, flip
         See `draw_distortions`.
@@ -25,13 +25,11 @@ def augment(slices, rng, rotation_degrees, shift, zoom, flip, gamma, noise, blur
 
     Returns
     -------
-    list of (image, mask)
+    image, mask
     """
-    matrices = draw_distortions(
-        rng, len(slices), slices[0][1].shape, rotation_degrees, shift, zoom, flip
-    )
-    moved = [distort(*pair, matrix) for pair, matrix in zip(slices, matrices, strict=True)]
-    return [(alter(image, rng, gamma, noise, blur, bias_field), mask) for image, mask in moved]
+    matrix = draw_distortions(rng, 1, mask.shape, rotation_degrees, shift, zoom, flip)[0]
+    image, mask = distort(image, mask, matrix)
+    return alter(image, rng, gamma, noise, blur, bias_field), mask
 
 
 def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):

@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from config import load_settings
@@ -85,7 +86,43 @@ def run(main):
 
 @contextlib.contextmanager
 def starting_tensorflow():
-    """Import TensorFlow in this block: what it prints is held back, the device it found is named.
+    """Import Keras on TensorFlow in this block; the device it found is named."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    with _holding_back():
+        yield
+        import tensorflow as tf
+
+        gpus = tf.config.list_logical_devices("GPU")
+    device = f"{len(gpus)} GPU" if gpus else f"{CORES} CPU cores"
+    print(f"runs on {device}, TensorFlow {tf.__version__}")
+
+
+@contextlib.contextmanager
+def starting_keras():
+    """Import Keras on what KERAS_BACKEND names: `starting_tensorflow`, or the same for JAX."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend == "tensorflow":
+        with starting_tensorflow():
+            yield
+    elif backend == "jax" and find_spec("jax"):
+        with _holding_back():
+            yield
+            from hardware import start_jax
+
+            devices = start_jax()
+        print(f"runs on {devices}")
+    else:
+        missing = (
+            "pip install -r requirements-jax.txt"
+            if backend == "jax"
+            else "choose tensorflow or jax"
+        )
+        raise InputError(f"KERAS_BACKEND = {backend}: cannot train on it; {missing}, or unset it")
+
+
+@contextlib.contextmanager
+def _holding_back():
+    """Hold back what a library prints at its start.
 
     Its C++ code writes past Python's `sys.stderr`, so the file descriptor itself is redirected; if
     the start fails, the lines are printed after all.
@@ -99,9 +136,6 @@ def starting_tensorflow():
         os.dup2(held_back.fileno(), 2)
         try:
             yield
-            import tensorflow as tf
-
-            gpus = tf.config.list_logical_devices("GPU")
         except BaseException:
             held_back.seek(0)
             os.write(terminal, held_back.read())
@@ -109,5 +143,3 @@ def starting_tensorflow():
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-    device = f"{len(gpus)} GPU" if gpus else f"{CORES} CPU cores"
-    print(f"runs on {device}, TensorFlow {tf.__version__}")

@@ -12,6 +12,8 @@ import tensorflow as tf
 import lineage
 from augmentation import augment
 from files import InputError
+from hardware import check_parts, part_of_batches
+from losses import NO_IMAGE
 from parallel import CORES
 from slices import SliceReader, load_manifest
 from splits import fingerprint, load_split, rows_of
@@ -45,6 +47,7 @@ class Batches:
         self.augmentation, self.seed = augmentation, seed
         self.steps = -(-len(order(0)) // batch_size)
         self.error = None
+        self.part = part_of_batches()
 
     def rows(self, step):
         """Return the row numbers of batch number `step`, counted over all epochs."""
@@ -52,25 +55,34 @@ class Batches:
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, step):
-        """Read batch number `step`, counted over all epochs, augmented but still 8 bit.
+        """Read this process's part of batch `step`, counted over all epochs, augmented, in 8 bit.
 
         Returns
         -------
         images : ndarray, uint8, shape (B, H, W, C)
         masks : ndarray, uint8, shape (B, H, W, 1)
+            `losses.NO_IMAGE` where an image only fills the part.
         mean, factor : ndarray, float32, shape (B, 1, 1, 1)
             Of the scan of each image, to standardise it (see `intensity.standardise`).
         """
-        rows = self.rows(step)
+        whole = self.rows(step)
+        part = np.array(self.part(len(whole)))
+        place = part % len(whole)
+        rows = whole[place]
         try:
             slices_ = [self.reader.read_channels(row) for row in rows]
         except InputError as error:
             self.error = error
             raise
         if self.augmentation:
-            rng = np.random.default_rng([self.seed, int(step)])
-            slices_ = augment(slices_, rng, **self.augmentation)
+            # Each place has draws of its own, whoever reads it.
+            rngs = (np.random.default_rng([self.seed, int(step), number]) for number in place)
+            slices_ = [
+                augment(*pair, rng, **self.augmentation)
+                for pair, rng in zip(slices_, rngs, strict=True)
+            ]
         images, masks = map(np.stack, zip(*slices_, strict=True))
+        masks[part >= len(whole)] = NO_IMAGE
         scales = np.array([self.reader.scale(row) for row in rows], np.float32)
         mean, factor = scales.T[..., None, None, None]
         return images, masks[..., None], mean, factor
@@ -180,7 +192,8 @@ class Parts:
     Raises
     ------
     files.InputError
-        If slices or split are missing, or the split leaks (see `splits.rows_of`).
+        If slices or split are missing, the split leaks (see `splits.rows_of`), or the devices cannot
+        share a batch.
     """
 
     def __init__(self, dataset, settings, stage):
@@ -200,6 +213,7 @@ class Parts:
         self.training = Batches(self.reader, order, stage.batch_size, augmentation, seed)
         order = validation_order(part["validation"], seed)
         self.validation = Batches(self.reader, order, stage.batch_size, None, seed)
+        check_parts(*(len(p.rows(p.steps - 1)) for p in (self.training, self.validation)))
         self.identity = {
             "slices": fingerprint(self.rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
             "split": fingerprint(split),

@@ -9,6 +9,9 @@ from keras import ops
 
 from hardware import sum_over_devices
 
+# In the mask of an image that counts for nothing.
+NO_IMAGE = 255
+
 
 def boundary_band(mask):
     """Mark the pixels on either side of the mask's edge: 3×3 dilation minus 3×3 erosion.
@@ -60,7 +63,7 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
     Parameters
     ----------
     mask : tensor, float, shape (B, H, W, 1)
-        0 or 1.
+        0 or 1, or `NO_IMAGE`.
     probability : tensor, float, shape (B, H, W, 1)
         0 to 1.
     strength : float
@@ -77,7 +80,7 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
     ----------
     Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
     """
-    weights = weight_map(mask, strength)
+    weights = weight_map(mask, strength) * ops.cast(mask != NO_IMAGE, mask.dtype)
     overlap, size = sum_over_devices(
         [ops.sum(weights * mask * probability), ops.sum(weights * (mask + probability))]
     )
@@ -141,8 +144,8 @@ class OverlapMetrics(keras.metrics.Metric):
 
     def update_state(self, mask, probability, sample_weight=None):
         # Counts within one batch are small enough for float32.
-        prediction = ops.cast(probability > self.threshold, "float32")
-        mask = ops.cast(mask, "float32")
+        prediction = ops.cast((probability > self.threshold) & (mask != NO_IMAGE), "float32")
+        mask = ops.cast(mask == 1, "float32")
         for count, pixels in (
             (self.both, mask * prediction),
             (self.predicted, prediction),

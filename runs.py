@@ -77,15 +77,19 @@ class Run:
             "subjects": whom_a_run_sees(parts.subjects, initial_weights),
         }  # fmt: skip
         self.history, self.seconds, self.kept = [], 0.0, 0
-        if restart and self.folder.exists():
-            aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")
-            self.folder.rename(aside)
-            print(f"{stage}: the earlier run is kept as {aside}")
-        if (self.folder / "run.json").exists():
-            self._take_up()
-        else:
-            settings.save(self.folder / "config.yaml")
-            save_json(self.folder / "run.json", self.facts)
+        # Here, for it imports Keras, which who only reads runs does not wait for.
+        from hardware import in_turns
+
+        with in_turns(self.folder) as self.folder:
+            if restart and self.folder.exists():
+                aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")
+                self.folder.rename(aside)
+                print(f"{stage}: the earlier run is kept as {aside}")
+            if (self.folder / "run.json").exists():
+                self._take_up()
+            else:
+                settings.save(self.folder / "config.yaml")
+                save_json(self.folder / "run.json", self.facts)
 
     def _take_up(self):
         """Go on with what the folder holds, if it is the very same run."""

@@ -8,26 +8,26 @@ Stopped at any moment, the same command goes on after the last finished epoch.
     python train_model.py --set fold=0
 """
 
-from cli import read_settings, run, starting_tensorflow
+from cli import read_settings, run, starting_keras
 
 
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, restart="set the earlier run aside")
-    # TensorFlow takes seconds to import: only now, with the settings known to be right.
-    with starting_tensorflow():
+    # Keras takes seconds to import: only now, with the settings known to be right.
+    with starting_keras():
         from data import Parts
         from hardware import use_hardware
         from runs import Run
         from training import compile_model, fit, save_prediction_pictures, set_random_seed
         from unet import build_unet
 
+    hardware = settings.hardware
+    use_hardware(hardware.devices, hardware.precision, settings.train.batch_size)
     lesions = Parts("atlas", settings, settings.train)
     training = Run("train", settings, lesions, restart=arguments.restart)
     if training.finished:
         return
 
-    hardware = settings.hardware
-    use_hardware(hardware.devices, hardware.precision, settings.train.batch_size)
     set_random_seed(settings.seed)
     model = build_unet(**settings.unet.model_dump())
     compile_model(model, settings.train, lesions.training.steps, hardware.jit)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import figures
 from files import InputError
-from hardware import check_parts, resolve_jit
+from hardware import resolve_jit
 from losses import OverlapMetrics, WeightedDiceLoss
 from weights import load_weights, save_weights
 
@@ -60,10 +60,8 @@ def fit(model, parts, run):
     Raises
     ------
     InputError
-        If a slice cannot be read, devices cannot share a batch, or the loss is no longer finite (names the slices).
+        If a slice cannot be read, or the loss is no longer finite (names the slices).
     """
-    for batches in (parts.training, parts.validation):
-        check_parts([len(batches.rows(batches.steps - 1))])
     model.optimizer.build(model.trainable_variables)
     keep = _Keep(run, parts.training.steps)
     if run.history:

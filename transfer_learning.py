@@ -11,13 +11,13 @@ Stopped at any moment, the same command goes on after the last finished epoch.
 
 from pathlib import Path
 
-from cli import read_settings, run, starting_tensorflow
+from cli import read_settings, run, starting_keras
 
 
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, restart="set the earlier run aside")
-    # TensorFlow takes seconds to import: only now, with the settings known to be right.
-    with starting_tensorflow():
+    # Keras takes seconds to import: only now, with the settings known to be right.
+    with starting_keras():
         from data import Parts
         from hardware import use_hardware
         from lineage import check_unseen

@@ -5,6 +5,7 @@ import pytest
 
 from config import load_settings
 from data import Parts, training_order
+from losses import NO_IMAGE
 
 
 @pytest.fixture
@@ -69,6 +70,19 @@ def test_without_augmentation_training_slices_are_as_prepared(parts):
     rows = parts.training.rows(0)
     expected = [parts.reader.standardise(row, parts.reader.read(row)[0]) for row in rows]
     np.testing.assert_array_equal(images[..., 0], expected)
+
+
+def test_the_parts_of_processes_make_up_the_batch_and_fills_are_no_images(parts):
+    batches = parts("transfer.augmentation=true").training
+    images, masks, *_ = batches.batch(0)
+    assert len(images) == 4
+    for part in (range(0, 3), range(3, 6)):
+        batches.part = lambda size, part=part: part
+        part_images, part_masks, *_ = batches.batch(0)
+        there = [i for i in part if i < 4]
+        np.testing.assert_array_equal(part_images[: len(there)], images[there])
+        np.testing.assert_array_equal(part_masks[: len(there)], masks[there])
+        assert (part_masks[len(there) :] == NO_IMAGE).all()
 
 
 def test_masks_stay_binary_after_augmentation(parts):

@@ -1,9 +1,13 @@
 """Several devices, precision and XLA: what they may change in a run, and what not."""
 
+import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +15,16 @@ from conftest import refused
 from test_stages import history
 
 import train_model
+from files import InputError
 from hardware import check_parts, resolve_jit, use_hardware
 from weights import read_weights
 
-ON_DEVICES = Path(__file__).with_name("on_devices.py")
+ON_DEVICES, ON_PROCESSES = (
+    Path(__file__).with_name(f"on_{kind}.py") for kind in ("devices", "processes")
+)
+# As many CPUs as told, for JAX; compiled in a hurry.
+XLA = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 # 55 slices in batches of 4: of the last one each device gets another share.
 UNEVEN = ["slices.per_epoch=55", "train.batch_size=4"]
 
@@ -35,6 +45,41 @@ def train_on(tiny_overrides, prepared, tmp_path):
                 break
         assert process.wait(timeout=600) == (-9 if until else 0)
         return tmp_path / name / "train"
+
+    return train
+
+
+@pytest.fixture
+def train_on_jax(tiny_overrides, prepared, tmp_path):
+    """Return a function that trains with JAX, as under srun, and returns what each process printed."""
+
+    def train(processes, devices, name, *changes, until=None):
+        overrides = [*changes, f"paths.prepared={prepared}", f"paths.runs={tmp_path / name}"]
+        words = [word for override in overrides for word in ("--set", override)]
+        with socket.create_server(("", 0)) as free:
+            port = str(free.getsockname()[1])
+        running = [
+            subprocess.Popen(
+                [sys.executable, ON_PROCESSES, "train_model", *tiny_overrides, *words],
+                env=os.environ | {
+                    "KERAS_BACKEND": "jax", "JAX_COORDINATOR_PORT": port,
+                    "XLA_FLAGS": XLA + str(devices),
+                    "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost",
+                    "SLURM_NTASKS": str(processes), "SLURM_STEP_NUM_TASKS": str(processes),
+                    "SLURM_PROCID": str(number), "SLURM_LOCALID": "0",
+                },
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for number in range(processes)
+        ]  # fmt: skip
+        if until:
+            assert any(line.startswith(until) for line in running[0].stdout)
+            for process in running:
+                process.kill()
+        printed = [process.communicate(timeout=600) for process in running]
+        codes = [process.returncode for process in running]
+        assert codes == [-9 if until else 0] * processes, printed
+        return [out for out, _ in printed]
 
     return train
 
@@ -68,6 +113,26 @@ def test_a_run_on_two_devices_killed_in_its_second_epoch_ends_with_the_same_weig
     assert largest_difference(one, whole, epochs=2) > 0
 
 
+@needs_jax
+def test_two_processes_of_five_devices_killed_on_the_way_end_where_one_device_ends(
+    train_on_jax, tmp_path
+):
+    # Of the last of 24 validation slices, 4, the second process gets none.
+    changes = ["train.batch_size=20", "slices.per_epoch=40", "train.augmentation=true"]
+    train_on_jax(1, 1, "one", *changes)
+    train_on_jax(2, 5, "two", *changes, until="epoch   1/2")
+    first, second = train_on_jax(2, 5, "two", *changes)
+    assert "goes on after epoch 1" in first
+    assert second == ""
+    one, two = tmp_path / "one/train", tmp_path / "two/train"
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    assert largest_difference(one, two, epochs=2) < 1e-4
+    for a, b in zip(history(one), history(two), strict=True):
+        # The last validation batch weighs in the loss as if it were filled.
+        assert a.pop("val_loss") == pytest.approx(b.pop("val_loss"), abs=0.1)
+        assert a == pytest.approx(b, abs=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_learns_and_keeps_its_weights_in_32_bits(train_on, precision):
     run = train_on(1, precision, f"hardware.precision={precision}")
@@ -87,10 +152,35 @@ def test_a_batch_of_which_a_device_gets_nothing_is_refused(monkeypatch):
 
     three = type("Strategy", (), {"num_replicas_in_sync": 3})
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: three)
-    check_parts([12, 6, 5, 3])
+    for size in (12, 6, 5, 3):
+        check_parts(training=12, validation=size)
     # In parts of 2, 2 and nothing.
-    with refused("hardware.devices = 3", "4 slices"):
-        check_parts([12, 4])
+    for sizes in ((12, 4), (4, 12)):
+        with refused("hardware.devices = 3", "4 slices"):
+            check_parts(*sizes)
+
+
+def test_jax_refuses_a_training_batch_in_unequal_parts_and_fills_one_of_validation(monkeypatch):
+    mesh = SimpleNamespace(devices=np.zeros(3))
+    monkeypatch.setattr(
+        "keras.distribution.distribution", lambda: SimpleNamespace(device_mesh=mesh)
+    )
+    check_parts(training=6, validation=4)
+    with refused("hardware.devices = 3", "5 slices", "a multiple of 3"):
+        check_parts(training=5, validation=6)
+
+
+def test_devices_that_cannot_share_a_batch_are_refused_before_there_is_a_run_folder(
+    tiny_overrides, prepared, tmp_path, monkeypatch
+):
+    def refuse(training, validation):
+        raise InputError("cannot share")
+
+    monkeypatch.setattr("data.check_parts", refuse)
+    changes = [f"paths.prepared={prepared}", f"paths.runs={tmp_path / 'runs'}"]
+    with refused("cannot share"):
+        train_model.main([*tiny_overrides, *(w for c in changes for w in ("--set", c))])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_xla_is_off_on_a_cpu_unless_asked_for():
@@ -113,7 +203,38 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
         train_model.main([*arguments, "--set", "hardware.precision=mixed_float16"])
 
 
-def test_another_backend_is_refused_before_it_counts_wrong(monkeypatch):
-    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
-    with refused("KERAS_BACKEND = jax", "tensorflow"):
-        use_hardware(1, "float32", 8)
+@pytest.mark.parametrize(
+    ("backend", "advice"), [("torch", "tensorflow or jax"), ("jax", "requirements-jax.txt")]
+)
+def test_a_backend_that_is_unknown_or_not_installed_is_refused(
+    tiny_overrides, monkeypatch, backend, advice
+):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr("cli.find_spec", lambda name: None)
+    with refused(f"KERAS_BACKEND = {backend}", advice):
+        train_model.main(tiny_overrides)
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Pretend two processes of two devices each, and list those that share each batch."""
+    names = []
+    monkeypatch.setattr("hardware._devices_of_processes", lambda: [["a", "b"], ["c", "d"]])
+    monkeypatch.setattr("hardware._share_batches", names.extend)
+    return names
+
+
+@pytest.mark.parametrize(("devices", "size", "names"), [("all", 12, "abcd"), ("all", 2, "ac")])
+def test_processes_share_a_batch_by_equally_many_devices_each(shared, devices, size, names):
+    use_hardware(devices, "float32", size)
+    assert shared == list(names)
+
+
+@pytest.mark.parametrize(
+    ("devices", "size", "reason"),
+    [("all", 3, "batch of 3"), (3, 12, "2 processes"), (6, 12, "2 processes have 4")],
+)
+def test_devices_that_processes_cannot_share_by_are_refused(shared, devices, size, reason):
+    with refused("hardware.devices", reason):
+        use_hardware(devices, "float32", size)
+    assert not shared

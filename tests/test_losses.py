@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from losses import OverlapMetrics, WeightedDiceLoss, boundary_band, weight_map, weighted_dice_loss
+from losses import (
+    NO_IMAGE,
+    OverlapMetrics,
+    WeightedDiceLoss,
+    boundary_band,
+    weight_map,
+    weighted_dice_loss,
+)
 
 MASKS = hnp.arrays(np.float32, (2, 12, 12, 1), elements=st.sampled_from([0.0, 1.0]))
 PROBABILITIES = hnp.arrays(np.float32, (2, 12, 12, 1), elements=st.floats(0, 1, width=32))
@@ -89,6 +96,21 @@ def test_an_error_on_the_edge_costs_less_than_one_elsewhere():
     far_away[0, 0, 8, 0] = 1
     edge, far = (float(weighted_dice_loss(square(3), p, 1.0)) for p in (on_the_edge, far_away))
     assert 0 < edge < far
+
+
+def test_an_image_that_only_fills_a_batch_counts_for_nothing():
+    fill = np.full_like(square(), NO_IMAGE)
+    marked = np.concatenate([square(2), square(5)])
+    one, both = square(3), np.concatenate([square(3), fill])
+    assert float(weighted_dice_loss(both, marked, 1.0)) == pytest.approx(
+        float(weighted_dice_loss(one, marked[:1], 1.0))
+    )
+    figures = []
+    for mask, probability in ((one, marked[:1]), (both, marked)):
+        metric = OverlapMetrics()
+        metric.update_state(mask, probability)
+        figures.append({name: float(value) for name, value in metric.result().items()})
+    assert figures[0] == figures[1]
 
 
 def test_marking_an_image_without_lesion_raises_the_loss():
