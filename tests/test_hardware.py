@@ -142,6 +142,15 @@ def test_mixed_precision_learns_and_keeps_its_weights_in_32_bits(train_on, preci
     assert {array.dtype for arrays in weights.values() for array in arrays} == {np.dtype("f4")}
 
 
+def test_uneven_validation_batches_on_five_devices_give_the_figures_of_one(train_on):
+    # At a rate of nearly 0 both validate the same weights. Of the last 9 slices the fifth has one.
+    changes = ["train.epochs=1", "train.learning_rate=1e-30", "train.batch_size=15"]
+    changes += ["unet.batch_normalisation=false", "unet.dropout=0", "slices.per_epoch=15"]
+    one, five = (history(train_on(count, str(count), *changes)) for count in (1, 5))
+    for figure in ("val_loss", "val_dice", "val_precision", "val_recall"):
+        assert one[0][figure] == pytest.approx(five[0][figure], abs=1e-6)
+
+
 def test_more_devices_than_there_are_are_refused():
     with refused("hardware.devices = 9"):
         use_hardware(9, "float32", batch_size=9)
