@@ -87,6 +87,29 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
     return 1 - (2 * overlap + smooth) / (size + smooth)
 
 
+def mean_cross_entropy(mask, probability):
+    """Compute the binary cross-entropy, averaged over all pixels of a whole batch.
+
+    ``-Σ (y·log p + (1 - y)·log(1 - p)) / pixels``, on however many devices.
+
+    Parameters
+    ----------
+    mask : tensor, float, shape (B, H, W, 1)
+        0 or 1, or `NO_IMAGE`.
+    probability : tensor, float, shape (B, H, W, 1)
+        0 to 1.
+
+    Returns
+    -------
+    tensor, float, scalar
+        0 (perfect) or more.
+    """
+    counts = ops.cast(mask != NO_IMAGE, probability.dtype)
+    entropy = counts * ops.binary_crossentropy(mask * counts, probability)
+    total, pixels = sum_over_devices([ops.sum(entropy), ops.sum(counts)])
+    return total / pixels
+
+
 @keras.saving.register_keras_serializable("lesions")
 class WeightedDiceLoss(keras.losses.Loss):
     """`weighted_dice_loss` as a Keras loss, always in float32.
@@ -107,8 +130,7 @@ class WeightedDiceLoss(keras.losses.Loss):
     def call(self, mask, probability):
         loss = weighted_dice_loss(mask, probability, self.strength)
         if self.cross_entropy:
-            entropy = ops.mean(keras.losses.binary_crossentropy(mask, probability))
-            loss += self.cross_entropy * entropy
+            loss += self.cross_entropy * mean_cross_entropy(mask, probability)
         # As a vector of one: Keras gives each of several devices its share of a mean, not of a scalar.
         return ops.expand_dims(loss, 0)
 

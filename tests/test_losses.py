@@ -13,6 +13,7 @@ from losses import (
     OverlapMetrics,
     WeightedDiceLoss,
     boundary_band,
+    mean_cross_entropy,
     weight_map,
     weighted_dice_loss,
 )
@@ -104,6 +105,9 @@ def test_an_image_that_only_fills_a_batch_counts_for_nothing():
     one, both = square(3), np.concatenate([square(3), fill])
     assert float(weighted_dice_loss(both, marked, 1.0)) == pytest.approx(
         float(weighted_dice_loss(one, marked[:1], 1.0))
+    )
+    assert float(mean_cross_entropy(both, marked)) == pytest.approx(
+        float(mean_cross_entropy(one, marked[:1]))
     )
     figures = []
     for mask, probability in ((one, marked[:1]), (both, marked)):
