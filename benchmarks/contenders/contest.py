@@ -1,0 +1,132 @@
+"""What the contenders share: a budget of computing, and how those of other programs are scored.
+
+A budget is CPU time of all threads and processes of the training, because the machines are shared;
+3,600 s are 30 minutes of two cores. What a step and a validation cost is measured first, uncounted;
+then so many are planned that training, with its whole schedule of the learning rate, ends with the
+budget. Preparation, planning and the prediction of the scans are free.
+"""
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bench import ENVIRONMENT, cpu_seconds, machine
+from files import InputError, save_json
+from parallel import CORES
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--results", type=Path, default=Path("contenders"), metavar="FOLDER",
+        help="gets <contender>/seed-<seed>; default: contenders",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cpu-seconds", type=float, default=3600, help="of training; default: 3600"
+    )
+    parser.add_argument(
+        "--wall-seconds", type=float, help="of training, instead: where a GPU computes"
+    )
+
+
+def set_up_process():
+    """Let threads wait without computing, and memory stay; before PyTorch or TensorFlow is imported.
+
+    By default glibc returns every large array to the system: half of the CPU time of PyTorch's steps
+    then goes to getting it back, page by page.
+    """
+    os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(CORES)}
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+@dataclass(frozen=True)
+class Budget:
+    """So many seconds of a clock, for training and the validation in it."""
+
+    seconds: float
+    clock: Callable
+
+    @classmethod
+    def given(cls, arguments):
+        if arguments.wall_seconds:
+            return cls(arguments.wall_seconds, time.perf_counter)
+        return cls(arguments.cpu_seconds, cpu_seconds)
+
+    def cost(self, work):
+        """Return the seconds of a second call of `work`: the first builds and fills what lasts."""
+        work()
+        self.rest()
+        before = self.clock()
+        work()
+        # Workers refill their queues.
+        self.rest()
+        return self.clock() - before
+
+    def rest(self):
+        """Wait until no worker of this process computes."""
+        spent = 1.0
+        while self.clock is cpu_seconds and spent > 0.3:
+            spent = -cpu_seconds()
+            time.sleep(1)
+            spent += cpu_seconds()
+
+    def epochs(self, epoch_s):
+        """Return how many epochs fit."""
+        if epoch_s > self.seconds:
+            raise InputError(
+                f"an epoch takes {epoch_s:.0f} of {self.seconds:.0f} s; set slices.per_epoch lower"
+            )
+        return int(self.seconds / epoch_s)
+
+    def steps(self, epochs, step_s, validation_s=0.0):
+        """Return how many steps an epoch has if so many epochs, each validated, fill the budget."""
+        steps = int((self.seconds / epochs - validation_s) / step_s)
+        if steps < 1:
+            raise InputError(
+                f"a step of {step_s:.1f} s and a validation of {validation_s:.1f} s do not fit "
+                f"{epochs} times into {self.seconds:.0f} s; give more"
+            )
+        return steps
+
+    def spend(self, train, folder, **plan):
+        """Train, and write plan, costs and machine to ``budget.json`` in `folder`."""
+        before, started = self.clock(), time.perf_counter()
+        train()
+        spent, wall_s = self.clock() - before, time.perf_counter() - started
+        facts = {"budget_s": self.seconds, "spent_s": round(spent, 1), "wall_s": round(wall_s, 1)}
+        facts |= {"clock": "CPU" if self.clock is cpu_seconds else "wall"}
+        facts |= {k: round(v, 3) if isinstance(v, float) else v for k, v in plan.items()}
+        save_json(folder / "budget.json", facts | {"machine": machine()})
+        print(f"{folder}: spent {spent:.0f} of {self.seconds:.0f} s ({facts['clock']})", flush=True)
+
+
+def contender_folder(settings, arguments, name):
+    """Return where a contender's files go; nothing of an earlier one may be there."""
+    folder = arguments.results / name / f"seed-{settings.seed}"
+    if folder.exists():
+        raise InputError(f"{folder}: is there already; move it away, or set another seed")
+    return folder
+
+
+def score(folder, cases, settings):
+    """Score ``<folder>/predictions``, named as the masks, by evaluate.py as another program's."""
+    from evaluate import main
+
+    # evaluate.py wants a prediction of each mask that it finds: only those of these cases.
+    truth = folder / "masks"
+    truth.mkdir()
+    for case in cases:
+        for file in (case.scan.image, case.scan.mask):
+            (truth / file.name).symlink_to(file.resolve())
+    main([
+        "--predictions", str(folder / "predictions"), "--masks", str(truth),
+        "--output", str(folder / "evaluation"), "--set", f"seed={settings.seed}",
+        "--set", f"atlas.image_suffix={settings.atlas.image_suffix}",
+        "--set", f"atlas.mask_suffix={settings.atlas.mask_suffix}",
+    ])  # fmt: skip

@@ -1,0 +1,94 @@
+"""Gather the figures of all contenders in one table, with what each does worse or better than ours.
+
+Reads   <results>/<contender>/seed-<seed>/evaluation/metrics.csv, as the contenders leave them
+
+A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
+subjects (95 %, bootstrap), differences are paired by subject.
+
+    python -m benchmarks.contenders.table contenders --ours strong
+"""
+
+from pathlib import Path
+
+import pandas
+
+from benchmarks.bench import markdown
+from cli import read_settings, run
+from comparison import compare_runs, describe, signed
+from files import InputError
+
+
+def add_arguments(parser):
+    parser.add_argument("results", type=Path, metavar="FOLDER", help="of the contenders")
+    parser.add_argument("--ours", default="strong", help="the one to compare with; default: strong")
+
+
+def main(argv=None):
+    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    rows = load_rows(arguments.results)
+    print(markdown(table(rows, arguments.ours, settings.seed)))
+
+
+def load_rows(results):
+    """Read all metrics.csv; the run of a row is its contender."""
+    tables = []
+    for path in sorted(results.glob("*/seed-*/evaluation/metrics.csv")):
+        seed = path.parts[-3]
+        tables.append(pandas.read_csv(path).assign(run=path.parts[-4], seed=seed))
+    if not tables:
+        raise InputError(f"{results}: no <contender>/seed-<seed>/evaluation/metrics.csv is in it")
+    return pandas.concat(tables, ignore_index=True)
+
+
+def table(rows, ours, seed):
+    """Describe each contender in a row, ours first.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        From `load_rows`.
+    ours : str
+        The contender that the others are compared with.
+    seed : int
+        Of the bootstrap.
+    """
+    contenders = sorted(rows.run.unique(), key=lambda name: (name != ours, name))
+    if contenders[0] != ours:
+        raise InputError(f"--ours {ours}: is not among {', '.join(contenders)}")
+    subjects = {name: set(rows.subject[rows.run == name]) for name in contenders}
+    if odd := [name for name in contenders if subjects[name] != subjects[ours]]:
+        raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
+    return [row(rows, name, ours, seed) for name in contenders]
+
+
+def row(rows, name, ours, seed):
+    own = rows[rows.run == name]
+    found = describe(own, seed)
+    healthy = own.volume_difference_ml[own.lesion_volume_ml == 0]
+    by_seed = own.groupby("seed")[["dice"]].mean().dice
+    cells = {
+        "contender": f"**{name}**" if name == ours else name,
+        "subjects": found["subjects"],
+        "seeds": own.seed.nunique(),
+        "Dice": with_interval(found["figures"]["dice"]),
+        "lesion F1": with_interval(found["figures"]["lesion_f1"]),
+        "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
+        "false positives, ml": f"{healthy.median():.2f}" if len(healthy) else "–",
+    }
+    compared = name != ours and compare_runs(rows, name, ours, seed)["figures"]
+    for figure, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
+        cells[f"{label} − {ours}"] = difference(compared[figure]) if compared else ""
+    return cells
+
+
+def with_interval(found):
+    return f"{found['mean']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
+
+
+def difference(found):
+    interval = " to ".join(signed(found[end], 3) for end in ("low", "high"))
+    return f"{signed(found['mean_difference'], 3)} ({interval}; p = {found['p']:.3f})"
+
+
+if __name__ == "__main__":
+    run(main)

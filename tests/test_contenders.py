@@ -1,0 +1,135 @@
+"""The comparison of contenders: its split, its budget, its table; the peers themselves left out."""
+
+import importlib
+import json
+import time
+from functools import partial
+
+import numpy as np
+import pandas
+import pytest
+from conftest import refused
+
+from benchmarks.bench import cpu_seconds
+from benchmarks.contenders import contest, ours, split, table
+from comparison import FIGURES
+from files import save_csv
+
+
+@pytest.mark.parametrize("name", ["split", "ours", "table"])
+def test_every_contender_imports_without_its_peers(name):
+    assert callable(importlib.import_module(f"benchmarks.contenders.{name}").main)
+
+
+def test_every_fourth_subject_is_held_back_and_the_others_take_turns():
+    rows = split.deal({f"s{i}" for i in range(9)}, folds=3)
+    assert [row["subject"] for row in rows] == [f"s{i}" for i in range(9)]
+    assert [row["fold"] for row in rows] == [0, 1, 2, "test", 0, 1, 2, "test", 0]
+
+
+def test_prep_takes_the_split_of_a_folder(tiny_trees, prepared, tmp_path):
+    from slices import load_manifest
+    from splits import split_from_table
+
+    path = tmp_path / "split.csv"
+    split.main([str(tiny_trees.atlas), str(path), "--set", "split.folds=3"])
+    parts = split_from_table(path, load_manifest(prepared, "atlas"), folds=3)
+    assert parts["test"] == ["sub-r002s001", "sub-r003s002"]
+    assert [len(fold) for fold in parts["folds"]] == [2, 2, 2]
+
+
+def budget(seconds):
+    return contest.Budget(seconds, cpu_seconds)
+
+
+def test_epochs_fill_the_budget_and_never_exceed_it():
+    assert budget(100).epochs(33) == 3
+    assert budget(99).epochs(33) == 3
+    assert budget(98).epochs(33) == 2
+    with refused("slices.per_epoch"):
+        budget(32).epochs(33)
+
+
+def test_steps_leave_room_for_the_validation_of_each_epoch():
+    steps = budget(3600).steps(epochs=6, step_s=10, validation_s=95)
+    assert steps == 50
+    assert 6 * (steps * 10 + 95) <= 3600 < 6 * ((steps + 1) * 10 + 95)
+    with refused("6 times", "60 s"):
+        budget(60).steps(epochs=6, step_s=10, validation_s=1)
+
+
+def test_a_cost_is_that_of_the_second_call_and_waiting_is_free():
+    calls = []
+
+    def work():
+        calls.append(0)
+        until = time.process_time() + (0.5 if len(calls) == 1 else 0.1)
+        while time.process_time() < until:
+            pass
+        time.sleep(0.3)
+
+    assert 0.1 <= budget(1).cost(work) < 0.25
+    assert len(calls) == 2
+
+
+def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, monkeypatch):
+    import evaluate
+    import report
+    from parallel import in_parallel
+
+    monkeypatch.setattr(evaluate, "in_parallel", partial(in_parallel, processes=1))
+    monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+    monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])
+    monkeypatch.setattr(ours, "MEASURED_STEPS", 1)
+    results = ["--results", str(tmp_path), "--cpu-seconds"]
+    # A second a step, in training and in validation.
+    steps = ours.measure(ours.read_settings("", arguments), "train", budget(0))
+    epoch_s = steps[0] + steps[2]
+    ours.main([*arguments, *results, str(2 * epoch_s + 0.5), "--name", "tiny"])
+    folder = tmp_path / "tiny" / "seed-0"
+    facts = json.loads((folder / "budget.json").read_text())
+    assert facts["epochs"] == 2 and facts["steps"] == steps[0]
+    assert len(pandas.read_csv(folder / "train" / "history.csv")) == 2
+    assert json.loads((folder / "train" / "operating_point.json").read_text())["chosen_on"]
+    assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
+    with refused("is there already"):
+        ours.main([*arguments, *results, "1", "--name", "tiny"])
+
+
+def save_metrics(results, contender, seed, dice, healthy_ml=None):
+    """Write the metrics.csv of a contender: a scan a subject, the last without lesion if asked."""
+    rows = []
+    for i, value in enumerate(dice):
+        healthy = healthy_ml is not None and i == len(dice) - 1
+        figures = dict.fromkeys(FIGURES, 0.5) | {"dice": value, "lesion_f1": value / 2}
+        figures["volume_difference_ml"] = healthy_ml if healthy else 9.0
+        whose = {"run": "predictions", "subject": f"s{i}", "session": "", "site": "a"}
+        volumes = {"lesion_volume_ml": 0.0 if healthy else 5.0, "lesion_outside_ml": 0.0}
+        rows.append(whose | figures | volumes)
+    folder = results / contender / f"seed-{seed}" / "evaluation"
+    save_csv(folder / "metrics.csv", rows)
+
+
+def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
+    dice = np.linspace(0.1, 0.8, 8)
+    save_metrics(tmp_path, "strong", 0, dice + 0.1, healthy_ml=0.25)
+    save_metrics(tmp_path, "strong", 1, dice + 0.2, healthy_ml=0.75)
+    save_metrics(tmp_path, "peer", 0, dice, healthy_ml=2.0)
+    first, second = table.table(table.load_rows(tmp_path), "strong", seed=0)
+    assert (first["contender"], second["contender"]) == ("**strong**", "peer")
+    assert first["Dice"].startswith("0.600 (0.") and second["Dice"].startswith("0.450 (0.")
+    assert first["Dice by seed"] == "0.550 0.650"
+    assert first["false positives, ml"] == "0.50" and second["false positives, ml"] == "2.00"
+    assert second["Dice − strong"].startswith("−0.150 (−0.150 to −0.150; p = 0.0")
+    assert second["lesion F1 − strong"].startswith("−0.075 ")
+    assert first["Dice − strong"] == ""
+
+
+def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
+    save_metrics(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
+    save_metrics(tmp_path, "peer", 0, [0.1, 0.2])
+    rows = table.load_rows(tmp_path)
+    with refused("peer", "other subjects"):
+        table.table(rows, "strong", seed=0)
+    with refused("--ours best", "peer, strong"):
+        table.table(rows, "best", seed=0)
