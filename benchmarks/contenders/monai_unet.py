@@ -1,0 +1,254 @@
+"""Train MONAI's BasicUNet by its usual recipe within the budget, and score it on the held-back.
+
+Its network, loss, transforms, cache, loader and optimizer; our split, slices (every lesion slice and
+as many empty ones as slices.empty_per_lesion says, drawn anew each round) and choice of the best
+weights: the highest Dice of all validation voxels. Two contenders come of it: `monai` marks what is
+more probable than 0.5; `monai-tuned` has its threshold, smallest lesion and slices chosen on
+validation as ours are.
+
+    python -m benchmarks.contenders.monai_unet --set paths.prepared=prepared
+"""
+
+from functools import partial
+
+import numpy as np
+
+from benchmarks.contenders import contest
+from cli import read_settings, run
+
+BATCH = 8
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
+VALIDATIONS = 4  # each costs as much as dozens of steps
+MEASURED_STEPS = 3
+PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "trained_slices_only": False}
+
+
+def main(argv=None):
+    settings, arguments = read_settings(__doc__, argv, contest.add_arguments)
+    contest.set_up_process()
+    folder = contest.contender_folder(settings, arguments, "monai")
+    tuned = contest.contender_folder(settings, arguments, "monai-tuned")
+    from monai.utils import set_determinism
+
+    from evaluation import find_cases
+    from splits import load_split
+
+    budget = contest.Budget.given(arguments)
+    split = load_split(settings.paths.prepared, "atlas", settings.fold)
+    slices = load_slices(settings, split)
+    set_determinism(settings.seed)
+    fitting = Fitting(*slices)
+    step_s = budget.cost(lambda: fitting.train(MEASURED_STEPS)) / MEASURED_STEPS
+    measured = min(MEASURED_STEPS * BATCH, len(fitting.validation))
+    validation_s = budget.cost(lambda: fitting.dice(measured))
+    validation_s *= len(fitting.validation) / measured
+    steps = budget.steps(VALIDATIONS, step_s, validation_s)
+    print(f"{VALIDATIONS} times {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
+
+    set_determinism(settings.seed)
+    fitting = Fitting(*slices)
+    plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": VALIDATIONS}
+    weights = folder / "best.pt"
+    folder.mkdir(parents=True)
+    budget.spend(lambda: fitting.fit(steps, weights), folder, **plan)
+
+    fitting.load(weights)
+    predict = partial(predict_probability, fitting, settings.slices.size)
+    chosen = choose_point(find_cases(settings.paths.prepared, split, "validation"), predict)
+    print(f"monai-tuned: {chosen}")
+    test = find_cases(settings.paths.prepared, split, "test")
+    write_masks(test, predict, {folder: PLAIN, tuned: chosen})
+    for place in (folder, tuned):
+        contest.score(place, test, settings)
+
+
+def load_slices(settings, split):
+    """Return training and validation slices as MONAI's dictionaries, and the order of training."""
+    from data import training_order
+    from slices import SliceReader, load_manifest
+    from splits import rows_of
+
+    rows = load_manifest(settings.paths.prepared, "atlas")
+    part = rows_of(rows, split)
+    reader = SliceReader(settings.paths.prepared, rows)
+
+    def load(row):
+        image, mask = reader.read(row)
+        image = nonzero_normalised(image, *reader.scale(row))
+        return {"image": image[None], "mask": mask[None].astype(np.float32)}
+
+    lesion = rows.lesion_pixels.to_numpy()[part["training"]] > 0
+    order = training_order(
+        np.flatnonzero(lesion), np.flatnonzero(~lesion),
+        settings.slices.empty_per_lesion, None, settings.seed,
+    )  # fmt: skip
+    return [load(row) for row in part["training"]], [load(row) for row in part["validation"]], order
+
+
+def nonzero_normalised(image, mean, factor):
+    """Do what NormalizeIntensity(nonzero=True) does with the whole scan."""
+    return ((image - np.float32(mean)) * np.float32(factor) * (image > 0)).astype(np.float32)
+
+
+class Fitting:
+    """A fresh BasicUNet and what it is trained with.
+
+    Parameters
+    ----------
+    training, validation : list of dict
+    order : callable
+        Round (from 0) to the places of training slices.
+    """
+
+    def __init__(self, training, validation, order):
+        import torch
+        from monai.data import CacheDataset, DataLoader
+        from monai.losses import DiceCELoss
+        from monai.networks.nets import BasicUNet
+        from monai.transforms import (
+            Compose,
+            RandAffined,
+            RandFlipd,
+            RandGaussianNoised,
+            RandScaleIntensityd,
+            RandShiftIntensityd,
+        )
+
+        both = ("image", "mask")
+        transforms = Compose([
+            RandFlipd(both, prob=0.5, spatial_axis=1),  # left-right
+            RandAffined(
+                both, prob=0.5, rotate_range=np.radians(15), scale_range=(0.1, 0.1),
+                translate_range=(12, 12), mode=("bilinear", "nearest"), padding_mode="zeros",
+            ),
+            RandGaussianNoised("image", prob=0.15, std=0.1),
+            RandScaleIntensityd("image", factors=0.1, prob=0.5),
+            RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+        ])  # fmt: skip
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1).to(self.device)
+        self.loss = DiceCELoss(sigmoid=True, batch=True)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
+        )
+        dataset = CacheDataset(training, transforms, progress=False)
+        self.batches = iter(
+            DataLoader(dataset, batch_size=BATCH, sampler=endless(order), num_workers=0)
+        )
+        self.validation = validation
+
+    def train(self, steps, schedule=None):
+        """Take some steps; return the mean loss."""
+        self.network.train()
+        losses = []
+        for _ in range(steps):
+            batch = next(self.batches)
+            self.optimizer.zero_grad()
+            loss = self.loss(
+                self.network(batch["image"].to(self.device)), batch["mask"].to(self.device)
+            )
+            loss.backward()
+            self.optimizer.step()
+            if schedule:
+                schedule.step()
+            losses.append(loss.item())
+        return np.mean(losses)
+
+    def dice(self, count=None):
+        """Return the Dice of all voxels of some validation slices."""
+        both = either = 0
+        for start in range(0, count or len(self.validation), BATCH):
+            batch = self.validation[start : start + BATCH]
+            found = self.probability(np.stack([slice_["image"] for slice_ in batch])) > 0.5
+            masks = np.stack([slice_["mask"] for slice_ in batch]) > 0
+            both += np.count_nonzero(found & masks)
+            either += np.count_nonzero(found) + np.count_nonzero(masks)
+        return 2 * both / max(either, 1)
+
+    def fit(self, steps, best):
+        """Train on a cosine schedule, and keep the weights of the best validation in a file."""
+        import torch
+
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, VALIDATIONS * steps)
+        highest = -1.0
+        for i in range(VALIDATIONS):
+            loss, dice = self.train(steps, schedule), self.dice()
+            print(f"{i + 1}/{VALIDATIONS}: loss {loss:.3f}, validation Dice {dice:.3f}", flush=True)
+            if dice > highest:
+                highest = dice
+                torch.save(self.network.state_dict(), best)
+
+    def load(self, weights):
+        import torch
+
+        self.network.load_state_dict(torch.load(weights, weights_only=True))
+
+    def probability(self, images):
+        """Return the probability of lesion, (B, 1, H, W), of normalised images."""
+        import torch
+
+        self.network.eval()
+        with torch.no_grad():
+            images = torch.from_numpy(images).to(self.device)
+            return torch.sigmoid(self.network(images)).cpu().numpy()
+
+
+def endless(order):
+    """Go through one round after the other."""
+    number = 0
+    while True:
+        yield from order(number).tolist()
+        number += 1
+
+
+def predict_probability(fitting, size, volume):
+    """Give each voxel of a scan of 1 mm its probability of lesion."""
+    from inference import square_size
+    from volumes import scale_intensity, slices_to_volume, volume_to_slices
+
+    scaled, mean, std = scale_intensity(volume.voxels)
+    images = volume_to_slices(scaled, square_size(scaled.shape, size))
+    images = nonzero_normalised(images, mean, 1 / std)[:, None]
+    found = [fitting.probability(images[i : i + BATCH])[:, 0] for i in range(0, len(images), BATCH)]
+    return slices_to_volume(np.concatenate(found), scaled.shape)
+
+
+def choose_point(cases, predict):
+    """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
+    from operating_point import choose_operating_point, dice_grid, threshold_levels, without_ends
+    from volumes import load_mask, load_volume
+
+    grids = []
+    for case in cases:
+        volume = load_volume(case.scan.image)
+        reference = load_mask(case.scan.mask, case.labels, volume)
+        levels = threshold_levels(predict(volume))
+        tried = (levels, without_ends(levels, case.skip))
+        grids.append([dice_grid(marked, reference, volume.spacing_mm) for marked in tried])
+    return choose_operating_point(grids, [case.scan.subject for case in cases])
+
+
+def write_masks(cases, predict, points):
+    """Write the masks of some scans, at an operating point for each folder."""
+    import nibabel
+
+    from inference import segment
+    from operating_point import voxels, without_ends
+    from volumes import load_volume, to_original_grid
+
+    for folder in points:
+        (folder / "predictions").mkdir(parents=True)
+    for case in cases:
+        volume = load_volume(case.scan.image)
+        probability = predict(volume)
+        for folder, point in points.items():
+            marked = probability
+            if point["trained_slices_only"]:
+                marked = without_ends(probability, case.skip)
+            smallest = voxels(point["smallest_ml"], volume.spacing_mm)
+            mask = to_original_grid(segment(marked, point["threshold"], smallest), volume)
+            nibabel.save(mask, folder / "predictions" / case.scan.mask.name)
+
+
+if __name__ == "__main__":
+    run(main)
