@@ -16,7 +16,7 @@ from comparison import FIGURES
 from files import save_csv
 
 
-@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "table"])
+@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table"])
 def test_every_contender_imports_without_its_peers(name):
     assert callable(importlib.import_module(f"benchmarks.contenders.{name}").main)
 

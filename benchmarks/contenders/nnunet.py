@@ -1,0 +1,139 @@
+"""Train nnU-Net v2's 2D configuration within the budget, and score it on the held-back subjects.
+
+Fingerprint, planner, preprocessor, trainer and predictor are its own, on the scans that our slices
+were made from, with our split; each is as it comes but for two things. The epochs: nnU-Net's 1,000 of
+250 iterations and 50 of validation become 20 of as many as fit, one of validation for every five, and
+its schedule ends with them. And --gpu-memory, the planner's own option, if given: it decides how many
+slices a batch has, and the default of 8 GB leaves few iterations to a short budget.
+
+    python -m benchmarks.contenders.nnunet --gpu-memory 1 --set paths.prepared=prepared
+"""
+
+import os
+from functools import partial
+
+from benchmarks.contenders import contest
+from cli import read_settings, run
+from files import save_json
+from parallel import CORES
+
+DATASET = "Dataset001_Lesion"
+EPOCHS, TRAINING_PER_VALIDATION = 20, 5
+MEASURED_STEPS = 3
+
+
+def add_arguments(parser):
+    contest.add_arguments(parser)
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="that the planner plans for; its default: 8"
+    )
+
+
+def main(argv=None):
+    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    memory = arguments.gpu_memory
+    name = f"nnunet-{memory:g}gb" if memory else "nnunet"
+    folder = contest.contender_folder(settings, arguments, name)
+    contest.set_up_process()
+    for kind in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{kind}"] = str(folder / kind)
+    os.environ |= {"nnUNet_n_proc_DA": str(CORES), "nnUNet_def_n_proc": str(CORES)}
+    import torch
+
+    budget = contest.Budget.given(arguments)
+    test = write_dataset(folder, settings)
+    plan(memory)
+    trainer = make_trainer(settings.seed)
+    trainer.on_train_start()
+    step_s = budget.cost(partial(iterate, trainer.train_step, trainer.dataloader_train))
+    trainer.network.eval()
+    with torch.no_grad():
+        validate_s = budget.cost(partial(iterate, trainer.validation_step, trainer.dataloader_val))
+    trainer.on_train_end()
+    step_s, validate_s = step_s / MEASURED_STEPS, validate_s / MEASURED_STEPS
+    steps = budget.steps(EPOCHS, step_s + validate_s / TRAINING_PER_VALIDATION)
+    print(
+        f"{EPOCHS} epochs of {steps} iterations of {step_s:.2f} s, in validation {validate_s:.2f}"
+    )
+
+    trainer = make_trainer(settings.seed)
+    trainer.num_epochs, trainer.num_iterations_per_epoch = EPOCHS, steps
+    trainer.num_val_iterations_per_epoch = max(1, steps // TRAINING_PER_VALIDATION)
+    chosen = trainer.configuration_manager
+    facts = {"batch": chosen.batch_size, "patch": list(chosen.patch_size), "steps": steps}
+    facts |= {"epochs": EPOCHS, "step_s": step_s, "validation_iteration_s": validate_s}
+    budget.spend(trainer.run_training, folder, **facts)
+    predict(trainer, test, folder / "predictions")
+    contest.score(folder, test, settings)
+
+
+def write_dataset(folder, settings):
+    """Lay out the scans that may train or validate as nnU-Net wants them; return the test cases."""
+    import nibabel
+
+    from evaluation import find_cases
+    from splits import load_split
+    from volumes import load_mask, load_volume, to_original_grid
+
+    split = load_split(settings.paths.prepared, "atlas", settings.fold)
+    cases = {part: find_cases(settings.paths.prepared, split, part) for part in split}
+    raw = folder / "raw" / DATASET
+    for kind in ("imagesTr", "labelsTr"):
+        (raw / kind).mkdir(parents=True)
+    for case in cases["training"] + cases["validation"]:
+        volume = load_volume(case.scan.image)
+        mask = load_mask(case.scan.mask, case.labels, volume)
+        nibabel.save(volume.original, raw / "imagesTr" / f"{case.scan.name}_0000.nii.gz")
+        nibabel.save(to_original_grid(mask, volume), raw / "labelsTr" / f"{case.scan.name}.nii.gz")
+    save_json(raw / "dataset.json", {
+        "channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1},
+        "numTraining": len(cases["training"] + cases["validation"]), "file_ending": ".nii.gz",
+    })  # fmt: skip
+    names = {part: [case.scan.name for case in cases[part]] for part in cases}
+    save_json(
+        folder / "preprocessed" / DATASET / "splits_final.json",
+        [{"train": names["training"], "val": names["validation"]}],
+    )
+    return cases["test"]
+
+
+def plan(memory):
+    """Run nnU-Net's fingerprint extraction, planner and 2D preprocessor."""
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    api.extract_fingerprints([1], num_processes=CORES, check_dataset_integrity=True)
+    api.plan_experiments([1], gpu_memory_target_in_gb=memory)
+    api.preprocess([1], configurations=["2d"], num_processes=[CORES])
+
+
+def make_trainer(seed):
+    """Return nnU-Net's own trainer of its 2D configuration, on a GPU where there is one."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    torch.manual_seed(seed)  # of the initial weights; its workers draw as they like
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return get_trainer_from_args(DATASET, "2d", 0, device=device)
+
+
+def iterate(step, batches):
+    for _ in range(MEASURED_STEPS):
+        step(next(batches))
+
+
+def predict(trainer, cases, folder):
+    """Write the masks of some scans by nnU-Net's own predictor, with its mirrored copies."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    folder.mkdir()
+    predictor = nnUNetPredictor(device=trainer.device)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+    images = [[str(case.scan.image)] for case in cases]
+    masks = [str(folder / case.scan.mask.name.removesuffix(".nii.gz")) for case in cases]
+    predictor.predict_from_files(
+        images, masks, num_processes_preprocessing=1, num_processes_segmentation_export=1
+    )
+
+
+if __name__ == "__main__":
+    run(main)
