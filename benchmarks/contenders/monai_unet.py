@@ -30,8 +30,8 @@ def main(argv=None):
     tuned = contest.contender_folder(settings, arguments, "monai-tuned")
     from monai.utils import set_determinism
 
-    from evaluation import find_cases
     from splits import load_split
+    from trained import find_cases
 
     budget = contest.Budget.given(arguments)
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
@@ -204,9 +204,9 @@ def endless(order):
 def predict_probability(fitting, size, volume):
     """Give each voxel of a scan of 1 mm its probability of lesion."""
     from inference import square_size
-    from volumes import scale_intensity, slices_to_volume, volume_to_slices
+    from volumes import slices_to_volume, volume_to_slices
 
-    scaled, mean, std = scale_intensity(volume.voxels)
+    scaled, mean, std = volume.scaled
     images = volume_to_slices(scaled, square_size(scaled.shape, size))
     images = nonzero_normalised(images, mean, 1 / std)[:, None]
     found = [fitting.probability(images[i : i + BATCH])[:, 0] for i in range(0, len(images), BATCH)]

@@ -71,8 +71,8 @@ def write_dataset(folder, settings):
     """Lay out the scans that may train or validate as nnU-Net wants them; return the test cases."""
     import nibabel
 
-    from evaluation import find_cases
     from splits import load_split
+    from trained import find_cases
     from volumes import load_mask, load_volume, to_original_grid
 
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
