@@ -1,10 +1,8 @@
 """All folds together: each subject scored once, by the network and the point that never saw it."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pandas
 import pytest
 from conftest import ATLAS, SKIP, refused
 
+import cross_validate
 import evaluate
 import inference
 import report
@@ -26,7 +25,6 @@ from splits import load_split
 from trained import Predictor
 from volumes import load_mask, load_volume
 
-ROOT = Path(__file__).parents[1]
 FOLDS = 3
 
 
@@ -242,38 +240,22 @@ def test_the_report_says_that_it_is_a_cross_validation(scored):
     assert "average of 3 networks" in (scored / "test" / "report.html").read_text("utf-8")
 
 
-# ./run cv
-
-
 @pytest.fixture
-def run_cv(tmp_path):
-    """Call `./run cv` where Python only notes what it is asked to do; return code and commands."""
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(
-        f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\n'
-        f'[ "$1" = -m ] || {{ printf \'%s\\t\' "$@"; echo; }} >> commands\n'
-    )
-    python.chmod(0o755)
-    for file in (ROOT / "run", *ROOT.glob("requirements*.txt")):
-        shutil.copy(file, tmp_path)
+def commands(monkeypatch):
+    """Scripts and arguments that cross_validate.py calls, which do nothing and end well."""
+    noted = []
 
-    def call(*words):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [tmp_path / "run", "cv", *words], env=environment, capture_output=True, text=True
-        )
-        noted = tmp_path / "commands"
-        lines = noted.read_text().splitlines() if noted.exists() else []
-        return done, [line.rstrip("\t").split("\t") for line in lines]
+    def note(command):
+        noted.append([Path(command[1]).name, *command[2:]])
+        return subprocess.CompletedProcess(command, 0)
 
-    return call
+    monkeypatch.setattr(subprocess, "run", note)
+    return noted
 
 
-def test_run_cv_trains_each_fold_in_its_own_folder_and_evaluates_them_together(run_cv):
+def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(commands):
     words = ["--set", "paths.runs=my runs", "--set", "split.folds=2"]
-    done, commands = run_cv("train", "transfer", *words)
-    assert done.returncode == 0, done.stderr
+    cross_validate.main(["--stages", "train", "transfer", *words])
     *stages, last = commands
     assert stages == [
         [
@@ -285,16 +267,27 @@ def test_run_cv_trains_each_fold_in_its_own_folder_and_evaluates_them_together(r
     ]  # fmt: skip
     output = ["--output", "my runs/evaluation/cross_validation"]
     runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in range(2)]
-    assert last == ["evaluate.py", *words, *output, *runs]
+    assert last == ["evaluate.py", *runs, *words, *output]
 
 
-def test_run_cv_trains_from_scratch_if_not_told_otherwise(run_cv):
-    _, commands = run_cv()
+def test_training_from_scratch_is_cross_validated_if_not_told_otherwise(commands):
+    cross_validate.main([])
     assert [command[0] for command in commands] == ["train_model.py"] * 5 + ["evaluate.py"]
 
 
-def test_run_cv_refuses_a_mistake_before_the_first_stage(run_cv):
-    done, commands = run_cv("--set", "train.epoch=3")
-    assert (done.returncode, commands) == (2, [])
-    assert "did you mean epochs" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_mistake_is_refused_before_the_first_fold(commands):
+    with refused("did you mean epochs"):
+        cross_validate.main(["--set", "train.epoch=3"])
+    with pytest.raises(SystemExit) as stopped:
+        cross_validate.main(["--stages", "pre_train"])
+    assert stopped.value.code == 2
+    assert commands == []
+
+
+def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        cross_validate.main(["--set", f"paths.prepared={tmp_path}"])
+    assert stopped.value.code == 2
+    said = capfd.readouterr()
+    assert "run prep.py first" in said.err
+    assert "fold 1" not in said.out

@@ -1,0 +1,57 @@
+"""Train a stage on every fold in turn, and score all subjects, each by the network that never saw it.
+
+Reads   paths.prepared (from prep.py); for transfer also transfer.initial_weights, by default
+        <paths.runs>/pre_train/best.weights.h5, from which every fold starts
+Writes  <paths.runs>/fold_0/train, fold_1/train and so on, <paths.runs>/evaluation/cross_validation
+
+Stopped at any moment, the same command goes on after the last finished epoch.
+
+    python cross_validate.py --stages train transfer --config configs/demo.yaml
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from cli import read_settings, run
+
+SCRIPTS = {"train": "train_model.py", "transfer": "transfer_learning.py"}
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "--stages", nargs="+", choices=SCRIPTS, default=["train"], help="default: train"
+    )
+
+
+def main(argv=None):
+    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    options = ["--config", str(arguments.config)] if arguments.config else []
+    options += set_all(arguments.overrides)
+    stages, runs = arguments.stages, Path(settings.paths.runs)
+    weights = settings.transfer.initial_weights or runs / "pre_train" / "best.weights.h5"
+    folders = [runs / f"fold_{fold}" for fold in range(settings.split.folds)]
+    for fold, folder in enumerate(folders):
+        own = f"fold={fold}", f"paths.runs={folder}", f"transfer.initial_weights={weights}"
+        for stage in stages:
+            call(f"fold {fold}", SCRIPTS[stage], *options, *set_all(own))
+    trained = [str(folder / stage) for stage in stages for folder in folders]
+    output = str(runs / "evaluation" / "cross_validation")
+    call("all folds", "evaluate.py", *trained, *options, "--output", output)
+
+
+def set_all(overrides):
+    """Write settings as arguments of a script."""
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def call(title, script, *words):
+    """Run a script in a process of its own; end as it does if it fails."""
+    print(f"\n== {title}: {script}", flush=True)
+    code = subprocess.run([sys.executable, Path(__file__).with_name(script), *words]).returncode
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    run(main)
