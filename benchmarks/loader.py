@@ -29,6 +29,7 @@ from benchmarks.bench import (
 BATCH = 8
 SYNTHETIC_SCANS = 6
 WAITING_STEPS = 60
+MOVED_BY = ("rotation_degrees", "shift", "zoom", "flip")  # what all sides have of the augmentation
 
 
 def open_slices(folder):
@@ -79,14 +80,12 @@ class TorchSlices:
     def __getitem__(self, row):
         import torch
 
-        from data import distort, draw_distortions
+        from augmentation import augment
 
-        image, mask = self.reader.read(row)
+        image, mask = self.reader.read_channels(row)
         if self.augmented:
-            rng = np.random.default_rng()
-            matrix = draw_distortions(rng, 1, image.shape, **self.augmentation)[0]
-            image, mask = distort(image, mask, matrix)
-        image = self.reader.standardise(row, image)
+            image, mask = augment(image, mask, np.random.default_rng(), **self.augmentation)
+        image = self.reader.standardise(row, image[..., 0])
         return torch.from_numpy(image[None]), torch.from_numpy(mask.astype(np.float32)[None])
 
 
@@ -144,9 +143,10 @@ def reference(folder, augmented, slices):
     from skimage.io import imread
     from skimage.transform import resize
 
-    from data import draw_distortions
+    from augmentation import draw_distortions
 
     reader, count, augmentation = open_slices(folder)
+    ranges = {name: augmentation[name] for name in MOVED_BY}
     rng = np.random.default_rng(0)
 
     def read(row):
@@ -155,7 +155,7 @@ def reference(folder, augmented, slices):
             for name, order in ((reader.image[row], 1), (reader.mask[row], 0))
         )
         if augmented:
-            matrix = draw_distortions(rng, 1, image.shape, **augmentation)[0]
+            matrix = draw_distortions(rng, 1, image.shape, **ranges)[0]
             matrix = matrix[::-1, [1, 0, 2]]  # (x, y) to (row, column)
             image, mask = (
                 affine_transform(a, matrix[:, :2], matrix[:, 2], order=order)
