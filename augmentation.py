@@ -113,6 +113,8 @@ def alter(image, rng, gamma, noise, blur, bias_field):
     -------
     ndarray, uint8, shape (H, W, C)
     """
+    if not any((gamma, noise, blur, bias_field)):
+        return image
     shape, inside = image.shape, image > 0
     if blur and (sigma := rng.uniform(0, blur)) > 0.3:  # less is nothing in whole grey levels
         image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(shape)

@@ -133,7 +133,7 @@ def predict_probability(networks, volume, flip=False):
         )
     at_1_mm = _to_1_mm(volume)
     scaled, mean, std = at_1_mm.scaled
-    total = np.zeros(scaled.shape, np.float32)
+    total = np.zeros_like(scaled, np.float32)
     for network in networks:
         images = volume_to_slices(scaled, square_size(scaled.shape, network.settings.slices.size))
         probability = _predict_slices(network, images, mean, std)

@@ -188,9 +188,14 @@ def remove_small(mask, smallest_voxels):
     -------
     ndarray, type and shape of `mask`
     """
-    lesions, _ = ndimage.label(mask)
+    if smallest_voxels <= 1:
+        return mask
+    box = box_of(mask)
+    lesions, _ = ndimage.label(mask[box])
     large = np.bincount(lesions.ravel()) >= smallest_voxels
-    return mask * large[lesions]
+    kept = np.zeros_like(mask)
+    kept[box] = mask[box] * large[lesions]
+    return kept
 
 
 def volume_stratum(lesion_volume_ml):

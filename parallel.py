@@ -81,11 +81,18 @@ def _without_interrupts():
 
 def _start():
     """Leave Ctrl-C to the parent, and the other cores to the other processes; die with the parent."""
-    import cv2
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    use_one_thread()
+
+
+def use_one_thread():
+    """Keep OpenCV and numpy's linear algebra to one core; their threads wait by computing."""
+    import cv2
+    from threadpoolctl import threadpool_limits
+
     cv2.setNumThreads(1)
+    threadpool_limits(1)
 
 
 def _end_with_parent():

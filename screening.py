@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from files import InputError
 from inference import is_about_1_mm, times
+from metrics import box_of
 from slices import load_manifest
 
 # Less than that to the right, front and top cuts into nearly every adult's brain.
@@ -75,7 +76,7 @@ def read_training_scales(network):
 
 def measure(mask, scaled, mean, voxel_ml):
     """Count and measure the lesions; left and right of the middle of the head, not of the grid."""
-    labels, count = ndimage.label(mask)
+    labels, count = ndimage.label(mask[box_of(mask)])
     sizes = np.bincount(labels.ravel())[1:]
     planes = np.flatnonzero(head_profiles(scaled, mean)[0])
     beside = np.arange(mask.shape[0]) - (planes[0] + planes[-1]) / 2

@@ -243,10 +243,9 @@ class SliceReader:
         # Plain lists: picking one value from a DataFrame costs as much as reading the slice.
         self.image, self.mask = rows["image"].tolist(), rows["mask"].tolist()
         self.position, self.mean, self.std = (rows[c].tolist() for c in ("position", "mean", "std"))
-        scan = rows[["dataset", "subject", "session"]].agg("/".join, axis=1).to_numpy()
-        z = rows.z.to_numpy()
+        scan, z = rows[["dataset", "subject", "session"]].to_numpy(), rows.z.to_numpy()
         # Where one scan ends and the next begins, or a slice is missing.
-        begins = np.r_[True, (scan[1:] != scan[:-1]) | (z[1:] != z[:-1] + 1)]
+        begins = np.r_[True, (scan[1:] != scan[:-1]).any(1) | (np.diff(z) != 1)]
         starts = np.flatnonzero(begins)
         lengths = np.diff(np.r_[starts, len(z)])
         self._first = np.repeat(starts, lengths).tolist()

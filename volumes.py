@@ -188,7 +188,8 @@ def slices_to_volume(stack, shape):
     width, height, _ = shape
     top, left = (stack.shape[1] - height) // 2, (stack.shape[2] - width) // 2
     inside = stack[:, top : top + height, left : left + width]
-    return np.ascontiguousarray(inside[:, ::-1].transpose(2, 1, 0))
+    # In the order of memory of the slices: turning it as well takes ten times as long.
+    return np.asfortranarray(inside[:, ::-1].transpose(2, 1, 0))
 
 
 def to_original_grid(voxels, volume):

@@ -261,7 +261,8 @@ def report(name, rows, samples, **options):
     content = {
         "benchmark": name,
         "machine": machine(),
-        "options": options,
+        # Of a path the name alone: where it lay says nothing to others.
+        "options": {k: v.name if isinstance(v, Path) else v for k, v in options.items()},
         "table": [{key: str(value) for key, value in row.items()} for row in rows],
         "samples": samples,
     }

@@ -151,6 +151,7 @@ def end_to_end(scan, weights, folder):
     """What predict.py does with a scan, from file to mask, picture and facts."""
     from inference import load_network
     from jobs import find_jobs
+    from operating_point import PLAIN
     from predict import predict_scan
 
     networks = [load_network(weights)]
@@ -159,7 +160,7 @@ def end_to_end(scan, weights, folder):
         image_suffix="_T1w", mask_suffix="_label-L_desc-T1lesion_mask", labels=None
     )
     job = find_jobs([scan], layout, output)[0][0]
-    options = {"weights": ["0"], "flip": False, "threshold": 0.5, "smallest_ml": 0.0}
+    options = {"weights": ["0"], "flip": False} | PLAIN
 
     def work():
         shutil.rmtree(output, ignore_errors=True)

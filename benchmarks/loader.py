@@ -243,7 +243,7 @@ def main():
             ],
             3,
         )
-    report("loader", rows, samples | turns, scans=str(options.scans))
+    report("loader", rows, samples | turns, scans=options.scans)
     for name, group in turns.items():
         share = spread(s["waiting"] for s in group)
         print(
