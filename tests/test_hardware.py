@@ -91,12 +91,14 @@ def largest_difference(run, other, epochs):
     return max(np.abs(x - y).max() for name in a for x, y in zip(a[name], b[name], strict=True))
 
 
-def test_two_devices_learn_what_one_learns(train_on):
-    # Without batch normalisation, which takes each device for itself, and dropout.
-    plain = ["train.epochs=1", "unet.batch_normalisation=false", "unet.dropout=0"]
-    one, two = (train_on(count, str(count), *plain) for count in (1, 2))
-    assert largest_difference(one, two, epochs=1) < 1e-5
-    for a, b in zip(history(one), history(two), strict=True):
+def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on):
+    # Of the last 9 slices of 15, in training as in validation, the fifth device has one. Without
+    # batch normalisation, which takes each device for itself, and dropout.
+    changes = ["train.epochs=1", "unet.batch_normalisation=false", "unet.dropout=0"]
+    changes += ["train.batch_size=15", "slices.per_epoch=54"]
+    one, five = (train_on(count, str(count), *changes) for count in (1, 5))
+    assert largest_difference(one, five, epochs=1) < 1e-5
+    for a, b in zip(history(one), history(five), strict=True):
         assert a == pytest.approx(b, abs=1e-5)
 
 
@@ -106,11 +108,6 @@ def test_a_run_on_two_devices_killed_in_its_second_epoch_ends_with_the_same_weig
     assert train_on(2, "killed") == killed
     assert history(killed) == history(whole)
     assert largest_difference(killed, whole, epochs=2) == 0
-    # Each device normalises by its own images, so one device learns much the same, not the same.
-    one = train_on(1, "one")
-    for a, b in zip(history(one), history(whole), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=0.03)
-    assert largest_difference(one, whole, epochs=2) > 0
 
 
 @needs_jax
@@ -140,15 +137,6 @@ def test_mixed_precision_learns_and_keeps_its_weights_in_32_bits(train_on, preci
     assert epochs[-1]["loss"] < epochs[0]["loss"] < 1
     weights = read_weights(run / "best.weights.h5")
     assert {array.dtype for arrays in weights.values() for array in arrays} == {np.dtype("f4")}
-
-
-def test_uneven_validation_batches_on_five_devices_give_the_figures_of_one(train_on):
-    # At a rate of nearly 0 both validate the same weights. Of the last 9 slices the fifth has one.
-    changes = ["train.epochs=1", "train.learning_rate=1e-30", "train.batch_size=15"]
-    changes += ["unet.batch_normalisation=false", "unet.dropout=0", "slices.per_epoch=15"]
-    one, five = (history(train_on(count, str(count), *changes)) for count in (1, 5))
-    for figure in ("val_loss", "val_dice", "val_precision", "val_recall"):
-        assert one[0][figure] == pytest.approx(five[0][figure], abs=1e-6)
 
 
 def test_more_devices_than_there_are_are_refused():

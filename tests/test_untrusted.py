@@ -69,7 +69,8 @@ def test_a_pickle_in_place_of_slices_is_refused_and_not_run(tmp_path):
             (tmp_path / name).write_bytes(pickle.dumps(Bomb(mark)))
         else:
             np.save(tmp_path / name, array, allow_pickle=True)
-        rows = {"image": [name], "mask": [name], "position": [0], "mean": [1.0], "std": [1.0]}
+        rows = {name: ["a"] for name in ("dataset", "subject", "session")} | {"z": [0]}
+        rows |= {"image": [name], "mask": [name], "position": [0], "mean": [1.0], "std": [1.0]}
         with refused(tmp_path / name, "pickle", "run prep.py again"):
             SliceReader(tmp_path, pandas.DataFrame(rows)).read(0)
     assert not mark.exists()

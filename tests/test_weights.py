@@ -59,7 +59,7 @@ def test_skipped_layers_keep_their_weights(saved):
     ("other", "named"),
     [
         ({"filters": 4}, ["encoder_1_conv_1", "(3, 3, 1, 2)", "(3, 3, 1, 4)"]),
-        ({"channels": 3}, ["encoder_1_conv_1", "(3, 3, 1, 2)", "(3, 3, 3, 2)"]),
+        ({"neighbours": 1}, ["encoder_1_conv_1", "(3, 3, 1, 2)", "(3, 3, 3, 2)"]),
         ({"batch_normalisation": False}, ["encoder_1_conv_1"]),
     ],
 )
