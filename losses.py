@@ -122,7 +122,7 @@ class WeightedDiceLoss(keras.losses.Loss):
         So many times the mean binary cross-entropy of all pixels is added.
     """
 
-    def __init__(self, strength, cross_entropy=0.0, name="weighted_dice_loss"):
+    def __init__(self, strength, cross_entropy, name="weighted_dice_loss"):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
         self.strength, self.cross_entropy = strength, cross_entropy

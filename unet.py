@@ -19,7 +19,7 @@ MOMENTUM = 0.9
 GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
-def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbours=0, mirror=False):
+def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbours, mirror):
     """Build a U-Net for images of any size divisible by 16.
 
     Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,

@@ -40,7 +40,7 @@ def train_briefly(prepared, folder, filters):
     model = build_keras(filters)
     import keras
 
-    model.compile(keras.optimizers.Adam(RATE), WeightedDiceLoss(strength=1.0))
+    model.compile(keras.optimizers.Adam(RATE), WeightedDiceLoss(strength=1.0, cross_entropy=0.0))
     batches = our_batches(prepared, augmented=False)
     lesion = np.array([batches.reader.read(row)[1].any() for row in range(len(batches.reader))])
     rows = np.flatnonzero(lesion)

@@ -37,7 +37,9 @@ def make_batch(batch=BATCH, seed=0):
 def build_keras(filters, dropout=DROPOUT, batch_normalisation=True):
     from unet import build_unet
 
-    return build_unet(filters, dropout, batch_normalisation, foreground_prior=0.5)
+    return build_unet(
+        filters, dropout, batch_normalisation, foreground_prior=0.5, neighbours=0, mirror=False
+    )
 
 
 def make_keras_step(model, batch=BATCH):

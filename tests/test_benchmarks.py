@@ -126,7 +126,7 @@ def test_the_work_of_the_smallest_network_is_counted_by_hand():
     down = 256 * (9 + 9) + 64 * (18 + 36) + 16 * (72 + 144) + 4 * (288 + 576) + 1 * (1152 + 2304)
     up = sum(side**2 * width * 2 * width * 4 for side, width in ((1, 8), (2, 4), (4, 2), (8, 1)))
     back = sum(side**2 * 9 * 3 * width**2 for side, width in ((2, 8), (4, 4), (8, 2), (16, 1)))
-    model = build_unet(1, 0.0, True, 0.5)
+    model = build_unet(1, 0.0, True, 0.5, 0, False)
     assert step.forward_flop(model, size=16) == 2 * (down + up + back + 256)
 
 
@@ -149,7 +149,7 @@ def test_pytorch_has_the_same_network():
     from benchmarks.torch_unet import TorchUNet, weighted_dice_loss
     from losses import WeightedDiceLoss
 
-    model = build_unet(2, 0.2, True, 0.5)
+    model = build_unet(2, 0.2, True, 0.5, 0, False)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 32, 32, 1)).astype(np.float32)
     for layer in model.layers:
@@ -164,7 +164,9 @@ def test_pytorch_has_the_same_network():
     mask = np.zeros_like(images)
     mask[:, 8:20, 10:18] = 1
     loss = weighted_dice_loss(torch.from_numpy(mask.transpose(0, 3, 1, 2)), found, 0.8)
-    assert float(loss) == pytest.approx(float(WeightedDiceLoss(0.8)(mask, expected)), abs=1e-6)
+    assert float(loss) == pytest.approx(
+        float(WeightedDiceLoss(0.8, cross_entropy=0.0)(mask, expected)), abs=1e-6
+    )
 
 
 def test_results_on_disk_say_what_they_were_measured_on():

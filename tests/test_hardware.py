@@ -1,6 +1,5 @@
 """Several devices, precision and XLA: what they may change in a run, and what not."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -24,7 +23,6 @@ ON_DEVICES, ON_PROCESSES = (
 )
 # As many CPUs as told, for JAX; compiled in a hurry.
 XLA = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
-needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 # 55 slices in batches of 4: of the last one each device gets another share.
 UNEVEN = ["slices.per_epoch=55", "train.batch_size=4"]
 
@@ -110,7 +108,6 @@ def test_a_run_on_two_devices_killed_in_its_second_epoch_ends_with_the_same_weig
     assert largest_difference(killed, whole, epochs=2) == 0
 
 
-@needs_jax
 def test_two_processes_of_five_devices_killed_on_the_way_end_where_one_device_ends(
     train_on_jax, tmp_path
 ):

@@ -31,3 +31,17 @@ def test_a_process_never_gets_ctrl_c_not_even_while_it_imports():
     (result,) = in_parallel(blocked_signals, [0], "processes", 2)
     assert signal.SIGINT in result()
     assert signal.SIGINT not in blocked_signals(0)
+
+
+def threads(_):
+    import cv2
+    from threadpoolctl import threadpool_info
+
+    # Of numpy alone: scipy brings a library of its own, with which the processes compute nothing.
+    numpys = (found for found in threadpool_info() if "numpy" in found["filepath"])
+    return [cv2.getNumThreads(), *(found["num_threads"] for found in numpys)]
+
+
+def test_each_process_computes_with_one_thread():
+    (found,) = (result() for result in in_parallel(threads, [0], "threads", processes=2))
+    assert set(found) == {1}

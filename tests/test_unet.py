@@ -11,6 +11,7 @@ from unet import build_unet, choose_trainable
 
 REFERENCE = {
     "filters": 8, "dropout": 0.2, "batch_normalisation": True, "foreground_prior": 0.5,
+    "neighbours": 0, "mirror": False,
 }  # fmt: skip
 
 
@@ -61,7 +62,9 @@ def test_layer_names_are_the_same_in_every_build():
 def test_the_network_overfits_eight_slices():
     images, masks = lesion_slices()
     model = small_unet(filters=8, dropout=0.0)
-    model.compile(optimizer=keras.optimizers.Adam(0.003), loss=WeightedDiceLoss(1.0))
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.003), loss=WeightedDiceLoss(1.0, cross_entropy=0.0)
+    )
     model.fit(images, masks, batch_size=8, epochs=80, verbose=0)
     prediction = model.predict(images, verbose=0) > 0.5
     dice = 2 * (prediction * masks).sum() / (prediction.sum() + masks.sum())
@@ -73,7 +76,9 @@ def test_frozen_layers_do_not_move_and_the_others_do(groups):
     images, masks = lesion_slices()
     model = small_unet()
     choose_trainable(model, groups)
-    model.compile(optimizer=keras.optimizers.Adam(0.01), loss=WeightedDiceLoss(1.0))
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.01), loss=WeightedDiceLoss(1.0, cross_entropy=0.0)
+    )
     before = {layer.name: layer.get_weights() for layer in model.layers}
     model.fit(images, masks, batch_size=4, epochs=1, verbose=0)
     for layer in model.layers:

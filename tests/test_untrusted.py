@@ -107,7 +107,7 @@ def test_nesting_without_end_is_refused(tmp_path):
 def whole(tmp_path_factory):
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("weights") / "best.weights.h5"
-    save_weights(build_unet(2, dropout=0.2, batch_normalisation=True, foreground_prior=0.5), path)
+    save_weights(build_unet(2, 0.2, True, 0.5, neighbours=0, mirror=False), path)
     return path
 
 
