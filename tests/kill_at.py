@@ -44,6 +44,8 @@ if __name__ == "__main__":
     from cli import run
 
     script, moment, *sys.argv[1:] = sys.argv[1:]
+    # A shell makes what it starts in the background deaf to Ctrl-C, and its children with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     dotted, number, *interrupt = moment.split(":")
     kill_at(dotted, int(number), interrupt)
     run(importlib.import_module(script).main)
