@@ -9,7 +9,6 @@ from itertools import chain
 
 import nibabel
 import numpy as np
-from tqdm import tqdm
 
 from files import InputError, file_hash, whole_file
 from inference import segment
@@ -25,6 +24,7 @@ from operating_point import (
     voxels,
     without_ends,
 )
+from parallel import WRITERS, in_parallel
 from volumes import load_mask, load_volume, read_voxels, to_original_grid
 
 
@@ -53,13 +53,24 @@ def predict_cases(predictor, cases, predict):
         `inference.predict_probability`.
     """
     weights = _hash(predictor)
-    for case in tqdm(cases, desc=f"{predictor.name}: scans", disable=None):
-        volume = load_volume(case.scan.image)
-        image = to_original_grid(threshold_levels(predict(volume)), volume)
-        image.header.set_slope_inter(0.1, 0)
-        image.header["descrip"] = _origin(weights, case)
-        with whole_file(predictor.prediction(case)) as temporary:
-            temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+    def predicted():
+        for case in cases:
+            volume = load_volume(case.scan.image)
+            image = to_original_grid(threshold_levels(predict(volume)), volume)
+            image.header.set_slope_inter(0.1, 0)
+            image.header["descrip"] = _origin(weights, case)
+            yield predictor.prediction(case), image
+
+    label = f"{predictor.name}: scans"
+    for saved in in_parallel(_save_prediction, predicted(), label, WRITERS, len(cases)):
+        saved()
+
+
+def _save_prediction(path_and_image):
+    path, image = path_and_image
+    with whole_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def _hash(predictor):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -12,20 +13,28 @@ from files import InputError
 
 # What this process may use, where the system tells: a container or a batch job has less than all.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+# Enough to keep up with a network on a GPU; on a processor one is mostly at work.
+WRITERS = min(CORES, 4)
+AHEAD = 4  # so many items a process wait or are done, so that a long one holds up no other
 
 
-def in_parallel(function, items, label, processes=CORES):
+def in_parallel(function, items, label, processes=CORES, count=None):
     """Call a function on each item in processes of their own.
+
+    Items may be computed here while the processes work on earlier ones; they are asked for no
+    faster than the processes keep up.
 
     Parameters
     ----------
     function : callable
         Of one item; must be importable, as must the items be picklable.
-    items : list
+    items : list or iterator
     label : str
         Of the progress bar.
     processes : int
         1 calls it in this process.
+    count : int, optional
+        Of items, if they are no list.
 
     Yields
     ------
@@ -39,7 +48,8 @@ def in_parallel(function, items, label, processes=CORES):
     """
     from tqdm import tqdm
 
-    bar = tqdm(total=len(items), desc=label, disable=None)
+    count = len(items) if count is None else count
+    bar = tqdm(total=count, desc=label, disable=None)
     if processes == 1:
         for item in items:
             yield lambda item=item: function(item)
@@ -48,18 +58,29 @@ def in_parallel(function, items, label, processes=CORES):
         return
     # Forking a process that has threads, as TensorFlow's, may hang.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(items)) or 1, spawn, initializer=_start)
+    pool = ProcessPoolExecutor(min(processes, count) or 1, spawn, initializer=_start)
+    begun = deque()
+
+    def first_result():
+        job = begun.popleft()
+        if isinstance(job.exception(), BrokenProcessPool):
+            raise job.exception()
+        bar.update()
+        return job.result
+
     try:
-        # Not before `_start` could they leave Ctrl-C to this process: they import first.
-        with _without_interrupts():
-            jobs = [pool.submit(function, item) for item in items]
-        for job in jobs:
-            if isinstance(job.exception(), BrokenProcessPool):
-                raise InputError(
-                    f"{label}: a process died, perhaps for lack of memory; the same command goes on"
-                )
-            bar.update()
-            yield job.result
+        for item in items:
+            # Not before `_start` could a process leave Ctrl-C to this one: it imports first.
+            with _without_interrupts():
+                begun.append(pool.submit(function, item))
+            while begun and (begun[0].done() or len(begun) > AHEAD * processes):
+                yield first_result()
+        while begun:
+            yield first_result()
+    except BrokenProcessPool:
+        raise InputError(
+            f"{label}: a process died, perhaps for lack of memory; the same command goes on"
+        ) from None
     finally:
         # What has begun is finished, what has not is dropped: a start anew takes it up.
         pool.shutdown(cancel_futures=True)

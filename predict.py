@@ -14,6 +14,7 @@ import gzip
 import json
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ from files import (
     save_json,
     whole_file,
 )
-from jobs import find_jobs
+from jobs import Job, find_jobs
+from parallel import WRITERS, in_parallel
 
 CHALLENGE = "atlas2_prediction"
 
@@ -69,7 +71,8 @@ def main(argv=None):
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} scans are done already")
     if waiting:
-        problems += predict_all(waiting, weights, options, arguments.probability)
+        networks, training_scales = load_networks(weights)
+        problems += predict_all(waiting, networks, options, training_scales, arguments.probability)
     rows = [
         load_json(path, "delete it") for path in sorted(arguments.output.rglob("*lesion*.json"))
     ]
@@ -108,34 +111,66 @@ def choose_options(arguments, weights):
     return options
 
 
-def predict_all(jobs, weights, options, with_probability):
-    """Predict the scans one after the other; return the problems: (file, reason)."""
+def load_networks(weights):
+    """Load the networks, and the grey levels of the first one's training scans if at hand."""
     with starting_tensorflow():
         from inference import load_network
-    from tqdm import tqdm
-
     from screening import read_training_scales
 
     networks = [load_network(path) for path in weights]
     training_scales = read_training_scales(networks[0])
     if training_scales is None:
         print("the training slices are not at hand: intensities are not compared with theirs")
+    return networks, training_scales
+
+
+def predict_all(jobs, networks, options, training_scales, with_probability):
+    """Predict scans, each written while the next is predicted; return problems: (file, reason)."""
+    from tqdm import tqdm
+
     problems = []
-    for job in tqdm(jobs, desc="scans", disable=None):
-        try:
-            found = predict_scan(job, networks, options, training_scales, with_probability)
-        except InputError as error:
-            file, _, reason = str(error).partition(": ")
-            problems.append((file, reason) if reason else (job.scan, file))
-            continue
-        text = f"{job.scan.name}: {found['lesions']} lesions, {found['volume_ml']:.1f} ml"
-        tqdm.write(f"{text}; {found['warnings']}" if found["warnings"] else text)
+
+    def predicted():
+        for job in jobs:
+            try:
+                yield predict_scan(job, networks, options, training_scales, with_probability)
+            except InputError as error:
+                file, _, reason = str(error).partition(": ")
+                problems.append((file, reason) if reason else (job.scan, file))
+
+    # A process would take longer to start than a single scan to be written.
+    processes = WRITERS if len(jobs) > 1 else 1
+    for row in in_parallel(save_scan, predicted(), "scans", processes, len(jobs)):
+        tqdm.write(row())
     return problems
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the networks found in a scan, and is to be written.
+
+    Attributes
+    ----------
+    job : jobs.Job
+    images : dict of pathlib.Path to nibabel.Nifti1Image
+        On the scan's own grid: the mask, and the probability if it is wanted.
+    scaled, mask : ndarray, uint8, shape (X, Y, Z)
+    spacing_mm : ndarray, shape (3,)
+    made_from, row : dict
+        For the json file; the row of predictions.csv.
+    """
+
+    job: Job
+    images: dict
+    scaled: np.ndarray
+    mask: np.ndarray
+    spacing_mm: np.ndarray
+    made_from: dict
+    row: dict
+
+
 def predict_scan(job, networks, options, training_scales, with_probability):
-    """Write all results of one scan; return its row of predictions.csv."""
-    from figures import save_overlay
+    """Read a scan and mark its lesions; return what was found."""
     from inference import predict_probability, segment
     from operating_point import ends_of, voxels, without_ends
     from screening import measure, unlike_training
@@ -157,16 +192,28 @@ def predict_scan(job, networks, options, training_scales, with_probability):
         )
     if not mask.any():
         warnings.append(f"no lesion found: no voxel is more probable than {probability.max():.2f}")
-    lesions = measure(mask, scaled, mean, voxel_ml)
-    save_nifti(to_original_grid(mask, volume), job.mask)
+    images = {job.mask: to_original_grid(mask, volume)}
     if with_probability:
-        save_nifti(to_original_grid(probability, volume), job.probability)
-    label = f"{job.scan.name}: {lesions['lesions']} lesions, {lesions['volume_ml']:.1f} ml"
-    save_overlay(scaled, mask, volume.spacing_mm, label, job.picture)
-    row = {"scan": str(job.scan), "mask": str(job.mask)} | lesions
-    row |= {"seconds": round(time.perf_counter() - started, 2), "warnings": "; ".join(warnings)}
-    save_json(job.facts, {"made_from": job.made_from(options), "prediction": row})
-    return row
+        images[job.probability] = to_original_grid(probability, volume)
+    row = {"scan": str(job.scan), "mask": str(job.mask)} | measure(mask, scaled, mean, voxel_ml)
+    row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
+    made_from = job.made_from(options)
+    return Found(job, images, scaled, mask, volume.spacing_mm, made_from, row)
+
+
+def save_scan(found):
+    """Write all results of one scan; return what to tell of it."""
+    from figures import save_overlay
+
+    started = time.perf_counter()
+    job, row = found.job, found.row
+    for path, image in found.images.items():
+        save_nifti(image, path)
+    label = f"{job.scan.name}: {row['lesions']} lesions, {row['volume_ml']:.1f} ml"
+    save_overlay(found.scaled, found.mask, found.spacing_mm, label, job.picture)
+    row["seconds"] = round(row["seconds"] + time.perf_counter() - started, 2)
+    save_json(job.facts, {"made_from": found.made_from, "prediction": row})
+    return f"{label}; {row['warnings']}" if row["warnings"] else label
 
 
 def save_nifti(image, path):

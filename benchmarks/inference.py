@@ -5,6 +5,7 @@
 """
 
 import shutil
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from benchmarks.bench import (
 
 TRAINING_STEPS, RATE = 40, 0.003
 BATCHES = (1, 4, 16)
+SCANS_END_TO_END = 8
 
 
 def train_briefly(prepared, folder, filters):
@@ -147,25 +149,30 @@ def openvino(folder, batch):
     return engine(lambda images: compiled(images)[0], folder, batch, f"openvino {batch}")
 
 
-def end_to_end(scan, weights, folder):
-    """What predict.py does with a scan, from file to mask, picture and facts."""
+def end_to_end(scans, weights, folder, overlapped):
+    """What predict.py does with scans, from their files to masks, pictures and facts."""
     from inference import load_network
     from jobs import find_jobs
     from operating_point import PLAIN
-    from predict import predict_scan
+    from predict import predict_all, predict_scan, save_scan
 
     networks = [load_network(weights)]
-    output = folder / "masks"
+    output = folder / f"masks, {overlapped}"
     layout = SimpleNamespace(
         image_suffix="_T1w", mask_suffix="_label-L_desc-T1lesion_mask", labels=None
     )
-    job = find_jobs([scan], layout, output)[0][0]
+    jobs = find_jobs(scans, layout, output)[0]
     options = {"weights": ["0"], "flip": False} | PLAIN
 
     def work():
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        predict_scan(job, networks, options, None, False)
+        if overlapped:
+            predict_all(jobs, networks, options, None, False)
+        else:
+            for job in jobs:
+                save_scan(predict_scan(job, networks, options, None, False))
+        return {"scans": len(jobs)}
 
     return work
 
@@ -187,7 +194,7 @@ def main():
         filters={"type": int, "default": 8, "help": "of the brief training; default: 8"},
     )  # fmt: skip
     with scratch() as folder:
-        scans = find_or_make_scans(options.scans, folder, 4)
+        scans = find_or_make_scans(options.scans, folder, SCANS_END_TO_END)
         weights = options.weights and options.weights.resolve()
         if not weights:
             prepared = folder / "prepared"
@@ -196,8 +203,8 @@ def main():
             _once(train_briefly, prepared, folder / "run", options.filters)
         from benchmarks.prep import list_scans
 
-        scan = list_scans(scans)[0].image
-        _once(save_inputs, scan, weights, folder)
+        files = [scan.image for scan in list_scans(scans)[:SCANS_END_TO_END]]
+        _once(save_inputs, files[0], weights, folder)
         from inference import BATCH
 
         batches = sorted({*BATCHES, BATCH})
@@ -206,11 +213,17 @@ def main():
                 *(Contestant(f"ours, batch {b}", ours, (weights, folder, b)) for b in batches),
                 *(Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (folder, b)) for b in BATCHES),
                 *(Contestant(f"OpenVINO, batch {b}", openvino, (folder, b)) for b in BATCHES),
-                Contestant("predict.py, end to end", end_to_end, (scan, weights, folder)),
-                Contestant("reading alone", reading, (scan,)),
+                *(
+                    Contestant(f"predict.py, {how}", end_to_end, (files, weights, folder, overlapped))
+                    for how, overlapped in (("one after the other", False), ("overlapped", True))
+                ),
+                Contestant("reading alone", reading, (files[0],)),
             ],
             options.rounds,
         )  # fmt: skip
+        for sample in chain(*samples.values()):
+            for quantity in ("cpu_s", "wall_s"):
+                sample[quantity] /= sample.get("scans", 1)
         mask = np.load(folder / f"ours {BATCH}.npy") > 0.5
         agreement = {
             path.stem: dice(mask, np.load(path) > 0.5) for path in sorted(folder.glob("* *.npy"))

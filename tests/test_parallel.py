@@ -1,12 +1,14 @@
 """Processes of one core each: in order, and out of the way of Ctrl-C."""
 
+import os
 import signal
+import time
 
 import pytest
 from conftest import refused
 
 from files import InputError
-from parallel import in_parallel
+from parallel import AHEAD, in_parallel
 
 
 def halve(number):
@@ -45,3 +47,47 @@ def threads(_):
 def test_each_process_computes_with_one_thread():
     (found,) = (result() for result in in_parallel(threads, [0], "threads", processes=2))
     assert set(found) == {1}
+
+
+def wait_for(path):
+    """Wait until a file is there, a minute at most."""
+    for _ in range(1200):
+        if path.exists():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_item_is_computed_while_a_process_works_on_an_earlier_one(tmp_path):
+    later = tmp_path / "later"
+
+    def items():
+        yield later
+        later.touch()
+        yield later
+
+    results = in_parallel(wait_for, items(), "files", processes=2, count=2)
+    assert [result() for result in results] == [True, True]
+
+
+def test_items_are_computed_no_faster_than_the_processes_keep_up():
+    computed = []
+
+    def items():
+        for number in range(100):
+            computed.append(number)
+            yield 2 * number
+
+    for place, result in enumerate(in_parallel(halve, items(), "numbers", 2, count=100)):
+        assert result() == place
+        assert len(computed) <= place + 1 + 2 * AHEAD + 1
+
+
+def die(_):
+    os._exit(1)
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_a_process_that_dies_is_told_in_one_line(count):
+    with refused("numbers: a process died, perhaps for lack of memory; the same command goes on"):
+        list(in_parallel(die, iter(range(count)), "numbers", 2, count=count))
