@@ -80,6 +80,7 @@ class Augmentation(Section):
     noise: Fraction
     blur: Annotated[float, Field(ge=0)]
     bias_field: Annotated[float, Field(ge=0)]
+    carve_mix: Annotated[float, Field(ge=0, le=1)]
 
 
 class Stage(Section):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import lineage
 from augmentation import augment
+from carvemix import CarveMix
 from files import InputError
 from hardware import check_parts, part_of_batches
 from losses import NO_IMAGE
@@ -31,6 +32,8 @@ class Batches:
     augmentation : dict or None
         Arguments of `augmentation.augment`; None leaves the images as they are.
     seed : int
+    mix : carvemix.CarveMix, optional
+        Sets lesions into slices before they are augmented, if they are.
 
     Attributes
     ----------
@@ -40,11 +43,11 @@ class Batches:
         Why a batch could not be read, since TensorFlow hides the reason.
     """
 
-    def __init__(self, reader, order, batch_size, augmentation, seed):
+    def __init__(self, reader, order, batch_size, augmentation, seed, mix=None):
         self.reader, self.batch_size = reader, batch_size
         # Two epochs meet where one ends; drawing an order anew for each batch grows with the data.
         self.order = lru_cache(maxsize=2)(order)
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.mix = augmentation, seed, mix
         self.steps = -(-len(order(0)) // batch_size)
         self.error = None
         self.part = part_of_batches()
@@ -70,22 +73,26 @@ class Batches:
         place = part % len(whole)
         rows = whole[place]
         try:
-            slices_ = [self.reader.read_channels(row) for row in rows]
+            slices_ = [self.read(*pair, int(step)) for pair in zip(rows, place, strict=True)]
         except InputError as error:
             self.error = error
             raise
-        if self.augmentation:
-            # Each place has draws of its own, whoever reads it.
-            rngs = (np.random.default_rng([self.seed, int(step), number]) for number in place)
-            slices_ = [
-                augment(*pair, rng, **self.augmentation)
-                for pair, rng in zip(slices_, rngs, strict=True)
-            ]
         images, masks = map(np.stack, zip(*slices_, strict=True))
         masks[part >= len(whole)] = NO_IMAGE
         scales = np.array([self.reader.scale(row) for row in rows], np.float32)
         mean, factor = scales.T[..., None, None, None]
         return images, masks[..., None], mean, factor
+
+    def read(self, row, place, step):
+        """Read image, (H, W, C), and mask, (H, W), that stand at one place of a batch."""
+        image, mask = self.reader.read_channels(row)
+        if self.augmentation:
+            # Each place has draws of its own, whoever reads it.
+            rng = np.random.default_rng([self.seed, step, place])
+            if self.mix:
+                image, mask = self.mix(row, image, mask, rng)
+            image, mask = augment(image, mask, rng, **self.augmentation)
+        return image, mask
 
     def dataset(self, first_epoch=0, last_epoch=1):
         """Stream the batches of some epochs one after the other.
@@ -209,8 +216,16 @@ class Parts:
             settings.slices.empty_per_lesion, settings.slices.per_epoch, seed,
             self.rows.subject.to_numpy()[part["training"][lesion]] if settings.slices.balanced else None,
         )  # fmt: skip
-        augmentation = settings.augmentation.model_dump() if stage.augmentation else None
-        self.training = Batches(self.reader, order, stage.batch_size, augmentation, seed)
+        augmentation = settings.augmentation.model_dump(exclude={"carve_mix"})
+        probability = settings.augmentation.carve_mix if stage.augmentation else 0
+        mix = CarveMix(
+            self.reader, part["training"][lesion], self.rows.subject.to_numpy(),
+            self.rows.z.to_numpy(), probability,
+        ) if probability else None  # fmt: skip
+        self.training = Batches(
+            self.reader, order, stage.batch_size, augmentation if stage.augmentation else None,
+            seed, mix,
+        )  # fmt: skip
         order = validation_order(part["validation"], seed)
         self.validation = Batches(self.reader, order, stage.batch_size, None, seed)
         check_parts(*(len(p.rows(p.steps - 1)) for p in (self.training, self.validation)))

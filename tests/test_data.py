@@ -55,7 +55,7 @@ def test_each_image_of_a_batch_has_a_distortion_of_its_own(parts):
 
 
 def test_validation_is_not_augmented_and_the_same_in_every_epoch(parts):
-    parts = parts("transfer.augmentation=true")
+    parts = parts("transfer.augmentation=true", "augmentation.carve_mix=1")
     images, masks = all_batches(parts.validation, 0)
     for image, mask, row in zip(images, masks, parts.validation.order(0), strict=True):
         original, lesion = parts.reader.read(row)
@@ -65,7 +65,7 @@ def test_validation_is_not_augmented_and_the_same_in_every_epoch(parts):
 
 
 def test_without_augmentation_training_slices_are_as_prepared(parts):
-    parts = parts("transfer.augmentation=false")
+    parts = parts("transfer.augmentation=false", "augmentation.carve_mix=1")
     images = next(iter(parts.training.dataset()))[0]
     rows = parts.training.rows(0)
     expected = [parts.reader.standardise(row, parts.reader.read(row)[0]) for row in rows]
@@ -88,6 +88,17 @@ def test_the_parts_of_processes_make_up_the_batch_and_fills_are_no_images(parts)
 def test_masks_stay_binary_after_augmentation(parts):
     _, masks = all_batches(parts().training, 0)
     assert set(np.unique(masks)) == {0.0, 1.0}
+
+
+def test_lesions_are_carved_from_training_subjects_alone(parts):
+    parts = parts("transfer.augmentation=true", "augmentation.carve_mix=1")
+    mix = parts.training.mix
+    # Every lesion slice of training is in each epoch.
+    rows = parts.training.order(0)
+    assert set(mix.donors) == set(rows[parts.has_lesion[rows]])
+    assert parts.validation.mix is None
+    plain = [parts.reader.read(row)[1].sum() for row in parts.training.rows(0)]
+    assert parts.training.batch(0)[1].sum() != sum(plain)
 
 
 def test_every_lesion_slice_comes_once_an_epoch_and_empty_ones_are_drawn_anew():
