@@ -38,7 +38,8 @@ def open_slices(folder):
     from slices import SliceReader, load_manifest
 
     rows = load_manifest(folder, "atlas")
-    return SliceReader(folder, rows), len(rows), load_settings().augmentation.model_dump()
+    augmentation = load_settings().augmentation.model_dump(exclude={"carve_mix"})
+    return SliceReader(folder, rows), len(rows), augmentation
 
 
 def drain(make_batches, slices):
