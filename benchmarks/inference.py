@@ -32,9 +32,10 @@ SCANS_END_TO_END = 8
 
 def train_briefly(prepared, folder, filters):
     """Write weights that know something of lesions, so that masks can be compared."""
-    from benchmarks.loader import our_batches
+    from benchmarks.loader import BATCH, open_slices
     from benchmarks.step import build_keras
     from config import load_settings
+    from data import Batches
     from losses import WeightedDiceLoss
     from weights import save_weights
 
@@ -43,10 +44,13 @@ def train_briefly(prepared, folder, filters):
     import keras
 
     model.compile(keras.optimizers.Adam(RATE), WeightedDiceLoss(strength=1.0, cross_entropy=0.0))
-    batches = our_batches(prepared, augmented=False)
-    lesion = np.array([batches.reader.read(row)[1].any() for row in range(len(batches.reader))])
-    rows = np.flatnonzero(lesion)
-    batches.order = lambda epoch: np.random.default_rng(epoch).permutation(rows)
+    reader, count, _ = open_slices(prepared)
+    rows = [row for row in range(count) if reader.read(row)[1].any()]
+
+    def order(epoch):
+        return np.random.default_rng(epoch).permutation(rows)
+
+    batches = Batches(reader, order, BATCH, None, seed=0)
     for images, masks in batches.dataset(0, 100).take(TRAINING_STEPS):
         model.train_on_batch(images, masks)
     folder.mkdir()
@@ -56,10 +60,7 @@ def train_briefly(prepared, folder, filters):
 
 
 def save_inputs(scan, weights, folder):
-    """Write the 8-bit slices of a scan, and the network for the engines, by way of PyTorch."""
-    import torch
-
-    from benchmarks.torch_unet import TorchUNet
+    """Write the 8-bit slices of a scan, and the network's filters and arrays."""
     from inference import load_network, square_size
     from volumes import load_volume, volume_to_slices
 
@@ -67,9 +68,31 @@ def save_inputs(scan, weights, folder):
     images = volume_to_slices(scaled, square_size(scaled.shape, 240))
     np.savez(folder / "slices.npz", images=images, mean=mean, std=std)
     network = load_network(weights)
-    twin = TorchUNet(network.settings.unet.filters, 0.0)
-    twin.carry_over({layer.name: layer.get_weights() for layer in network.model.layers})
-    example = torch.zeros(2, 1, *images.shape[1:])
+    arrays = {
+        f"{layer.name}/{i}": array
+        for layer in network.model.layers
+        for i, array in enumerate(layer.get_weights())
+    }
+    np.savez(folder / "network.npz", filters=network.settings.unet.filters, **arrays)
+    return lambda: None
+
+
+def export_network(folder):
+    """Write the network for the engines, by way of PyTorch.
+
+    Not where TensorFlow is: the compiler that PyTorch for GPUs brings along ends such a process.
+    """
+    import torch
+
+    from benchmarks.torch_unet import TorchUNet
+
+    layers = {}
+    with np.load(folder / "network.npz") as file:
+        twin = TorchUNet(int(file["filters"]), 0.0)
+        for name in file.files[1:]:
+            layers.setdefault(name.rpartition("/")[0], []).append(file[name])
+    twin.carry_over(layers)
+    example = torch.zeros(2, 1, *load_inputs(folder)[0].shape[1:])
     torch.onnx.export(
         twin.eval(), (example,), folder / "network.onnx", input_names=["image"],
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},), dynamo=True,
@@ -205,6 +228,7 @@ def main():
 
         files = [scan.image for scan in list_scans(scans)[:SCANS_END_TO_END]]
         _once(save_inputs, files[0], weights, folder)
+        _once(export_network, folder)
         from inference import BATCH
 
         batches = sorted({*BATCHES, BATCH})
