@@ -98,6 +98,10 @@ class TransferStage(Stage):
     trainable: Literal["all"] | Annotated[list[str], Field(min_length=1)]
 
 
+class Evaluation(Section):
+    flip: bool
+
+
 class Hardware(Section):
     devices: PositiveInteger | Literal["all"]
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
@@ -124,6 +128,7 @@ class Settings(Section):
     pre_train: Stage
     train: Stage
     transfer: TransferStage
+    evaluation: Evaluation
     hardware: Hardware
     demo: Demo
 

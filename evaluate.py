@@ -84,10 +84,13 @@ def score_runs(settings, arguments):
     folds = [find_cases(prepared, fold.split, part) for fold in next(iter(runs.values()))]
     cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
     choosing = part == "validation"
-    points = None if choosing else {predictor: read_point(predictor) for predictor in cases}
-    predict_missing(cases)
     if choosing:
-        points = choose_points(runs, cases)
+        flip = settings.evaluation.flip
+        predict_missing(cases, dict.fromkeys(cases, flip))
+        points = choose_points(runs, cases, flip)
+    else:
+        points = {predictor: read_point(predictor) for predictor in cases}
+        predict_missing(cases, {predictor: points[predictor]["flip"] for predictor in cases})
     tasks = [(predictor, case, points[predictor]) for predictor, case in pairs(cases)]
     rows = [result() for result in in_parallel(score, tasks, "scoring")]
     for predictor, own in cases.items():
@@ -133,22 +136,26 @@ def read_point(predictor):
     return point or dict(PLAIN)
 
 
-def predict_missing(cases):
-    """Predict the scans of which there is no prediction yet."""
+def predict_missing(cases, flips):
+    """Predict the scans of which there is no prediction yet, some also as mirrored heads."""
     from evaluation import missing_predictions, predict_cases
     from inference import load_network, predict_probability
 
-    missing = {predictor: missing_predictions(predictor, own) for predictor, own in cases.items()}
+    missing = {
+        predictor: missing_predictions(predictor, own, flips[predictor])
+        for predictor, own in cases.items()
+    }
     missing = {predictor: own for predictor, own in missing.items() if own}
     if not missing:
         return
     with starting_tensorflow():
         networks = [[load_network(file) for file in predictor.weights] for predictor in missing]
     for own_networks, (predictor, own) in zip(networks, missing.items(), strict=True):
-        predict_cases(predictor, own, partial(predict_probability, own_networks))
+        predict = partial(predict_probability, own_networks)
+        predict_cases(predictor, own, flips[predictor], predict)
 
 
-def choose_points(runs, cases):
+def choose_points(runs, cases, flip):
     """Choose each predictor's operating point on validation."""
     from evaluation import choose_for_folds, score_thresholds
 
@@ -157,7 +164,7 @@ def choose_points(runs, cases):
     results.close()
     points = {}
     for folds in runs.values():
-        points |= choose_for_folds({fold: tried[fold] for fold in folds})
+        points |= choose_for_folds({fold: tried[fold] for fold in folds}, flip)
     return points
 
 

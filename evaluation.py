@@ -28,15 +28,15 @@ from parallel import WRITERS, in_parallel
 from volumes import load_mask, load_volume, read_voxels, to_original_grid
 
 
-def missing_predictions(predictor, cases):
-    """List the scans of which there is no prediction yet, or one of other weights."""
-    weights = _hash(predictor)
+def missing_predictions(predictor, cases, flip):
+    """List the scans of which there is no prediction yet, or one made in another way."""
+    made_by = _maker(predictor, flip)
     return [
-        case for case in cases if _made_from(predictor.prediction(case)) != _origin(weights, case)
+        case for case in cases if _made_from(predictor.prediction(case)) != _origin(made_by, case)
     ]
 
 
-def predict_cases(predictor, cases, predict):
+def predict_cases(predictor, cases, flip, predict):
     """Predict scans and keep the probabilities.
 
     ``<scan>_probability.nii.gz`` in `predictor.predictions` lies on the scan's own grid and holds
@@ -48,18 +48,20 @@ def predict_cases(predictor, cases, predict):
     ----------
     predictor : trained.Predictor
     cases : list of trained.Case
+    flip : bool
+        Average with the prediction of the mirrored head.
     predict : callable
-        From a `volumes.Volume` to the probability of lesion, (X, Y, Z), as
+        From a `volumes.Volume` and `flip` to the probability of lesion, (X, Y, Z), as
         `inference.predict_probability`.
     """
-    weights = _hash(predictor)
+    made_by = _maker(predictor, flip)
 
     def predicted():
         for case in cases:
             volume = load_volume(case.scan.image)
-            image = to_original_grid(threshold_levels(predict(volume)), volume)
+            image = to_original_grid(threshold_levels(predict(volume, flip)), volume)
             image.header.set_slope_inter(0.1, 0)
-            image.header["descrip"] = _origin(weights, case)
+            image.header["descrip"] = _origin(made_by, case)
             yield predictor.prediction(case), image
 
     label = f"{predictor.name}: scans"
@@ -73,16 +75,18 @@ def _save_prediction(path_and_image):
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
-def _hash(predictor):
-    """Return the hash of a predictor's weights, of several that of their hashes."""
+def _maker(predictor, flip):
+    """Name a predictor by the hash of its weights, of several by that of their hashes."""
     hashes = [file_hash(path) for path in predictor.weights]
-    return (
-        hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-    )
+    weights = hashes[0]
+    if len(hashes) > 1:
+        weights = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return f"weights {weights}{' flip' if flip else ''}"
 
 
-def _origin(weights, case):
-    return f"weights {weights}, scan {case.scan.image.stat().st_mtime_ns}".encode()
+def _origin(made_by, case):
+    # A header has 80 bytes for it.
+    return f"{made_by}, scan {case.scan.image.stat().st_mtime_ns}".encode()
 
 
 def _made_from(file):
@@ -130,7 +134,7 @@ def score_thresholds(predictor_and_case):
     return grid, case.skip * slice_mm, levels.shape[2] * slice_mm, case.scan.subject
 
 
-def choose_for_folds(tried):
+def choose_for_folds(tried, flip):
     """Choose the operating point of each predictor of a run on its validation subjects.
 
     A fold is scored with a point in which its own subjects had no part, chosen on the predictions
@@ -141,17 +145,19 @@ def choose_for_folds(tried):
     ----------
     tried : dict of trained.Predictor to list
         What `score_thresholds` found on its scans.
+    flip : bool
+        Whether they were predicted so.
 
     Returns
     -------
     dict of trained.Predictor to dict
     """
-    point = _choose(chain(*tried.values()))
+    point = _choose(chain(*tried.values())) | {"flip": flip}
     points = {fold: save_operating_point(point, fold.weights[0]) for fold in tried}
     if len(tried) > 1:
         for fold in tried:
             others = chain(*(found for other, found in tried.items() if other is not fold))
-            points[fold] = _choose(others) | {"chosen_on": "the other folds"}
+            points[fold] = _choose(others) | {"flip": flip, "chosen_on": "the other folds"}
     return points
 
 

@@ -2,7 +2,8 @@
 
 A point is a threshold, the smallest lesion that is kept, and whether lesions are also marked in the
 slices at both ends that training left out: a network that never saw them may mark healthy tissue
-there, or may find what others miss.
+there, or may find what others miss. With it goes whether the probabilities are averaged with those of
+the mirrored head.
 """
 
 from pathlib import Path
@@ -14,9 +15,9 @@ from files import InputError, file_hash, load_json, save_json
 
 # What is tried on the validation subjects.
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-SMALLEST_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+SMALLEST_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 # Until evaluate.py has chosen a better one.
-PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "ends_mm": 0.0, "height_mm": 0.0}
+PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "ends_mm": 0.0, "height_mm": 0.0, "flip": False}
 
 
 def threshold_levels(probability):
@@ -130,7 +131,8 @@ def choose_operating_point(grids, subjects):
 def written(point):
     """Describe an operating point in words."""
     where = "the slices that training knew" if point["ends_mm"] else "all slices"
-    return f"threshold {point['threshold']:g}, lesions from {point['smallest_ml']:g} ml, in {where}"
+    flip = ", averaged with the mirrored head" if point["flip"] else ""
+    return f"threshold {point['threshold']:g}, lesions from {point['smallest_ml']:g} ml, in {where}{flip}"
 
 
 def save_operating_point(point, weights):
@@ -152,14 +154,15 @@ def read_operating_point(weights):
     -------
     dict
         ``threshold``: lesion is what is more probable; ``smallest_ml``: smaller lesions are left
-        out; ``ends_mm``: so much is left empty at both ends of a scan that is ``height_mm`` high.
+        out; ``ends_mm``: so much is left empty at both ends of a scan that is ``height_mm`` high;
+        ``flip``: probabilities are averaged with those of the mirrored head.
     """
     path = _file(weights)
     if not path.exists():
         return dict(PLAIN)
     stored = load_json(path, "run evaluate.py again")
     try:
-        return {name: float(stored[name]) for name in PLAIN}
+        return {name: type(plain)(stored[name]) for name, plain in PLAIN.items()}
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: must hold {' and '.join(PLAIN)}; run evaluate.py again"

@@ -54,7 +54,10 @@ def add_arguments(parser):
         "--all-slices", action="store_true",
         help="mark lesions also in slices that evaluate.py chose to leave empty",
     )  # fmt: skip
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored head")
+    parser.add_argument(
+        "--flip", action="store_true",
+        help="average with the mirrored head, also where evaluate.py did not",
+    )  # fmt: skip
     parser.add_argument("--probability", action="store_true", help="write the probabilities too")
     parser.add_argument(
         "--challenge", action="store_true", help=f"pack all masks as {CHALLENGE}.zip for ATLAS"
@@ -96,8 +99,9 @@ def choose_options(arguments, weights):
     for path in weights:
         read_run_settings(path)
     points = [read_operating_point(path) for path in weights]
-    options = {"weights": [file_hash(path) for path in weights], "flip": arguments.flip}
-    for name in points[0]:
+    options = {"weights": [file_hash(path) for path in weights]}
+    options["flip"] = arguments.flip or any(point["flip"] for point in points)
+    for name in points[0].keys() - {"flip"}:
         given = getattr(arguments, name, None)
         options[name] = np.mean([point[name] for point in points]) if given is None else given
         options[name] = float(options[name])

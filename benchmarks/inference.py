@@ -185,7 +185,7 @@ def end_to_end(scans, weights, folder, overlapped):
         image_suffix="_T1w", mask_suffix="_label-L_desc-T1lesion_mask", labels=None
     )
     jobs = find_jobs(scans, layout, output)[0]
-    options = {"weights": ["0"], "flip": False} | PLAIN
+    options = {"weights": ["0"]} | PLAIN
 
     def work():
         shutil.rmtree(output, ignore_errors=True)

@@ -172,7 +172,7 @@ def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
         folds.append(Predictor("train", fold, (weights,), tmp_path, {}))
     for own in (1, 3, 8):
         tried = dict(zip(folds, map(tried_at, ([own] * 9, [5, 5], [5])), strict=True))
-        point = choose_for_folds(tried)[folds[0]]
+        point = choose_for_folds(tried, False)[folds[0]]
         assert (point["threshold"], point["mean_dice"]) == (THRESHOLDS[5], 1)
         assert point["chosen_on"] == "the other folds"
         # For new scans all subjects choose.

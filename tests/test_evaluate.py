@@ -59,14 +59,14 @@ def copy_run(runs, name, folder, **changes):
     return copy
 
 
-def by_hand(run, prepared, case):
+def by_hand(run, prepared, case, flip=False):
     """Return probability, reference and spacing of one row of metrics.csv."""
     name = f"{case.subject}_{case.session}"
     made_from = load_json(prepared / "atlas" / f"{name}.json")["made_from"]
     volume = load_volume(made_from["image"])
     reference = load_mask(made_from["mask"], None, volume)
     network = load_network(run / "best.weights.h5")
-    return predict_probability([network], volume), reference, volume.spacing_mm
+    return predict_probability([network], volume, flip), reference, volume.spacing_mm
 
 
 def figures_at(point, probability, reference, spacing_mm):
@@ -160,6 +160,25 @@ def test_the_test_part_uses_the_stored_operating_point(runs, arguments, prepared
         assert float(case.voxel_difference) == wanted["voxel_difference"]
 
 
+def test_heads_are_mirrored_on_the_test_part_as_on_validation(
+    runs, arguments, prepared, tmp_path, capsys
+):
+    run = copy_run(runs, "train", tmp_path)
+    words = [str(run), *arguments, "--output", str(tmp_path / "out")]
+    evaluate.main([*words, "--set", "evaluation.flip=true"])
+    assert load_json(run / "operating_point.json")["flip"] is True
+    assert load_json(runs.folder / "train" / "operating_point.json")["flip"] is False
+    capsys.readouterr()
+    # Whatever the settings say by then, and where other predictions are there already.
+    evaluate.main([*words, "--part", "test"])
+    assert "averaged with the mirrored head" in capsys.readouterr().out
+    point = load_json(run / "operating_point.json")
+    for case in metrics_csv(tmp_path / "out").itertuples():
+        wanted = figures_at(point, *by_hand(run, prepared, case, flip=True))
+        assert float(case.dice) == pytest.approx(wanted["dice"])
+        assert float(case.voxel_difference) == wanted["voxel_difference"]
+
+
 def test_without_an_operating_point_the_test_part_says_so_and_chooses_none(
     runs, arguments, tmp_path, capsys
 ):
@@ -237,11 +256,11 @@ def test_a_stopped_evaluation_goes_on_with_the_scans_that_are_missing(
     words = [str(run), *arguments, "--output", str(tmp_path / "out")]
     predicted = []
 
-    def count(networks, volume):
+    def count(networks, volume, flip):
         if len(predicted) == 1:
             raise KeyboardInterrupt
         predicted.append(volume)
-        return predict_probability(networks, volume)
+        return predict_probability(networks, volume, flip)
 
     monkeypatch.setattr(inference, "predict_probability", count)
     with pytest.raises(KeyboardInterrupt):

@@ -99,6 +99,7 @@ def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):
     assert read_operating_point(weights) == PLAIN
     assert (PLAIN["threshold"], PLAIN["smallest_ml"], PLAIN["ends_mm"]) == (0.5, 0, 0)
     point = {"threshold": 0.3, "smallest_ml": 0.05, "ends_mm": 50.0, "height_mm": 189.0}
+    point["flip"] = True
     weights.write_bytes(b"weights")
     save_operating_point(point | {"mean_dice": 0.6}, weights)
     assert read_operating_point(weights) == point
@@ -123,3 +124,4 @@ def test_a_point_of_other_weights_or_none_of_those_tried_is_not_used_on_test(cha
 def test_a_point_is_written_as_a_sentence_would_have_it():
     assert written(PLAIN) == "threshold 0.5, lesions from 0 ml, in all slices"
     assert written(PLAIN | {"ends_mm": 50}).endswith("in the slices that training knew")
+    assert written(PLAIN | {"flip": True}).endswith("all slices, averaged with the mirrored head")

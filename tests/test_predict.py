@@ -276,7 +276,7 @@ def test_other_options_weights_or_a_changed_scan_are_predicted_anew(weights, tmp
 @pytest.mark.usefixtures("lesion_is_bright")
 def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, tmp_path):
     run = shutil.copytree(weights.parent, tmp_path / "run")
-    point = PLAIN | {"threshold": 0.2, "smallest_ml": 0.004}
+    point = PLAIN | {"threshold": 0.2, "smallest_ml": 0.004, "flip": True}
     (run / "operating_point.json").write_text(json.dumps(point))
     voxels = head(SHAPE)
     voxels[5, 5, 1:4] = 9000  # 0.003 ml
@@ -287,6 +287,7 @@ def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, 
         assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == lesions
     facts = json.loads((tmp_path / "out" / "scan_lesion.json").read_text())
     assert facts["made_from"]["threshold"] == 0.2
+    assert facts["made_from"]["flip"]
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
