@@ -8,6 +8,9 @@ import numpy as np
 
 from channels import as_channels
 
+# Lesions come from at most so many slices above or below: the anatomy around them is alike.
+REACH = 8
+
 
 class CarveMix:
     """Set lesions of other training subjects into slices at random.
@@ -25,8 +28,6 @@ class CarveMix:
         Of every row of the reader: whose it is, and which axial slice of the scan.
     probability : float
         That a slice gets a lesion.
-    reach : int
-        Lesions come from at most so many slices above or below.
 
     References
     ----------
@@ -34,8 +35,8 @@ class CarveMix:
     NeuroImage 271.
     """
 
-    def __init__(self, reader, donors, subjects, heights, probability, reach=8):
-        self.reader, self.probability, self.reach = reader, probability, reach
+    def __init__(self, reader, donors, subjects, heights, probability):
+        self.reader, self.probability = reader, probability
         self.heights = heights
         self.donors = donors[np.argsort(heights[donors], kind="stable")]
         self.subjects = np.unique(subjects, return_inverse=True)[1]
@@ -67,22 +68,28 @@ class CarveMix:
         return np.where(shown, lesion, image), np.where(region, lesion_mask, mask)
 
     def draw(self, row, rng):
-        """Draw a lesion slice near the height of a row, or None where there is none."""
+        """Draw another subject's lesion slice near the height of a row, or None if there is none."""
         height = self.heights[row]
         first, last = np.searchsorted(
-            self.heights[self.donors], (height - self.reach, height + self.reach + 1)
+            self.heights[self.donors], (height - REACH, height + REACH + 1)
         )
         near = self.donors[first:last]
+        near = near[self.subjects[near] != self.subjects[row]]
         if not near.size:
             return None
         whose = self.subjects[near]
         return rng.choice(near[whose == rng.choice(np.unique(whose))])
 
     def levels(self, donor, row):
-        """Return a table, uint8 (256,), from the grey levels of one row's scan to another's."""
+        """Return a table, uint8 (256,), from the grey levels of one row's scan to another's.
+
+        What is exactly 0, outside a skull-stripped head, stays 0, and nothing else becomes it.
+        """
         (mean, factor), (own_mean, own_factor) = map(self.reader.scale, (donor, row))
         levels = (np.arange(256) - mean) * factor / own_factor + own_mean
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+        levels = np.clip(np.rint(levels), 1, 255).astype(np.uint8)
+        levels[0] = 0
+        return levels
 
 
 def carve(mask, rng):

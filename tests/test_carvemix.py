@@ -34,11 +34,11 @@ def slices(tmp_path):
     return tmp_path, pandas.DataFrame(rows)
 
 
-def mixing(slices, probability, reach=8, **channels):
+def mixing(slices, probability, **channels):
     folder, rows = slices
     reader = SliceReader(folder, rows, **channels)
     subjects, heights = rows.subject.to_numpy(), rows.z.to_numpy()
-    return CarveMix(reader, np.arange(6, 12), subjects, heights, probability, reach)
+    return CarveMix(reader, np.arange(6, 12), subjects, heights, probability)
 
 
 def test_a_carved_region_is_the_lesion_grown_or_shrunk():
@@ -82,10 +82,26 @@ def test_the_lesion_in_neighbours_and_mirrored_copies_moves_with_the_slice(slice
         np.testing.assert_array_equal(image[:, ::-1, channel + 3] == 60, mask > 0)
 
 
-def test_lesions_come_from_near_heights_and_from_each_subject_alike(slices):
+def test_air_stays_air_and_nothing_else_becomes_it(slices):
+    folder, _ = slices
+    images = np.zeros((6, SIDE, SIDE), np.uint8)
+    images[:] = disc(12) * 60 - disc(8) * 58
+    np.save(folder / "b_image.npy", images)
+    mix = mixing(slices, 1)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(40):
+        image, _ = mix(2, *mix.reader.read_channels(2), rng)
+        seen |= set(image.ravel())
+    # Outside b's head, its lesion (far below the scale of a), its tissue, and a's own grey level.
+    assert seen == {0, 1, 100}
+
+
+def test_lesions_come_from_near_heights_and_from_each_subject_alike(slices, monkeypatch):
     folder, rows = slices
     rows.loc[6, "subject"] = "c"
-    mix = mixing((folder, rows), 1, reach=1)
+    monkeypatch.setattr("carvemix.REACH", 1)
+    mix = mixing((folder, rows), 1)
     drawn = [mix.draw(1, np.random.default_rng(seed)) for seed in range(400)]
     assert set(drawn) == {6, 7, 8}
     # One slice of c, two of b.
@@ -94,6 +110,14 @@ def test_lesions_come_from_near_heights_and_from_each_subject_alike(slices):
         mixing((folder, rows.assign(z=rows.z + 20 * (rows.subject == "a"))), 1).draw(0, None)
         is None
     )
+
+
+def test_a_subject_never_gets_its_own_lesion(slices):
+    folder, rows = slices
+    rows.loc[6, "subject"] = "c"
+    mix = mixing((folder, rows), 1)
+    assert {mix.draw(8, np.random.default_rng(seed)) for seed in range(50)} == {6}
+    assert mix.draw(6, np.random.default_rng(0)) > 6
 
 
 def test_as_many_slices_get_a_lesion_as_was_asked_for(slices):
