@@ -199,13 +199,19 @@ class Parts:
     Raises
     ------
     files.InputError
-        If slices or split are missing, the split leaks (see `splits.rows_of`), or the devices cannot
+        If slices or split are missing or made with another `slices.skip`, the split leaks (see `splits.rows_of`), or the devices cannot
         share a batch.
     """
 
     def __init__(self, dataset, settings, stage):
         folder, seed = settings.paths.prepared, settings.seed
         self.rows = load_manifest(folder, dataset)
+        if (first := self.rows.z.min()) != settings.slices.skip:
+            raise InputError(
+                f"{folder}: its slices begin at number {first}, but slices.skip is "
+                f"{settings.slices.skip}; run prep.py with these settings, or name another "
+                "paths.prepared"
+            )
         split = load_split(folder, dataset, settings.fold)
         part = rows_of(self.rows, split)
         self.reader = SliceReader(folder, self.rows, settings.unet.neighbours, settings.unet.mirror)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import refused
 
 from config import load_settings
 from data import Parts, training_order
@@ -39,7 +40,7 @@ def test_no_subject_is_in_training_and_validation(parts):
 
 
 def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(parts):
-    batches = parts().training
+    batches = parts("augmentation.carve_mix=0.5").training
     # The same slices in the same order, so that only the distortion can differ.
     batches.order, batches.steps = lambda epoch: np.arange(8), 2
     first, again, second = (all_batches(batches, epoch)[0] for epoch in (0, 0, 1))
@@ -73,7 +74,7 @@ def test_without_augmentation_training_slices_are_as_prepared(parts):
 
 
 def test_the_parts_of_processes_make_up_the_batch_and_fills_are_no_images(parts):
-    batches = parts("transfer.augmentation=true").training
+    batches = parts("transfer.augmentation=true", "augmentation.carve_mix=0.5").training
     images, masks, *_ = batches.batch(0)
     assert len(images) == 4
     for part in (range(0, 3), range(3, 6)):
@@ -91,14 +92,21 @@ def test_masks_stay_binary_after_augmentation(parts):
 
 
 def test_lesions_are_carved_from_training_subjects_alone(parts):
-    parts = parts("transfer.augmentation=true", "augmentation.carve_mix=1")
-    mix = parts.training.mix
+    still = [f"augmentation.{name}=0" for name in ("rotation_degrees", "shift", "zoom")]
+    still += ["augmentation.flip=false", "transfer.augmentation=true"]
+    mixed = parts(*still, "augmentation.carve_mix=1")
+    mix = mixed.training.mix
     # Every lesion slice of training is in each epoch.
-    rows = parts.training.order(0)
-    assert set(mix.donors) == set(rows[parts.has_lesion[rows]])
-    assert parts.validation.mix is None
-    plain = [parts.reader.read(row)[1].sum() for row in parts.training.rows(0)]
-    assert parts.training.batch(0)[1].sum() != sum(plain)
+    rows = mixed.training.order(0)
+    assert set(mix.donors) == set(rows[mixed.has_lesion[rows]])
+    assert mixed.validation.mix is None
+    plain = parts(*still).training.batch(0)[1]
+    assert (mixed.training.batch(0)[1] != plain).any()
+
+
+def test_slices_that_were_cut_by_other_settings_are_refused(parts):
+    with refused("slices begin at number 2, but slices.skip is 3", "paths.prepared"):
+        parts("slices.skip=3")
 
 
 def test_every_lesion_slice_comes_once_an_epoch_and_empty_ones_are_drawn_anew():
