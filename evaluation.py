@@ -65,7 +65,8 @@ def predict_cases(predictor, cases, flip, predict):
             yield predictor.prediction(case), image
 
     label = f"{predictor.name}: scans"
-    for saved in in_parallel(_save_prediction, predicted(), label, WRITERS, len(cases)):
+    processes = WRITERS if len(cases) > 1 else 1
+    for saved in in_parallel(_save_prediction, predicted(), label, processes, len(cases)):
         saved()
 
 
@@ -76,7 +77,7 @@ def _save_prediction(path_and_image):
 
 
 def _maker(predictor, flip):
-    """Name a predictor by the hash of its weights, of several by that of their hashes."""
+    """Name what predicts by the hash of its weights, of several by that of theirs, and by `flip`."""
     hashes = [file_hash(path) for path in predictor.weights]
     weights = hashes[0]
     if len(hashes) > 1:

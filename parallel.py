@@ -15,14 +15,14 @@ from files import InputError
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 # Enough to keep up with a network on a GPU; on a processor one is mostly at work.
 WRITERS = min(CORES, 4)
-AHEAD = 4  # so many items a process wait or are done, so that a long one holds up no other
+AHEAD = 4  # so many items of a list a process wait or are done: a long one holds up no other
 
 
 def in_parallel(function, items, label, processes=CORES, count=None):
     """Call a function on each item in processes of their own.
 
-    Items may be computed here while the processes work on earlier ones; they are asked for no
-    faster than the processes keep up.
+    Items may be computed here, one after the other, while the processes work on earlier ones; of
+    such no more than one a process waits.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def in_parallel(function, items, label, processes=CORES, count=None):
     # Forking a process that has threads, as TensorFlow's, may hang.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(processes, count) or 1, spawn, initializer=_start)
-    begun = deque()
+    begun, most = deque(), processes * (AHEAD if isinstance(items, list) else 1)
 
     def first_result():
         job = begun.popleft()
@@ -73,7 +73,7 @@ def in_parallel(function, items, label, processes=CORES, count=None):
             # Not before `_start` could a process leave Ctrl-C to this one: it imports first.
             with _without_interrupts():
                 begun.append(pool.submit(function, item))
-            while begun and (begun[0].done() or len(begun) > AHEAD * processes):
+            while begun and (begun[0].done() or len(begun) > most):
                 yield first_result()
         while begun:
             yield first_result()
@@ -93,11 +93,18 @@ def _without_interrupts():
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    noted = []
+    # The mask is what a new process inherits. Another thread may still take the signal, and Python
+    # then calls the handler here.
+    handler = signal.signal(signal.SIGINT, lambda *_: noted.append("Ctrl-C"))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if noted:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _start():

@@ -101,7 +101,7 @@ def choose_options(arguments, weights):
     points = [read_operating_point(path) for path in weights]
     options = {"weights": [file_hash(path) for path in weights]}
     options["flip"] = arguments.flip or any(point["flip"] for point in points)
-    for name in points[0].keys() - {"flip"}:
+    for name in (name for name in points[0] if name != "flip"):
         given = getattr(arguments, name, None)
         options[name] = np.mean([point[name] for point in points]) if given is None else given
         options[name] = float(options[name])
@@ -132,20 +132,22 @@ def predict_all(jobs, networks, options, training_scales, with_probability):
     """Predict scans, each written while the next is predicted; return problems: (file, reason)."""
     from tqdm import tqdm
 
-    problems = []
-
     def predicted():
         for job in jobs:
             try:
                 yield predict_scan(job, networks, options, training_scales, with_probability)
             except InputError as error:
-                file, _, reason = str(error).partition(": ")
-                problems.append((file, reason) if reason else (job.scan, file))
+                yield error
 
     # A process would take longer to start than a single scan to be written.
     processes = WRITERS if len(jobs) > 1 else 1
-    for row in in_parallel(save_scan, predicted(), "scans", processes, len(jobs)):
-        tqdm.write(row())
+    saved, problems = in_parallel(save_scan, predicted(), "scans", processes, len(jobs)), []
+    for job, result in zip(jobs, saved, strict=True):
+        try:
+            tqdm.write(result())
+        except InputError as error:
+            file, _, reason = str(error).partition(": ")
+            problems.append((file, reason) if reason else (job.scan, file))
     return problems
 
 
@@ -206,7 +208,9 @@ def predict_scan(job, networks, options, training_scales, with_probability):
 
 
 def save_scan(found):
-    """Write all results of one scan; return what to tell of it."""
+    """Write all results of one scan and return what to tell of it, or raise what was its problem."""
+    if isinstance(found, InputError):
+        raise found
     from figures import save_overlay
 
     started = time.perf_counter()

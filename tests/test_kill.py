@@ -257,7 +257,7 @@ def test_predict_killed_between_scans_ends_as_one_that_never_was(reference, tiny
             ]
         return found | {"predictions.csv": rows}
 
-    # While a scan is written and the next is predicted, and when the first is done.
+    # Before the second scan is predicted, and when the first is written.
     for moment in ("inference.predict_probability:2", "concurrent.futures.Future.result:2"):
         kill("predict", arguments(tmp_path / "killed"), moment)
     first = min((tmp_path / "killed").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -268,9 +268,12 @@ def test_predict_killed_between_scans_ends_as_one_that_never_was(reference, tiny
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 
-def test_predict_on_a_full_disk_stops_in_one_line_and_goes_on(reference, tiny_trees, tmp_path):
-    scan = next(tiny_trees.atlas.rglob("sub-r002s002*_T1w.nii.gz"))
-    arguments = [scan, "--output", tmp_path / "out", "--weights", reference / "best.weights.h5"]
+@pytest.mark.parametrize("scans", [1, 3])
+def test_predict_on_a_full_disk_stops_in_one_line_and_goes_on(
+    scans, reference, tiny_trees, tmp_path
+):
+    found = sorted(tiny_trees.atlas.rglob("sub-r00*_T1w.nii.gz"))[:scans]
+    arguments = [*found, "--output", tmp_path / "out", "--weights", reference / "best.weights.h5"]
     code, _, lines = finish(start("predict", arguments, preexec_fn=limit_files(100)))
     assert code == 2
     (line,) = [line for line in lines if line.startswith("error: ")]
@@ -278,6 +281,16 @@ def test_predict_on_a_full_disk_stops_in_one_line_and_goes_on(reference, tiny_tr
     assert "free some space and the same command goes on" in line
     assert not list((tmp_path / "out").rglob("*.json"))
     assert predict.main(list(map(str, arguments))) == 0
+
+
+def test_evaluate_on_a_full_disk_stops_in_one_line(words, reference, tmp_path):
+    run = shutil.copytree(reference, tmp_path / "train")
+    code, _, lines = finish(start("evaluate", words(tmp_path), preexec_fn=limit_files(100)))
+    assert code == 2
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    assert str(run / "predictions") in line
+    assert "free some space and the same command goes on" in line
+    assert not list((run / "predictions").glob("*.nii.gz"))
 
 
 def test_evaluate_killed_at_any_moment_ends_as_one_that_never_was(words, reference, tmp_path):

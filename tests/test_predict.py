@@ -96,10 +96,10 @@ def rows_of(output):
 
 @pytest.fixture
 def lesion_is_bright(monkeypatch):
-    """The network's place is taken by a rule: voxels above 5000 are lesion."""
+    """The network's place is taken by a rule: voxels above 5000 are lesion, mirrored above 4000."""
 
-    def answer(networks, volume, flip=False):
-        return (volume.voxels > 5000).astype(np.float32)
+    def answer(networks, volume, flip):
+        return (volume.voxels > (4000 if flip else 5000)).astype(np.float32)
 
     monkeypatch.setattr(inference, "predict_probability", answer)
     monkeypatch.setattr(inference, "load_network", inference.read_run_settings)
@@ -281,8 +281,9 @@ def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, 
     voxels = head(SHAPE)
     voxels[5, 5, 1:4] = 9000  # 0.003 ml
     voxels[9, 9, 1:5] = 9000  # 0.004 ml
+    voxels[14, 14, 1:5] = 4500  # found with the mirrored head alone
     scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
-    for more, lesions in (([], "1"), (["--smallest-ml", "0.003"], "2")):
+    for more, lesions in (([], "2"), (["--smallest-ml", "0.003"], "3")):
         call(tmp_path / "out", run / weights.name, scan, *more)
         assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == lesions
     facts = json.loads((tmp_path / "out" / "scan_lesion.json").read_text())
