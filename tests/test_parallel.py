@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
 from conftest import refused
 
 from files import InputError
-from parallel import AHEAD, in_parallel
+from parallel import _without_interrupts, in_parallel
 
 
 def halve(number):
@@ -33,6 +34,24 @@ def test_a_process_never_gets_ctrl_c_not_even_while_it_imports():
     (result,) = in_parallel(blocked_signals, [0], "processes", 2)
     assert signal.SIGINT in result()
     assert signal.SIGINT not in blocked_signals(0)
+
+
+def test_ctrl_c_is_put_off_though_another_thread_takes_it():
+    finished, reached = threading.Event(), []
+    other = threading.Thread(target=finished.wait)
+    other.start()
+    # Whoever started the tests may have made them deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), _without_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            reached.append("the end of the block")
+    finally:
+        signal.signal(signal.SIGINT, before)
+        finished.set()
+        other.join()
+    assert reached
 
 
 def threads(_):
@@ -80,7 +99,8 @@ def test_items_are_computed_no_faster_than_the_processes_keep_up():
 
     for place, result in enumerate(in_parallel(halve, items(), "numbers", 2, count=100)):
         assert result() == place
-        assert len(computed) <= place + 1 + 2 * AHEAD + 1
+        # This one, and one waiting for each of the two processes.
+        assert len(computed) <= place + 3
 
 
 def die(_):
