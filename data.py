@@ -4,6 +4,7 @@ A batch is a pure function of the seed and its number, so a run that was stopped
 very batches it would have had. Shape letters: B images of a batch, H, W pixels, C channels.
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -136,7 +137,7 @@ def training_order(lesion, empty, empty_per_lesion, per_epoch, seed, subjects=No
         Row numbers of slices with and without lesion.
     empty_per_lesion : float or "all"
     per_epoch : int or None
-        Keep only so many of them, others in every epoch.
+        Take so many of them: a part, another in every epoch, or several rounds.
     seed : int
     subjects : ndarray of str, optional
         Whose the lesion slices are: as many of them are drawn in all, and as often of each
@@ -155,11 +156,16 @@ def training_order(lesion, empty, empty_per_lesion, per_epoch, seed, subjects=No
     if empty_per_lesion != "all":
         count = min(count, round(empty_per_lesion * len(lesion)))
 
-    def order(epoch):
-        rng = np.random.default_rng([seed, epoch])
+    rounds = 1 if per_epoch is None else math.ceil(per_epoch / max(1, len(lesion) + count))
+
+    def draw(rng):
         drawn = lesion if share is None else rng.choice(lesion, len(lesion), p=share)
         rows = np.concatenate([drawn, rng.choice(empty, count, replace=False)])
-        return rng.permutation(rows)[:per_epoch]
+        return rng.permutation(rows)
+
+    def order(epoch):
+        rng = np.random.default_rng([seed, epoch])
+        return np.concatenate([draw(rng) for _ in range(rounds)])[:per_epoch]
 
     return order
 

@@ -129,6 +129,18 @@ def test_the_share_of_empty_slices_is_as_set(share, count):
     assert len(training_order(np.arange(20), np.arange(20, 120), share, None, 0)(0)) == count
 
 
+@pytest.mark.parametrize(("per_epoch", "rounds"), [(12, 0), (30, 1), (75, 2)])
+def test_an_epoch_has_as_many_slices_as_are_asked_for(per_epoch, rounds):
+    order = training_order(np.arange(20), np.arange(20, 120), 0.5, per_epoch, seed=3)
+    counts = np.bincount(order(0), minlength=120)
+    assert counts.sum() == len(order(1)) == per_epoch
+    assert set(counts[:20]) == {rounds, rounds + 1} if per_epoch % 30 else {rounds}
+    assert list(order(0)) != list(order(1))
+    if rounds == 2:
+        # Each round draws its own empty slices.
+        assert np.count_nonzero(counts[20:]) > 10
+
+
 def test_a_balanced_order_shows_every_subject_equally_often():
     lesion, empty = np.arange(110), np.arange(110, 120)
     whose = np.array(["large"] * 100 + ["small"] * 10)
