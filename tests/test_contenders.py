@@ -13,7 +13,7 @@ from conftest import refused
 from benchmarks.bench import cpu_seconds
 from benchmarks.contenders import contest, ours, split, table
 from comparison import FIGURES
-from files import save_csv
+from files import save_csv, save_json
 
 
 @pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table"])
@@ -40,14 +40,6 @@ def test_prep_takes_the_split_of_a_folder(tiny_trees, prepared, tmp_path):
 
 def budget(seconds):
     return contest.Budget(seconds, cpu_seconds)
-
-
-def test_epochs_fill_the_budget_and_never_exceed_it():
-    assert budget(100).epochs(33) == 3
-    assert budget(99).epochs(33) == 3
-    assert budget(98).epochs(33) == 2
-    with refused("slices.per_epoch"):
-        budget(32).epochs(33)
 
 
 def test_steps_leave_room_for_the_validation_of_each_epoch():
@@ -82,13 +74,13 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])
     monkeypatch.setattr(ours, "MEASURED_STEPS", 1)
     results = ["--results", str(tmp_path), "--cpu-seconds"]
-    # A second a step, in training and in validation.
-    steps = ours.measure(ours.read_settings("", arguments), "train", budget(0))
-    epoch_s = steps[0] + steps[2]
-    ours.main([*arguments, *results, str(2 * epoch_s + 0.5), "--name", "tiny"])
+    monkeypatch.setattr(ours, "EPOCHS", 2)
+    # A second a step, in training and in validation; more steps than the slices have in a round.
+    step_s, validation_s = ours.measure(ours.read_settings("", arguments), "train", budget(0))
+    ours.main([*arguments, *results, str(2 * (13 + validation_s) + 0.5), "--name", "tiny"])
     folder = tmp_path / "tiny" / "seed-0"
     facts = json.loads((folder / "budget.json").read_text())
-    assert facts["epochs"] == 2 and facts["steps"] == steps[0]
+    assert step_s == 1 and facts["epochs"] == 2 and facts["steps"] == 13
     assert len(pandas.read_csv(folder / "train" / "history.csv")) == 2
     assert json.loads((folder / "train" / "operating_point.json").read_text())["chosen_on"]
     assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
@@ -96,8 +88,8 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
         ours.main([*arguments, *results, "1", "--name", "tiny"])
 
 
-def save_metrics(results, contender, seed, dice, healthy_ml=None):
-    """Write the metrics.csv of a contender: a scan a subject, the last without lesion if asked."""
+def save_figures(results, contender, seed, dice, healthy_ml=None):
+    """Write what a contender leaves: a scan a subject, the last without lesion if asked."""
     rows = []
     for i, value in enumerate(dice):
         healthy = healthy_ml is not None and i == len(dice) - 1
@@ -106,18 +98,25 @@ def save_metrics(results, contender, seed, dice, healthy_ml=None):
         whose = {"run": "predictions", "subject": f"s{i}", "session": "", "site": "a"}
         volumes = {"lesion_volume_ml": 0.0 if healthy else 5.0, "lesion_outside_ml": 0.0}
         rows.append(whose | figures | volumes)
-    folder = results / contender / f"seed-{seed}" / "evaluation"
-    save_csv(folder / "metrics.csv", rows)
+    folder = results / contender / f"seed-{seed}"
+    save_csv(folder / "evaluation" / "metrics.csv", rows)
+    save_json(folder / "budget.json", {"epochs": 10 + seed, "steps": 200})
+
+
+def rows_of(folder):
+    table.keep(folder, folder / "kept")
+    return table.load_rows(folder / "kept")
 
 
 def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
     dice = np.linspace(0.1, 0.8, 8)
-    save_metrics(tmp_path, "strong", 0, dice + 0.1, healthy_ml=0.25)
-    save_metrics(tmp_path, "strong", 1, dice + 0.2, healthy_ml=0.75)
-    save_metrics(tmp_path, "peer", 0, dice, healthy_ml=2.0)
-    first, second = table.table(table.load_rows(tmp_path), "strong", seed=0)
+    save_figures(tmp_path, "strong", 0, dice + 0.1, healthy_ml=0.25)
+    save_figures(tmp_path, "strong", 1, dice + 0.2, healthy_ml=0.75)
+    save_figures(tmp_path, "peer", 0, dice, healthy_ml=2.0)
+    first, second = table.table(rows_of(tmp_path), "strong", seed=0)
     assert (first["contender"], second["contender"]) == ("**strong**", "peer")
     assert first["Dice"].startswith("0.600 (0.") and second["Dice"].startswith("0.450 (0.")
+    assert (first["seeds"], first["steps"], second["steps"]) == (2, "2,000 2,200", "2,000")
     assert first["Dice by seed"] == "0.550 0.650"
     assert first["false positives, ml"] == "0.50" and second["false positives, ml"] == "2.00"
     assert second["Dice − strong"].startswith("−0.150 (−0.150 to −0.150; p = 0.0")
@@ -126,10 +125,23 @@ def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
 
 
 def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
-    save_metrics(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
-    save_metrics(tmp_path, "peer", 0, [0.1, 0.2])
-    rows = table.load_rows(tmp_path)
+    save_figures(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
+    save_figures(tmp_path, "peer", 0, [0.1, 0.2])
+    rows = rows_of(tmp_path)
     with refused("peer", "other subjects"):
         table.table(rows, "strong", seed=0)
     with refused("--ours best", "peer, strong"):
         table.table(rows, "best", seed=0)
+
+
+def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(table, "KEPT", tmp_path / "kept")
+    for place, name in (("here", "strong"), ("there", "peer")):
+        save_figures(tmp_path / place, name, 0, [0.1, 0.2, 0.3])
+        table.main([str(tmp_path / place)])
+    both = capsys.readouterr().out.split("\n\n")[-1]
+    assert "strong" in both and "peer" in both
+    table.main([])
+    assert capsys.readouterr().out in both
+    with refused("empty", "metrics.csv"):
+        table.main([str(tmp_path / "empty")])

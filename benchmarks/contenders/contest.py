@@ -76,14 +76,6 @@ class Budget:
             time.sleep(1)
             spent += cpu_seconds()
 
-    def epochs(self, epoch_s):
-        """Return how many epochs fit."""
-        if epoch_s > self.seconds:
-            raise InputError(
-                f"an epoch takes {epoch_s:.0f} of {self.seconds:.0f} s; set slices.per_epoch lower"
-            )
-        return int(self.seconds / epoch_s)
-
     def steps(self, epochs, step_s, validation_s=0.0):
         """Return how many steps an epoch has if so many epochs, each validated, fill the budget."""
         steps = int((self.seconds / epochs - validation_s) / step_s)

@@ -9,6 +9,7 @@ validation as ours are.
     python -m benchmarks.contenders.monai_unet --set paths.prepared=prepared
 """
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -58,6 +59,7 @@ def main(argv=None):
     print(f"monai-tuned: {chosen}")
     test = find_cases(settings.paths.prepared, split, "test")
     write_masks(test, predict, {folder: PLAIN, tuned: chosen})
+    shutil.copy(folder / "budget.json", tuned)
     for place in (folder, tuned):
         contest.score(place, test, settings)
 

@@ -1,42 +1,65 @@
 """Gather the figures of all contenders in one table, with what each does worse or better than ours.
 
-Reads   <results>/<contender>/seed-<seed>/evaluation/metrics.csv, as the contenders leave them
+Reads   <contender>/seed-<seed>/evaluation/metrics.csv and budget.json, as the contenders leave them
+Keeps   both in benchmarks/results/contenders, so that the table grows from one machine to the next
 
 A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
-subjects (95 %, bootstrap), differences are paired by subject.
+subjects (95 %, bootstrap), differences are paired by subject. Without a folder the table is made of
+what was kept before.
 
     python -m benchmarks.contenders.table contenders --ours strong
 """
 
+import json
 from pathlib import Path
 
 import pandas
 
-from benchmarks.bench import markdown
+from benchmarks.bench import RESULTS, markdown
 from cli import read_settings, run
 from comparison import compare_runs, describe, signed
-from files import InputError
+from files import InputError, whole_file
+
+KEPT = RESULTS / "contenders"
 
 
 def add_arguments(parser):
-    parser.add_argument("results", type=Path, metavar="FOLDER", help="of the contenders")
+    parser.add_argument(
+        "results", type=Path, nargs="?", metavar="FOLDER", help="of contenders, to be kept"
+    )
     parser.add_argument("--ours", default="strong", help="the one to compare with; default: strong")
 
 
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, add_arguments)
-    rows = load_rows(arguments.results)
+    if arguments.results:
+        keep(arguments.results, KEPT)
+    rows = load_rows(KEPT)
     print(markdown(table(rows, arguments.ours, settings.seed)))
 
 
-def load_rows(results):
-    """Read all metrics.csv; the run of a row is its contender."""
-    tables = []
-    for path in sorted(results.glob("*/seed-*/evaluation/metrics.csv")):
-        seed = path.parts[-3]
-        tables.append(pandas.read_csv(path).assign(run=path.parts[-4], seed=seed))
-    if not tables:
+def keep(results, kept):
+    """Copy the figures and the budgets of contenders, but not their networks and masks."""
+    found = sorted(results.glob("*/seed-*/evaluation/metrics.csv"))
+    if not found:
         raise InputError(f"{results}: no <contender>/seed-<seed>/evaluation/metrics.csv is in it")
+    for metrics in found:
+        seed = metrics.parents[1]
+        for file in (metrics, seed / "budget.json"):
+            with whole_file(kept / seed.relative_to(results) / file.name) as path:
+                path.write_bytes(file.read_bytes())
+
+
+def load_rows(kept):
+    """Read all metrics.csv, and of budget.json the steps; the run of a row is its contender."""
+    tables = []
+    for path in sorted(kept.glob("*/seed-*/metrics.csv")):
+        plan = json.loads(path.with_name("budget.json").read_text())
+        tables.append(pandas.read_csv(path).assign(
+            run=path.parts[-3], seed=path.parts[-2], steps=plan["epochs"] * plan["steps"],
+        ))  # fmt: skip
+    if not tables:
+        raise InputError(f"{kept}: no <contender>/seed-<seed>/metrics.csv is in it")
     return pandas.concat(tables, ignore_index=True)
 
 
@@ -70,6 +93,7 @@ def row(rows, name, ours, seed):
         "contender": f"**{name}**" if name == ours else name,
         "subjects": found["subjects"],
         "seeds": own.seed.nunique(),
+        "steps": " ".join(f"{steps:,}" for steps in own.groupby("seed").steps.first()),
         "Dice": with_interval(found["figures"]["dice"]),
         "lesion F1": with_interval(found["figures"]["lesion_f1"]),
         "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
