@@ -4,6 +4,8 @@ import importlib
 import json
 import time
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -76,7 +78,8 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     results = ["--results", str(tmp_path), "--cpu-seconds"]
     monkeypatch.setattr(ours, "EPOCHS", 2)
     # A second a step, in training and in validation; more steps than the slices have in a round.
-    step_s, validation_s = ours.measure(ours.read_settings("", arguments), "train", budget(0))
+    settings = ours.read_settings("", arguments)
+    step_s, validation_s = ours.measure(settings, settings.train, "atlas", budget(0))
     ours.main([*arguments, *results, str(2 * (13 + validation_s) + 0.5), "--name", "tiny"])
     folder = tmp_path / "tiny" / "seed-0"
     facts = json.loads((folder / "budget.json").read_text())
@@ -86,6 +89,26 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
     with refused("is there already"):
         ours.main([*arguments, *results, "1", "--name", "tiny"])
+
+
+def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkeypatch):
+    started = {}
+
+    def script(name):
+        return SimpleNamespace(main=lambda options: started.setdefault(name, options))
+
+    monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(ours, "import_module", script)
+    plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60", "--stage"]
+    ours.main([*plan, "pre_train"])
+    assert set(started) == {"pre_train_model"}
+    ours.main([*plan, "transfer"])
+    assert set(started) == {"pre_train_model", "transfer_learning", "evaluate"}
+    runs = [option for option in started["pre_train_model"] if option.startswith("paths.runs=")][-1]
+    weights = Path(runs.partition("=")[2], "pre_train", "best.weights.h5")
+    assert f"transfer.initial_weights={weights}" in started["transfer_learning"]
+    assert weights.parents[2] == tmp_path / "reference-pre_train"
+    assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
 
 def save_figures(results, contender, seed, dice, healthy_ml=None):

@@ -1,55 +1,69 @@
 """Train our pipeline within the budget, and score it on the held-back subjects.
 
 The stage's epochs and their length (slices.per_epoch) are set so that its schedule ends with the
-budget. Its operating point is chosen on validation, as always.
+budget. Its operating point is chosen on validation, as always. `--stage pre_train` scores nothing;
+`--stage transfer` starts from what it left.
 
     python -m benchmarks.contenders.ours --config configs/strong.yaml --set paths.prepared=prepared
 """
 
 from importlib import import_module
-from pathlib import Path
 
 from benchmarks.contenders import contest
 from cli import read_settings, run, starting_tensorflow
 
-SCRIPTS = {"train": "train_model", "transfer": "transfer_learning"}
+STAGES = {
+    "pre_train": ("pre_train_model", "brats17"),
+    "train": ("train_model", "atlas"),
+    "transfer": ("transfer_learning", "atlas"),
+}
 EPOCHS = 12  # validating after every round of the slices would take a fifth of the budget
 MEASURED_STEPS = 10
 
 
 def add_arguments(parser):
     contest.add_arguments(parser)
-    parser.add_argument("--stage", choices=SCRIPTS, default="train", help="default: train")
-    parser.add_argument("--name", help="default: that of the --config file, or reference")
+    parser.add_argument("--stage", choices=STAGES, default="train", help="default: train")
+    parser.add_argument(
+        "--name", help="default: that of the --config file, or reference; other stages add theirs"
+    )
 
 
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, add_arguments)
     contest.set_up_process()
-    config = arguments.config
-    name = arguments.name or (config.stem if config else "reference")
-    folder = contest.contender_folder(settings, arguments, name)
+    config, name = arguments.config, arguments.stage
+    script, dataset = STAGES[name]
+    stage = getattr(settings, name)
+    base = arguments.name or (config.stem if config else "reference")
+    contender = base if name == "train" else f"{base}-{name}"
+    folder = contest.contender_folder(settings, arguments, contender)
     budget = contest.Budget.given(arguments)
-    step_s, validation_s = measure(settings, arguments.stage, budget)
+    step_s, validation_s = measure(settings, stage, dataset, budget)
     steps = budget.steps(EPOCHS, step_s, validation_s)
     plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": EPOCHS}
     print(f"{EPOCHS} epochs of {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
 
-    stage = getattr(settings, arguments.stage)
-    planned = {"paths.runs": folder, "slices.per_epoch": steps * stage.batch_size}
-    planned[f"{arguments.stage}.epochs"] = EPOCHS
+    planned = {
+        "paths.runs": folder, "slices.per_epoch": steps * stage.batch_size, f"{name}.epochs": EPOCHS,
+    }  # fmt: skip
+    if name == "transfer" and not stage.initial_weights:
+        pre_trained = folder.parents[1] / f"{base}-pre_train" / folder.name / "pre_train"
+        planned["transfer.initial_weights"] = pre_trained / "best.weights.h5"
     options = ["--config", str(config)] if config else []
     for override in (*arguments.overrides, *(f"{key}={value}" for key, value in planned.items())):
         options += ["--set", override]
-    script = import_module(SCRIPTS[arguments.stage])
-    budget.spend(lambda: script.main(options), folder, **plan)
-    evaluate = import_module("evaluate").main
-    trained = str(Path(folder, arguments.stage))
-    evaluate([trained, *options, "--part", "validation"])
-    evaluate([trained, *options, "--part", "test", "--output", str(folder / "evaluation")])
+    train = import_module(script).main
+    budget.spend(lambda: train(options), folder, **plan)
+    if dataset == "atlas":
+        evaluate = import_module("evaluate").main
+        evaluate([str(folder / name), *options, "--part", "validation"])
+        evaluate(
+            [str(folder / name), *options, "--part", "test", "--output", str(folder / "evaluation")]
+        )
 
 
-def measure(settings, name, budget):
+def measure(settings, stage, dataset, budget):
     """Return the seconds of a step and of a validation."""
     with starting_tensorflow():
         from data import Parts
@@ -57,12 +71,12 @@ def measure(settings, name, budget):
         from training import compile_model, set_random_seed
         from unet import build_unet
 
-    stage, hardware = getattr(settings, name), settings.hardware
-    lesions = Parts("atlas", settings, stage)
+    hardware = settings.hardware
+    parts = Parts(dataset, settings, stage)
     use_hardware(hardware.devices, hardware.precision, stage.batch_size)
     set_random_seed(settings.seed)
     model = build_unet(**settings.unet.model_dump())
-    training, validation = lesions.training, lesions.validation
+    training, validation = parts.training, parts.validation
     compile_model(model, stage, training.steps, hardware.jit)
     count = min(MEASURED_STEPS, training.steps, validation.steps)
     train_s = budget.cost(
