@@ -17,7 +17,7 @@ STAGES = {
     "train": ("train_model", "atlas"),
     "transfer": ("transfer_learning", "atlas"),
 }
-EPOCHS = 12  # validating after every round of the slices would take a fifth of the budget
+EPOCHS = 8  # validating after every round of the slices would take a fifth of the budget
 MEASURED_STEPS = 10
 
 
