@@ -12,7 +12,7 @@ import pandas
 import pytest
 from conftest import refused
 
-from benchmarks.bench import cpu_seconds
+from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, ours, split, table
 from comparison import FIGURES
 from files import save_csv, save_json
@@ -159,12 +159,23 @@ def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
 
 def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(table, "KEPT", tmp_path / "kept")
+    printed = []
     for place, name in (("here", "strong"), ("there", "peer")):
         save_figures(tmp_path / place, name, 0, [0.1, 0.2, 0.3])
         table.main([str(tmp_path / place)])
-    both = capsys.readouterr().out.split("\n\n")[-1]
-    assert "strong" in both and "peer" in both
+        printed.append(capsys.readouterr().out)
+    assert "| peer " not in printed[0]
+    assert "| **strong** " in printed[1] and "| peer " in printed[1]
     table.main([])
-    assert capsys.readouterr().out in both
+    assert capsys.readouterr().out == printed[1]
     with refused("empty", "metrics.csv"):
         table.main([str(tmp_path / "empty")])
+
+
+def test_the_documentation_shows_the_figures_that_were_kept(capsys):
+    table.main([])
+    assert capsys.readouterr().out.strip() in (ROOT / "benchmarks" / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for row in table.table(table.load_rows(table.KEPT), "strong", seed=0):
+        if row["contender"] in ("**strong**", "monai-tuned"):
+            assert f"| {row['Dice']} | {row['lesion F1']} |" in readme
