@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from files import load_json, whole_file
 
@@ -74,9 +75,12 @@ def draw_curve(panel, history, name):
         f"{best[f'val_{name}']:.3f}", (best["epoch"], best[f"val_{name}"]),
         textcoords="offset points", xytext=(-8 if late else 8, 10),
         ha="right" if late else "left", color=VALIDATION, fontsize=9,
+        path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4,
     )  # fmt: skip
     panel.set_title(name.capitalize(), loc="left", fontsize=11)
-    panel.set_ylim(0, 1.02)
+    # With cross-entropy a loss may be above 1.
+    highest = max(entry[key] for entry in history for key in (name, f"val_{name}"))
+    panel.set_ylim(0, 1.02 * max(1, highest))
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
     panel.xaxis.get_major_locator().set_params(integer=True)
