@@ -1,6 +1,7 @@
 """The report's plots, as SVG text: crisp at every width, each point named under the pointer."""
 
 import io
+import textwrap
 from xml.etree import ElementTree
 
 import matplotlib
@@ -14,6 +15,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 # Okabe and Ito, 2008, as everywhere here; each run has a shape of its own as well.
 RUNS = (("#009E73", "o"), ("#CC79A7", "D"), ("#56B4E9", "s"), ("#E69F00", "^"), ("#555555", "v"))
 CHANGES = {"better": ("#222222", "-"), "equal": ("#999999", ":"), "worse": ("#D55E00", "--")}
+# Letters of a run's name on a line: two of them fit beside each other.
+NAME_WIDTH = 24
 # Text stays text, so that it is read aloud and found; the same bytes for the same figures.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
 
@@ -58,7 +61,7 @@ def paired_plot(table, run, baseline):
         names[f"mean-{at}"] = f"mean of {name}: {table[name].mean():.2f}"
     panel.plot([], [], "D", color="black", ls="", label="mean")
     panel.set(xlim=(-0.35, 1.35), ylim=(-0.03, 1.03), ylabel="Dice of a subject")
-    panel.set_xticks((0, 1), (baseline, run))
+    panel.set_xticks((0, 1), (_lines(baseline), _lines(run)))
     figure.legend(loc="outside upper left", ncols=4, frameon=False, columnspacing=1.2)
     return _svg(figure, names)
 
@@ -83,7 +86,7 @@ def volume_plot(table, runs):
     for number, run in enumerate(runs):
         colour, marker = style_of(number)
         rows = table[(table.run == run) & (table.lesion_volume_ml > 0)]
-        panel.plot([], [], marker, color=colour, ls="", label=run)
+        panel.plot([], [], marker, color=colour, ls="", label=_lines(run))
         for row in rows.itertuples():
             gid = f"volume-{number}-{len(names)}"
             names[gid] = f"{row.subject}: {row.lesion_volume_ml:.1f} ml, {run} {row.dice:.2f}"
@@ -93,7 +96,8 @@ def volume_plot(table, runs):
             )  # fmt: skip
     panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel="lesion volume, ml", ylabel="Dice")
     panel.xaxis.set_major_formatter(FuncFormatter(lambda ml, _: f"{ml:g}"))
-    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    columns = 1 if max(map(len, runs)) > NAME_WIDTH else 3
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False)
     return _svg(figure, names)
 
 
@@ -147,7 +151,7 @@ def agreement_plot(table, run, number):
     panel.axhline(0, color="#bbbbbb", lw=0.8)
     panel.margins(x=0.08, y=0.12)
     panel.set(xlabel="mean of mask and prediction, ml", ylabel="prediction − mask, ml")
-    panel.set_title(run, loc="left", fontsize=11, fontweight="bold")
+    panel.set_title(_lines(run), loc="left", fontsize=11, fontweight="bold")
     return _svg(figure, names)
 
 
@@ -170,6 +174,12 @@ def _figure(width, height):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
     return figure, panel
+
+
+def _lines(name):
+    """Break a long name into lines, between its folders where that is enough."""
+    lines = textwrap.wrap(name.replace("/", "/ "), NAME_WIDTH, break_on_hyphens=False)
+    return "\n".join(lines).replace("/ ", "/")
 
 
 def _signed(value):

@@ -244,6 +244,16 @@ def test_the_answer_is_that_of_the_comparison(by, answer, badge, tmp_path, monke
     assert f'<span class="badge">{badge}</span>' in text
 
 
+def test_long_names_of_runs_are_broken_between_folders(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+    names = [f"data/runs_of_the_first_week/fold-*/{last}" for last in ("train", "transfer")]
+    text = write_report(tmp_path / "report.html", made_up(names, ["a", "b", "c"])).read_text(
+        "utf-8"
+    )
+    assert ">runs_of_the_first_week/<" in text
+    assert not [str(warning.message) for warning in recwarn]
+
+
 def test_one_run_alone_has_its_dice_for_an_answer(tmp_path, open_page):
     rows = made_up(["nnU-Net"], ["a", "b", "c"])
     without_scan = lambda: (Volume(np.zeros((28, 32, 16)), RAS, None), *scene()[1:])  # noqa: E731
