@@ -205,8 +205,8 @@ class Parts:
     Raises
     ------
     files.InputError
-        If slices or split are missing or made with another `slices.skip`, the split leaks (see `splits.rows_of`), or the devices cannot
-        share a batch.
+        If slices or split are missing or made with another `slices.skip`, the split leaks (see
+        `splits.rows_of`), or the devices cannot share a batch.
     """
 
     def __init__(self, dataset, settings, stage):
