@@ -22,13 +22,11 @@ from files import InputError, load_json, save_json, whole_file
 from parallel import CORES, in_parallel
 from phantoms import (
     acquire,
-    contrast,
-    draw_head,
+    draw_person,
     draw_scanner,
     paint_lesion,
     paint_look_alikes,
     paint_tumour,
-    smooth_noise,
 )
 
 ATLAS_DATASET, BRATS_DATASET = 0, 1  # second word of every seed, so that the two sets share nothing
@@ -69,9 +67,7 @@ def make_atlas_subject(index, folder, seed):
         return
     rng = np.random.default_rng([seed, ATLAS_DATASET, index])
     scanner = draw_scanner(np.random.default_rng([seed, ATLAS_DATASET, 10**6 + site_number]))
-    anatomy, affine = draw_head(rng)
-    image = contrast(anatomy, scanner, sulci=rng.random())
-    image *= 1 + 0.015 * smooth_noise(rng, image.shape, 4)  # tissue is never flat
+    image, anatomy, affine = draw_person(rng, scanner)
     paint_look_alikes(rng, image, anatomy, scanner)
     mask = paint_lesion(rng, image, anatomy, scanner, lesion_volume_ml(index, seed))
     save_nifti(scan, acquire(rng, image, scanner), affine)
@@ -97,9 +93,7 @@ def make_brats17_subject(index, folder, seed):
         return
     rng = np.random.default_rng([seed, BRATS_DATASET, index])
     scanner = draw_scanner(rng)
-    anatomy, _ = draw_head(rng)
-    image = contrast(anatomy, scanner, sulci=rng.random())
-    image *= 1 + 0.015 * smooth_noise(rng, image.shape, 4)
+    image, anatomy, _ = draw_person(rng, scanner)
     tumour = paint_tumour(rng, image, anatomy, scanner, low_grade)
     stripped = np.where(anatomy[..., 1] < 0, acquire(rng, image, scanner), 0).astype(np.int16)
     save_nifti(scan, onto_brats_grid(stripped), BRATS_AFFINE)

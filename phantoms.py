@@ -339,3 +339,20 @@ def draw_head(rng):
     if rng.random() < 0.5:
         anatomy = np.ascontiguousarray(anatomy[::-1])
     return deform(anatomy, draw_deformation(rng, anatomy.shape[:3])), affine
+
+
+def draw_person(rng, scanner):
+    """Draw a new person, healthy, as a scanner's contrasts show the head before it is acquired.
+
+    Returns
+    -------
+    image : ndarray, float32 (X, Y, Z)
+        White matter at 1.
+    anatomy : ndarray, float32 (X, Y, Z, 2)
+        See `head`.
+    affine : ndarray (4, 4)
+    """
+    anatomy, affine = draw_head(rng)
+    image = contrast(anatomy, scanner, sulci=rng.random())
+    image *= 1 + 0.015 * smooth_noise(rng, image.shape, 4)  # tissue is never flat
+    return image, anatomy, affine

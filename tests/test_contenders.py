@@ -13,7 +13,7 @@ import pytest
 from conftest import refused
 
 from benchmarks.bench import ROOT, cpu_seconds
-from benchmarks.contenders import contest, ours, split, table
+from benchmarks.contenders import contest, healthy, ours, split, table
 from comparison import FIGURES
 from files import save_csv, save_json
 
@@ -75,6 +75,7 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
     monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])
     monkeypatch.setattr(ours, "MEASURED_STEPS", 1)
+    monkeypatch.setattr(healthy, "HEADS", 1)
     results = ["--results", str(tmp_path), "--cpu-seconds"]
     monkeypatch.setattr(ours, "EPOCHS", 2)
     # A second a step, in training and in validation; more steps than the slices have in a round.
@@ -87,6 +88,8 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     assert len(pandas.read_csv(folder / "train" / "history.csv")) == 2
     assert json.loads((folder / "train" / "operating_point.json").read_text())["chosen_on"]
     assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
+    without_lesion = pandas.read_csv(folder / "healthy" / "evaluation" / "metrics.csv")
+    assert (without_lesion.lesion_volume_ml == 0).all() and len(without_lesion) == 1
     with refused("is there already"):
         ours.main([*arguments, *results, "1", "--name", "tiny"])
 
@@ -98,6 +101,7 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
         return SimpleNamespace(main=lambda options: started.setdefault(name, options))
 
     monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(ours, "mark_healthy", lambda *_: None)
     monkeypatch.setattr(ours, "import_module", script)
     plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60", "--stage"]
     ours.main([*plan, "pre_train"])
@@ -111,18 +115,20 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
 
-def save_figures(results, contender, seed, dice, healthy_ml=None):
-    """Write what a contender leaves: a scan a subject, the last without lesion if asked."""
-    rows = []
-    for i, value in enumerate(dice):
-        healthy = healthy_ml is not None and i == len(dice) - 1
+def save_figures(results, contender, seed, dice, healthy_ml=1.0):
+    """Write what a contender leaves: figures of a scan a subject and of heads without lesion."""
+
+    def row(subject, lesion_ml, difference_ml, value):
         figures = dict.fromkeys(FIGURES, 0.5) | {"dice": value, "lesion_f1": value / 2}
-        figures["volume_difference_ml"] = healthy_ml if healthy else 9.0
-        whose = {"run": "predictions", "subject": f"s{i}", "session": "", "site": "a"}
-        volumes = {"lesion_volume_ml": 0.0 if healthy else 5.0, "lesion_outside_ml": 0.0}
-        rows.append(whose | figures | volumes)
+        figures["volume_difference_ml"] = difference_ml
+        whose = {"run": "predictions", "subject": subject, "session": "", "site": "a"}
+        return whose | figures | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
+
     folder = results / contender / f"seed-{seed}"
+    rows = [row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
     save_csv(folder / "evaluation" / "metrics.csv", rows)
+    rows = [row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.0, healthy_ml, 9.0))]
+    save_csv(folder / "healthy" / "evaluation" / "metrics.csv", rows)
     save_json(folder / "budget.json", {"epochs": 10 + seed, "steps": 200})
 
 
@@ -170,6 +176,9 @@ def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == printed[1]
     with refused("empty", "metrics.csv"):
         table.main([str(tmp_path / "empty")])
+    (tmp_path / "there" / "peer" / "seed-0" / "budget.json").unlink()
+    with refused("budget.json", "is missing"):
+        table.main([str(tmp_path / "there")])
 
 
 def test_the_documentation_shows_the_figures_that_were_kept(capsys):

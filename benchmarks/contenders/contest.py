@@ -112,7 +112,7 @@ def score(folder, cases, settings):
 
     # evaluate.py wants a prediction of each mask that it finds: only those of these cases.
     truth = folder / "masks"
-    truth.mkdir()
+    truth.mkdir(parents=True)
     for case in cases:
         for file in (case.scan.image, case.scan.mask):
             (truth / file.name).symlink_to(file.resolve())

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.contenders import contest
+from benchmarks.contenders.healthy import HEALTHY, healthy_cases
 from cli import read_settings, run
 
 BATCH = 8
@@ -57,11 +58,15 @@ def main(argv=None):
     predict = partial(predict_probability, fitting, settings.slices.size)
     chosen = choose_point(find_cases(settings.paths.prepared, split, "validation"), predict)
     print(f"monai-tuned: {chosen}")
+    points = {folder: PLAIN, tuned: chosen}
     test = find_cases(settings.paths.prepared, split, "test")
-    write_masks(test, predict, {folder: PLAIN, tuned: chosen})
+    healthy = healthy_cases(arguments.results, settings)
+    write_masks(test, predict, points)
+    write_masks(healthy, predict, {place / HEALTHY: point for place, point in points.items()})
     shutil.copy(folder / "budget.json", tuned)
-    for place in (folder, tuned):
+    for place in points:
         contest.score(place, test, settings)
+        contest.score(place / HEALTHY, healthy, settings)
 
 
 def load_slices(settings, split):

@@ -13,6 +13,7 @@ import os
 from functools import partial
 
 from benchmarks.contenders import contest
+from benchmarks.contenders.healthy import HEALTHY, healthy_cases
 from cli import read_settings, run
 from files import save_json
 from parallel import CORES
@@ -63,8 +64,10 @@ def main(argv=None):
     facts = {"batch": chosen.batch_size, "patch": list(chosen.patch_size), "steps": steps}
     facts |= {"epochs": EPOCHS, "step_s": step_s, "validation_iteration_s": validate_s}
     budget.spend(trainer.run_training, folder, **facts)
-    predict(trainer, test, folder / "predictions")
-    contest.score(folder, test, settings)
+    healthy = healthy_cases(arguments.results, settings)
+    for place, cases in ((folder, test), (folder / HEALTHY, healthy)):
+        predict(trainer, cases, place / "predictions")
+        contest.score(place, cases, settings)
 
 
 def write_dataset(folder, settings):
@@ -125,7 +128,7 @@ def predict(trainer, cases, folder):
     """Write the masks of some scans by nnU-Net's own predictor, with its mirrored copies."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    folder.mkdir()
+    folder.mkdir(parents=True)
     predictor = nnUNetPredictor(device=trainer.device)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
     images = [[str(case.scan.image)] for case in cases]

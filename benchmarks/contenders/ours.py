@@ -10,6 +10,7 @@ budget. Its operating point is chosen on validation, as always. `--stage pre_tra
 from importlib import import_module
 
 from benchmarks.contenders import contest
+from benchmarks.contenders.healthy import HEALTHY, healthy_cases
 from cli import read_settings, run, starting_tensorflow
 
 STAGES = {
@@ -61,6 +62,16 @@ def main(argv=None):
         evaluate(
             [str(folder / name), *options, "--part", "test", "--output", str(folder / "evaluation")]
         )
+        mark_healthy(folder, folder / name / "best.weights.h5", arguments.results, settings)
+
+
+def mark_healthy(folder, weights, results, settings):
+    """Score what a network marks in heads without lesion."""
+    predict = import_module("predict").main
+    healthy, place = healthy_cases(results, settings), folder / HEALTHY
+    images = [str(case.scan.image) for case in healthy]
+    predict([*images, "--weights", str(weights), "--output", str(place / "predictions")])
+    contest.score(place, healthy, settings)
 
 
 def measure(settings, stage, dataset, budget):

@@ -1,11 +1,12 @@
 """Gather the figures of all contenders in one table, with what each does worse or better than ours.
 
-Reads   <contender>/seed-<seed>/evaluation/metrics.csv and budget.json, as the contenders leave them
-Keeps   both in benchmarks/results/contenders, so that the table grows from one machine to the next
+Reads   in <contender>/seed-<seed>, as the contenders leave them: evaluation/metrics.csv,
+        healthy/evaluation/metrics.csv (of heads without lesion) and budget.json
+Keeps   them in benchmarks/results/contenders, so that the table grows from one machine to the next
 
 A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
-subjects (95 %, bootstrap), differences are paired by subject. Without a folder the table is made of
-what was kept before.
+subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are the
+median of the heads without. Without a folder the table is made of what was kept before.
 
     python -m benchmarks.contenders.table contenders --ours strong
 """
@@ -16,11 +17,18 @@ from pathlib import Path
 import pandas
 
 from benchmarks.bench import RESULTS, markdown
+from benchmarks.contenders.healthy import HEALTHY
 from cli import read_settings, run
 from comparison import compare_runs, describe, signed
 from files import InputError, whole_file
 
 KEPT = RESULTS / "contenders"
+# What is kept of a contender, and its name there.
+FILES = {
+    "evaluation/metrics.csv": "metrics.csv",
+    f"{HEALTHY}/evaluation/metrics.csv": "healthy.csv",
+    "budget.json": "budget.json",
+}
 
 
 def add_arguments(parser):
@@ -45,15 +53,17 @@ def keep(results, kept):
         raise InputError(f"{results}: no <contender>/seed-<seed>/evaluation/metrics.csv is in it")
     for metrics in found:
         seed = metrics.parents[1]
-        for file in (metrics, seed / "budget.json"):
-            with whole_file(kept / seed.relative_to(results) / file.name) as path:
-                path.write_bytes(file.read_bytes())
+        for file, name in FILES.items():
+            if not (seed / file).exists():
+                raise InputError(f"{seed / file}: is missing; move an unfinished contender away")
+            with whole_file(kept / seed.relative_to(results) / name) as path:
+                path.write_bytes((seed / file).read_bytes())
 
 
 def load_rows(kept):
-    """Read all metrics.csv, and of budget.json the steps; the run of a row is its contender."""
+    """Read the figures of all, and of budget.json the steps; the run of a row is its contender."""
     tables = []
-    for path in sorted(kept.glob("*/seed-*/metrics.csv")):
+    for path in sorted(kept.glob("*/seed-*/*.csv")):
         plan = json.loads(path.with_name("budget.json").read_text())
         tables.append(pandas.read_csv(path).assign(
             run=path.parts[-3], seed=path.parts[-2], steps=plan["epochs"] * plan["steps"],
@@ -78,16 +88,18 @@ def table(rows, ours, seed):
     contenders = sorted(rows.run.unique(), key=lambda name: (name != ours, name))
     if contenders[0] != ours:
         raise InputError(f"--ours {ours}: is not among {', '.join(contenders)}")
+    has_lesion = rows.lesion_volume_ml > 0
+    healthy, rows = rows[~has_lesion], rows[has_lesion]
     subjects = {name: set(rows.subject[rows.run == name]) for name in contenders}
     if odd := [name for name in contenders if subjects[name] != subjects[ours]]:
         raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
-    return [row(rows, name, ours, seed) for name in contenders]
+    return [row(rows, healthy, name, ours, seed) for name in contenders]
 
 
-def row(rows, name, ours, seed):
+def row(rows, healthy, name, ours, seed):
     own = rows[rows.run == name]
     found = describe(own, seed)
-    healthy = own.volume_difference_ml[own.lesion_volume_ml == 0]
+    wrong_ml = healthy.volume_difference_ml[healthy.run == name]
     by_seed = own.groupby("seed")[["dice"]].mean().dice
     cells = {
         "contender": f"**{name}**" if name == ours else name,
@@ -97,7 +109,7 @@ def row(rows, name, ours, seed):
         "Dice": with_interval(found["figures"]["dice"]),
         "lesion F1": with_interval(found["figures"]["lesion_f1"]),
         "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
-        "false positives, ml": f"{healthy.median():.2f}" if len(healthy) else "–",
+        "false positives, ml": f"{wrong_ml.median():.2f}" if len(wrong_ml) else "–",
     }
     compared = name != ours and compare_runs(rows, name, ours, seed)["figures"]
     for figure, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
