@@ -334,7 +334,7 @@ def paint_tumour(rng, image, anatomy, scanner, low_grade):
 
 
 def draw_head(rng):
-    """Draw a new person: the template's anatomy mirrored by chance, then deformed."""
+    """Draw a new person's anatomy: the template mirrored by chance, then deformed."""
     anatomy, affine = head()
     if rng.random() < 0.5:
         anatomy = np.ascontiguousarray(anatomy[::-1])
@@ -342,7 +342,7 @@ def draw_head(rng):
 
 
 def draw_person(rng, scanner):
-    """Draw a new person, healthy, as a scanner's contrasts show the head before it is acquired.
+    """Draw a healthy head in a scanner's contrast, still without its blur, shading and noise.
 
     Returns
     -------

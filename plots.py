@@ -17,6 +17,7 @@ RUNS = (("#009E73", "o"), ("#CC79A7", "D"), ("#56B4E9", "s"), ("#E69F00", "^"), 
 CHANGES = {"better": ("#222222", "-"), "equal": ("#999999", ":"), "worse": ("#D55E00", "--")}
 # Letters of a run's name on a line: two of them fit beside each other.
 NAME_WIDTH = 24
+LEGEND_WIDTH = 36  # and of all the names beside each other in a legend
 # Text stays text, so that it is read aloud and found; the same bytes for the same figures.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
 
@@ -96,7 +97,7 @@ def volume_plot(table, runs):
             )  # fmt: skip
     panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel="lesion volume, ml", ylabel="Dice")
     panel.xaxis.set_major_formatter(FuncFormatter(lambda ml, _: f"{ml:g}"))
-    columns = 1 if max(map(len, runs)) > NAME_WIDTH else 3
+    columns = max(1, min(3, LEGEND_WIDTH // max(map(len, runs))))
     figure.legend(loc="outside upper left", ncols=columns, frameon=False)
     return _svg(figure, names)
 

@@ -127,7 +127,7 @@ def save_figures(results, contender, seed, dice, healthy_ml=1.0):
     folder = results / contender / f"seed-{seed}"
     rows = [row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
     save_csv(folder / "evaluation" / "metrics.csv", rows)
-    rows = [row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.0, healthy_ml, 9.0))]
+    rows = [row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.1, healthy_ml, 9.0))]
     save_csv(folder / "healthy" / "evaluation" / "metrics.csv", rows)
     save_json(folder / "budget.json", {"epochs": 10 + seed, "steps": 200})
 
@@ -140,14 +140,15 @@ def rows_of(folder):
 def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
     dice = np.linspace(0.1, 0.8, 8)
     save_figures(tmp_path, "strong", 0, dice + 0.1, healthy_ml=0.25)
-    save_figures(tmp_path, "strong", 1, dice + 0.2, healthy_ml=0.75)
+    save_figures(tmp_path, "strong", 1, dice + 0.2, healthy_ml=1.25)
     save_figures(tmp_path, "peer", 0, dice, healthy_ml=2.0)
     first, second = table.table(rows_of(tmp_path), "strong", seed=0)
     assert (first["contender"], second["contender"]) == ("**strong**", "peer")
     assert first["Dice"].startswith("0.600 (0.") and second["Dice"].startswith("0.450 (0.")
     assert (first["seeds"], first["steps"], second["steps"]) == (2, "2,000 2,200", "2,000")
     assert first["Dice by seed"] == "0.550 0.650"
-    assert first["false positives, ml"] == "0.50" and second["false positives, ml"] == "2.00"
+    column = "false positives, ml, median (range)"
+    assert first[column] == "0.75 (0.10–9.00)" and second[column] == "2.00 (0.10–9.00)"
     assert second["Dice − strong"].startswith("−0.150 (−0.150 to −0.150; p = 0.0")
     assert second["lesion F1 − strong"].startswith("−0.075 ")
     assert first["Dice − strong"] == ""
@@ -159,6 +160,9 @@ def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
     rows = rows_of(tmp_path)
     with refused("peer", "other subjects"):
         table.table(rows, "strong", seed=0)
+    other_heads = rows.assign(subject=rows.subject.where(rows.run == "strong", "x"))
+    with refused("peer", "other subjects"):
+        table.table(other_heads[other_heads.lesion_volume_ml == 0], "strong", seed=0)
     with refused("--ours best", "peer, strong"):
         table.table(rows, "best", seed=0)
 
@@ -177,8 +181,10 @@ def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
     with refused("empty", "metrics.csv"):
         table.main([str(tmp_path / "empty")])
     (tmp_path / "there" / "peer" / "seed-0" / "budget.json").unlink()
+    (tmp_path / "there" / "peer").rename(tmp_path / "there" / "new")
     with refused("budget.json", "is missing"):
         table.main([str(tmp_path / "there")])
+    assert not (tmp_path / "kept" / "new").exists()
 
 
 def test_the_documentation_shows_the_figures_that_were_kept(capsys):

@@ -35,6 +35,7 @@ def main(argv=None):
     from splits import load_split
     from trained import find_cases
 
+    healthy = healthy_cases(arguments.results, settings)
     budget = contest.Budget.given(arguments)
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
     slices = load_slices(settings, split)
@@ -60,7 +61,6 @@ def main(argv=None):
     print(f"monai-tuned: {chosen}")
     points = {folder: PLAIN, tuned: chosen}
     test = find_cases(settings.paths.prepared, split, "test")
-    healthy = healthy_cases(arguments.results, settings)
     write_masks(test, predict, points)
     write_masks(healthy, predict, {place / HEALTHY: point for place, point in points.items()})
     shutil.copy(folder / "budget.json", tuned)

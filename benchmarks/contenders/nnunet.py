@@ -41,6 +41,7 @@ def main(argv=None):
     os.environ |= {"nnUNet_n_proc_DA": str(CORES), "nnUNet_def_n_proc": str(CORES)}
     import torch
 
+    healthy = healthy_cases(arguments.results, settings)
     budget = contest.Budget.given(arguments)
     test = write_dataset(folder, settings)
     plan(memory)
@@ -64,7 +65,6 @@ def main(argv=None):
     facts = {"batch": chosen.batch_size, "patch": list(chosen.patch_size), "steps": steps}
     facts |= {"epochs": EPOCHS, "step_s": step_s, "validation_iteration_s": validate_s}
     budget.spend(trainer.run_training, folder, **facts)
-    healthy = healthy_cases(arguments.results, settings)
     for place, cases in ((folder, test), (folder / HEALTHY, healthy)):
         predict(trainer, cases, place / "predictions")
         contest.score(place, cases, settings)

@@ -39,6 +39,7 @@ def main(argv=None):
     base = arguments.name or (config.stem if config else "reference")
     contender = base if name == "train" else f"{base}-{name}"
     folder = contest.contender_folder(settings, arguments, contender)
+    healthy = healthy_cases(arguments.results, settings)
     budget = contest.Budget.given(arguments)
     step_s, validation_s = measure(settings, stage, dataset, budget)
     steps = budget.steps(EPOCHS, step_s, validation_s)
@@ -62,13 +63,12 @@ def main(argv=None):
         evaluate(
             [str(folder / name), *options, "--part", "test", "--output", str(folder / "evaluation")]
         )
-        mark_healthy(folder, folder / name / "best.weights.h5", arguments.results, settings)
+        mark_healthy(healthy, folder / name / "best.weights.h5", folder / HEALTHY, settings)
 
 
-def mark_healthy(folder, weights, results, settings):
+def mark_healthy(healthy, weights, place, settings):
     """Score what a network marks in heads without lesion."""
     predict = import_module("predict").main
-    healthy, place = healthy_cases(results, settings), folder / HEALTHY
     images = [str(case.scan.image) for case in healthy]
     predict([*images, "--weights", str(weights), "--output", str(place / "predictions")])
     contest.score(place, healthy, settings)

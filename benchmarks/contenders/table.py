@@ -5,8 +5,8 @@ Reads   in <contender>/seed-<seed>, as the contenders leave them: evaluation/met
 Keeps   them in benchmarks/results/contenders, so that the table grows from one machine to the next
 
 A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
-subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are the
-median of the heads without. Without a folder the table is made of what was kept before.
+subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are what
+is marked in heads without one. Without a folder the table is made of what was kept before.
 
     python -m benchmarks.contenders.table contenders --ours strong
 """
@@ -51,11 +51,12 @@ def keep(results, kept):
     found = sorted(results.glob("*/seed-*/evaluation/metrics.csv"))
     if not found:
         raise InputError(f"{results}: no <contender>/seed-<seed>/evaluation/metrics.csv is in it")
-    for metrics in found:
-        seed = metrics.parents[1]
+    seeds = [metrics.parents[1] for metrics in found]
+    for file in (seed / name for seed in seeds for name in FILES):
+        if not file.exists():
+            raise InputError(f"{file}: is missing; move an unfinished contender away")
+    for seed in seeds:
         for file, name in FILES.items():
-            if not (seed / file).exists():
-                raise InputError(f"{seed / file}: is missing; move an unfinished contender away")
             with whole_file(kept / seed.relative_to(results) / name) as path:
                 path.write_bytes((seed / file).read_bytes())
 
@@ -90,16 +91,18 @@ def table(rows, ours, seed):
         raise InputError(f"--ours {ours}: is not among {', '.join(contenders)}")
     has_lesion = rows.lesion_volume_ml > 0
     healthy, rows = rows[~has_lesion], rows[has_lesion]
-    subjects = {name: set(rows.subject[rows.run == name]) for name in contenders}
-    if odd := [name for name in contenders if subjects[name] != subjects[ours]]:
-        raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
+    for part in (rows, healthy):  # what was kept of older runs may be without healthy heads
+        subjects = part.groupby("run").subject.agg(frozenset)
+        expected = subjects.get(ours, subjects.iloc[0] if len(subjects) else None)
+        if odd := [name for name in subjects.index if subjects[name] != expected]:
+            raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
     return [row(rows, healthy, name, ours, seed) for name in contenders]
 
 
 def row(rows, healthy, name, ours, seed):
     own = rows[rows.run == name]
     found = describe(own, seed)
-    wrong_ml = healthy.volume_difference_ml[healthy.run == name]
+    wrong_ml = healthy[healthy.run == name].groupby("subject").volume_difference_ml.mean()
     by_seed = own.groupby("seed")[["dice"]].mean().dice
     cells = {
         "contender": f"**{name}**" if name == ours else name,
@@ -109,12 +112,16 @@ def row(rows, healthy, name, ours, seed):
         "Dice": with_interval(found["figures"]["dice"]),
         "lesion F1": with_interval(found["figures"]["lesion_f1"]),
         "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
-        "false positives, ml": f"{wrong_ml.median():.2f}" if len(wrong_ml) else "–",
+        "false positives, ml, median (range)": with_range(wrong_ml) if len(wrong_ml) else "–",
     }
     compared = name != ours and compare_runs(rows, name, ours, seed)["figures"]
     for figure, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
         cells[f"{label} − {ours}"] = difference(compared[figure]) if compared else ""
     return cells
+
+
+def with_range(values):
+    return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
 
 
 def with_interval(found):
