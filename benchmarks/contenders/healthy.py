@@ -9,6 +9,7 @@ import numpy as np
 HEADS = 6
 HEALTHY = "healthy"  # the folder of all of them, and of each contender's figures
 SEED = (0, 2)  # demo.py's data sets have 0 and 1 as second word
+AIR = 0.02  # darkest grey level of the head
 
 
 def healthy_cases(results, settings):
@@ -36,5 +37,8 @@ def write_head(index, image, mask):
     scanner = draw_scanner(rng)
     head, anatomy, affine = draw_person(rng, scanner)
     paint_look_alikes(rng, head, anatomy, scanner)
-    save_nifti(image, acquire(rng, head, scanner), affine)
+    scan = acquire(rng, head, scanner)
+    # As in the scans of the comparison: noise in the air would count where grey levels are scaled.
+    scan[anatomy[..., 0] < AIR] = 0
+    save_nifti(image, scan, affine)
     save_nifti(mask, np.zeros(head.shape, np.uint8), affine)
