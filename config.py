@@ -89,6 +89,7 @@ class Stage(Section):
     learning_rate: Annotated[float, Field(gt=0)]
     schedule: Literal["constant", "cosine"]
     weight_strength: Annotated[float, Field(ge=0)]
+    dice_of: Literal["batch", "image"]
     cross_entropy: Annotated[float, Field(ge=0)]
     augmentation: bool
 

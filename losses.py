@@ -52,13 +52,14 @@ def weight_map(mask, strength):
     return 1 / (1 + strength * boundary_band(mask))
 
 
-def weighted_dice_loss(mask, probability, strength, smooth=1.0):
-    """Compute one minus the weighted Dice of a whole batch.
+def weighted_dice_loss(mask, probability, strength, dice_of, smooth=1.0):
+    """Compute one minus the weighted Dice of a whole batch, or of its images, averaged.
 
-    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``, the sums over all pixels of all images
-    of the batch, on however many devices, so that an image without lesion counts by what is wrongly
-    marked on it. The weight stands in every sum: a perfect prediction has loss 0, and strength 0
-    gives plain Dice.
+    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``. Of a batch the sums go over all pixels
+    of all its images, on however many devices, so that an image without lesion counts by what is
+    wrongly marked on it, and a large lesion by its size. Of images each has its own sums, and all
+    count the same: a lesion of one pixel that is missed costs half of what its image can. The
+    weight stands in every sum: a perfect prediction has loss 0, and strength 0 gives plain Dice.
 
     Parameters
     ----------
@@ -68,8 +69,9 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
         0 to 1.
     strength : float
         See `weight_map`.
+    dice_of : "batch" or "image"
     smooth : float
-        Keeps a batch without any lesion finite: then the loss is 0 if nothing is marked.
+        Keeps what is without any lesion finite: then the loss is 0 if nothing is marked.
 
     Returns
     -------
@@ -80,11 +82,18 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
     ----------
     Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
     """
-    weights = weight_map(mask, strength) * ops.cast(mask != NO_IMAGE, mask.dtype)
-    overlap, size = sum_over_devices(
-        [ops.sum(weights * mask * probability), ops.sum(weights * (mask + probability))]
-    )
-    return 1 - (2 * overlap + smooth) / (size + smooth)
+    counts = ops.cast(mask != NO_IMAGE, mask.dtype)
+    weights = weight_map(mask, strength) * counts
+    axes = None if dice_of == "batch" else (1, 2, 3)
+    overlap = ops.sum(weights * mask * probability, axes)
+    size = ops.sum(weights * (mask + probability), axes)
+    if dice_of == "batch":
+        overlap, size = sum_over_devices([overlap, size])
+        return 1 - (2 * overlap + smooth) / (size + smooth)
+    image_counts = ops.max(counts, axes)
+    losses = image_counts * (1 - (2 * overlap + smooth) / (size + smooth))
+    total, images = sum_over_devices([ops.sum(losses), ops.sum(image_counts)])
+    return total / images
 
 
 def mean_cross_entropy(mask, probability):
@@ -120,15 +129,17 @@ class WeightedDiceLoss(keras.losses.Loss):
         See `weight_map`.
     cross_entropy : float
         So many times the mean binary cross-entropy of all pixels is added.
+    dice_of : "batch" or "image"
+        See `weighted_dice_loss`.
     """
 
-    def __init__(self, strength, cross_entropy, name="weighted_dice_loss"):
+    def __init__(self, strength, cross_entropy, dice_of, name="weighted_dice_loss"):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
-        self.strength, self.cross_entropy = strength, cross_entropy
+        self.strength, self.cross_entropy, self.dice_of = strength, cross_entropy, dice_of
 
     def call(self, mask, probability):
-        loss = weighted_dice_loss(mask, probability, self.strength)
+        loss = weighted_dice_loss(mask, probability, self.strength, self.dice_of)
         if self.cross_entropy:
             loss += self.cross_entropy * mean_cross_entropy(mask, probability)
         # As a vector of one: Keras gives each of several devices its share of a mean, not of a scalar.
@@ -136,7 +147,8 @@ class WeightedDiceLoss(keras.losses.Loss):
 
     def get_config(self):
         return {
-            "strength": self.strength, "cross_entropy": self.cross_entropy, "name": self.name,
+            "strength": self.strength, "cross_entropy": self.cross_entropy,
+            "dice_of": self.dice_of, "name": self.name,
         }  # fmt: skip
 
 

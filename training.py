@@ -41,7 +41,7 @@ def compile_model(model, stage, steps, jit):
         rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * steps, alpha=0.01)
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
-        loss=WeightedDiceLoss(stage.weight_strength, stage.cross_entropy),
+        loss=WeightedDiceLoss(stage.weight_strength, stage.cross_entropy, stage.dice_of),
         metrics=[OverlapMetrics()],
         jit_compile=resolve_jit(jit),
     )

@@ -43,7 +43,10 @@ def train_briefly(prepared, folder, filters):
     model = build_keras(filters)
     import keras
 
-    model.compile(keras.optimizers.Adam(RATE), WeightedDiceLoss(strength=1.0, cross_entropy=0.0))
+    model.compile(
+        keras.optimizers.Adam(RATE),
+        WeightedDiceLoss(strength=1.0, cross_entropy=0.0, dice_of="batch"),
+    )
     reader, count, _ = open_slices(prepared)
     rows = [row for row in range(count) if reader.read(row)[1].any()]
 

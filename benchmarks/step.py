@@ -49,8 +49,9 @@ def make_keras_step(model, batch=BATCH):
     from training import compile_model
 
     stage = SimpleNamespace(
-        learning_rate=RATE, schedule="constant", weight_strength=STRENGTH, cross_entropy=0.0
-    )
+        learning_rate=RATE, schedule="constant", weight_strength=STRENGTH, dice_of="batch",
+        cross_entropy=0.0,
+    )  # fmt: skip
     compile_model(model, stage, steps=1, jit=False)
     model.optimizer.build(model.trainable_variables)
     batches = iter(tf.data.Dataset.from_tensors(make_batch(batch)).repeat())

@@ -89,11 +89,12 @@ def largest_difference(run, other, epochs):
     return max(np.abs(x - y).max() for name in a for x, y in zip(a[name], b[name], strict=True))
 
 
-def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on):
+@pytest.mark.parametrize("dice_of", ["batch", "image"])
+def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on, dice_of):
     # Of the last 9 slices of 15, in training as in validation, the fifth device has one. Without
     # batch normalisation, which takes each device for itself, and dropout.
     changes = ["train.epochs=1", "unet.batch_normalisation=false", "unet.dropout=0"]
-    changes += ["train.batch_size=15", "slices.per_epoch=54"]
+    changes += ["train.batch_size=15", "slices.per_epoch=54", f"train.dice_of={dice_of}"]
     one, five = (train_on(count, str(count), *changes) for count in (1, 5))
     assert largest_difference(one, five, epochs=1) < 1e-5
     for a, b in zip(history(one), history(five), strict=True):

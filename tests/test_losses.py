@@ -70,41 +70,67 @@ def test_hand_worked_loss():
     # pixel: Σwp = 2, Σwyp = 1. Loss = 1 - (2·1 + 1) / (5 + 2 + 1) = 5/8.
     probability = square(1)
     probability[0, 0, 0, 0] = 1
-    assert float(weighted_dice_loss(square(3), probability, 1.0)) == pytest.approx(5 / 8)
+    assert float(weighted_dice_loss(square(3), probability, 1.0, "batch")) == pytest.approx(5 / 8)
 
 
 @given(MASKS, PROBABILITIES, STRENGTHS)
 def test_loss_equals_the_plain_numpy_computation(mask, probability, strength):
-    loss = float(weighted_dice_loss(mask, probability, strength))
+    loss = float(weighted_dice_loss(mask, probability, strength, "batch"))
     assert loss == pytest.approx(numpy_loss(mask, probability, strength), abs=1e-5)
     assert -1e-6 <= loss <= 1
 
 
 @given(MASKS, STRENGTHS)
 def test_perfect_prediction_has_zero_loss(mask, strength):
-    assert float(weighted_dice_loss(mask, mask, strength)) == pytest.approx(0, abs=1e-6)
+    assert float(weighted_dice_loss(mask, mask, strength, "batch")) == pytest.approx(0, abs=1e-6)
 
 
 @given(MASKS, PROBABILITIES)
 def test_strength_zero_is_plain_dice(mask, probability):
     dice = (2 * (mask * probability).sum() + 1) / (mask.sum() + probability.sum() + 1)
-    assert float(weighted_dice_loss(mask, probability, 0.0)) == pytest.approx(1 - dice, abs=1e-5)
+    assert float(weighted_dice_loss(mask, probability, 0.0, "batch")) == pytest.approx(
+        1 - dice, abs=1e-5
+    )
 
 
 def test_an_error_on_the_edge_costs_less_than_one_elsewhere():
     on_the_edge, far_away = square(3), square(3)
     on_the_edge[0, 2, 4, 0] = 1
     far_away[0, 0, 8, 0] = 1
-    edge, far = (float(weighted_dice_loss(square(3), p, 1.0)) for p in (on_the_edge, far_away))
+    edge, far = (
+        float(weighted_dice_loss(square(3), p, 1.0, "batch")) for p in (on_the_edge, far_away)
+    )
     assert 0 < edge < far
 
 
-def test_an_image_that_only_fills_a_batch_counts_for_nothing():
+@given(MASKS, PROBABILITIES, STRENGTHS)
+def test_dice_of_images_is_the_mean_of_each_alone(mask, probability, strength):
+    alone = [
+        float(weighted_dice_loss(mask[i : i + 1], probability[i : i + 1], strength, "batch"))
+        for i in range(len(mask))
+    ]
+    loss = WeightedDiceLoss(strength, cross_entropy=0.0, dice_of="image")(mask, probability)
+    assert float(loss) == pytest.approx(np.mean(alone), abs=1e-5)
+
+
+def test_a_small_lesion_that_is_missed_counts_less_in_a_batch_than_in_its_image():
+    small, large = square(1), square(5)
+    masks, found = np.concatenate([small, large]), np.concatenate([0 * small, large])
+    in_batch, in_image = (
+        float(weighted_dice_loss(masks, found, 0.0, dice_of)) for dice_of in ("batch", "image")
+    )
+    # (1 pixel missed, 25 found) of the batch; of the images one half and nothing.
+    assert in_batch == pytest.approx(1 / 52, abs=1e-6)
+    assert in_image == pytest.approx(1 / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dice_of", ["batch", "image"])
+def test_an_image_that_only_fills_a_batch_counts_for_nothing(dice_of):
     fill = np.full_like(square(), NO_IMAGE)
     marked = np.concatenate([square(2), square(5)])
     one, both = square(3), np.concatenate([square(3), fill])
-    assert float(weighted_dice_loss(both, marked, 1.0)) == pytest.approx(
-        float(weighted_dice_loss(one, marked[:1], 1.0))
+    assert float(weighted_dice_loss(both, marked, 1.0, dice_of)) == pytest.approx(
+        float(weighted_dice_loss(one, marked[:1], 1.0, dice_of))
     )
     assert float(mean_cross_entropy(both, marked)) == pytest.approx(
         float(mean_cross_entropy(one, marked[:1]))
@@ -121,15 +147,15 @@ def test_marking_an_image_without_lesion_raises_the_loss():
     masks = np.concatenate([square(3), np.zeros_like(square(3))])
     clean = masks.copy()
     marked = np.concatenate([square(3), square(3)])
-    assert float(weighted_dice_loss(masks, clean, 1.0)) == pytest.approx(0, abs=1e-6)
-    assert float(weighted_dice_loss(masks, marked, 1.0)) > 0.2
+    assert float(weighted_dice_loss(masks, clean, 1.0, "batch")) == pytest.approx(0, abs=1e-6)
+    assert float(weighted_dice_loss(masks, marked, 1.0, "batch")) > 0.2
 
 
 @given(MASKS, PROBABILITIES, STRENGTHS)
 def test_cross_entropy_is_added_as_a_mean_over_pixels(mask, probability, strength):
     p = np.clip(probability, 1e-7, 1 - 1e-7)
     entropy = -np.mean(mask * np.log(p) + (1 - mask) * np.log(1 - p))
-    loss = float(WeightedDiceLoss(strength, cross_entropy=0.5)(mask, probability))
+    loss = float(WeightedDiceLoss(strength, cross_entropy=0.5, dice_of="batch")(mask, probability))
     assert loss == pytest.approx(
         numpy_loss(mask, probability, strength) + 0.5 * entropy, abs=1e-4, rel=1e-4
     )
@@ -139,7 +165,7 @@ def test_the_keras_loss_is_float32_whatever_the_policy_and_equals_the_function()
     rng = np.random.default_rng(0)
     mask = (rng.random((8, 240, 240, 1)) < 0.5).astype(np.float16)
     probability = rng.random(mask.shape).astype(np.float16)
-    loss = WeightedDiceLoss(1.0, cross_entropy=0.0)(mask, probability)
+    loss = WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch")(mask, probability)
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
     assert float(loss) == pytest.approx(numpy_loss(mask, probability, 1.0), abs=1e-4)
 

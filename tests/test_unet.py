@@ -63,7 +63,8 @@ def test_the_network_overfits_eight_slices():
     images, masks = lesion_slices()
     model = small_unet(filters=8, dropout=0.0)
     model.compile(
-        optimizer=keras.optimizers.Adam(0.003), loss=WeightedDiceLoss(1.0, cross_entropy=0.0)
+        optimizer=keras.optimizers.Adam(0.003),
+        loss=WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch"),
     )
     model.fit(images, masks, batch_size=8, epochs=80, verbose=0)
     prediction = model.predict(images, verbose=0) > 0.5
@@ -77,7 +78,8 @@ def test_frozen_layers_do_not_move_and_the_others_do(groups):
     model = small_unet()
     choose_trainable(model, groups)
     model.compile(
-        optimizer=keras.optimizers.Adam(0.01), loss=WeightedDiceLoss(1.0, cross_entropy=0.0)
+        optimizer=keras.optimizers.Adam(0.01),
+        loss=WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch"),
     )
     before = {layer.name: layer.get_weights() for layer in model.layers}
     model.fit(images, masks, batch_size=4, epochs=1, verbose=0)
