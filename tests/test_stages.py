@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ import transfer_learning
 from config import load_settings
 from weights import read_weights
 
-ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden_history.json")
 FIGURES = ("loss", "dice", "precision", "recall")
 
@@ -165,24 +162,6 @@ def test_same_seed_gives_the_same_run_and_another_seed_another(runs, arguments, 
     assert history(first) != history(other)
     a, b = (read_weights(run / "best.weights.h5") for run in (first, same))
     assert all(same_arrays(a, b).values())
-
-
-def test_a_run_killed_in_its_second_epoch_ends_with_the_same_weights(runs, arguments, tmp_path):
-    # Kills a real process as soon as the first epoch is committed.
-    command = [sys.executable, str(ROOT / "train_model.py"), *elsewhere(arguments, tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch   1/2"):
-            process.kill()
-            break
-    process.wait()
-    folder = tmp_path / "train"
-    assert not json.loads((folder / "run.json").read_text())["finished"]
-    train_model.main(elsewhere(arguments, tmp_path))
-    assert history(folder) == history(runs / "train")
-    for name in ("best.weights.h5", "state-2.weights.h5"):
-        a, b = read_weights(folder / name), read_weights(runs / "train" / name)
-        assert all(same_arrays(a, b).values()), name
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_slices_names(
