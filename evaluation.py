@@ -17,8 +17,8 @@ from operating_point import (
     THRESHOLDS,
     choose_operating_point,
     chosen_operating_point,
-    dice_grid,
     ends_of,
+    overlap_grids,
     save_operating_point,
     threshold_levels,
     voxels,
@@ -119,7 +119,7 @@ def score_thresholds(predictor_and_case):
     Returns
     -------
     grid : ndarray
-        `operating_point.dice_grid` with all slices, and with those alone that training knew.
+        `operating_point.overlap_grids` with all slices, and with those alone that training knew.
     ends_mm, height_mm : float
         What training left out at both ends of the scan, and how high it is.
     subject : str
@@ -128,7 +128,7 @@ def score_thresholds(predictor_and_case):
     volume, reference, levels = load_scored(predictor, case)
     box = box_of(levels | reference)
     grid = np.stack([
-        dice_grid(marked[box], reference[box], volume.spacing_mm)
+        overlap_grids(marked[box], reference[box], volume.spacing_mm)
         for marked in (levels, without_ends(levels, case.skip))
     ])  # fmt: skip
     slice_mm = float(volume.spacing_mm[2])

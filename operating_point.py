@@ -63,8 +63,8 @@ def ends_of(point, shape, spacing_mm):
     return round(point["ends_mm"] / spacing_mm[2])
 
 
-def dice_grid(levels, reference, spacing_mm):
-    """Compute a scan's Dice for every threshold and smallest lesion that is tried.
+def overlap_grids(levels, reference, spacing_mm):
+    """Compute a scan's Dice and lesion-wise F1 for every threshold and smallest lesion that is tried.
 
     Each threshold is labelled once: a lesion that is left out takes its own voxels along.
 
@@ -77,53 +77,65 @@ def dice_grid(levels, reference, spacing_mm):
 
     Returns
     -------
-    ndarray, float, shape (len(THRESHOLDS), len(SMALLEST_ML))
+    ndarray, float, shape (2, len(THRESHOLDS), len(SMALLEST_ML))
+        Dice, then F1, as `metrics.subject_metrics` has them.
     """
-    grid = np.empty((len(THRESHOLDS), len(SMALLEST_ML)))
+    grids = np.empty((2, len(THRESHOLDS), len(SMALLEST_ML)))
     total = np.count_nonzero(reference)
+    references, reference_count = ndimage.label(reference)
     for i in range(len(THRESHOLDS)):
         lesions, count = ndimage.label(levels > i)
         # Of each lesion, without the background, which is number 0.
         sizes = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
         right = np.bincount(lesions[reference > 0], minlength=count + 1)[1:]
+        # Which lesion touches which of the reference, each pair once.
+        both = (lesions > 0) & (references > 0)
+        pairs = (lesions[both] - 1) * np.int64(reference_count + 1) + references[both]
+        touching, touched = np.divmod(np.unique(pairs), reference_count + 1)
         for j, smallest_ml in enumerate(SMALLEST_ML):
             kept = sizes >= voxels(smallest_ml, spacing_mm)
             whole = int(sizes[kept].sum()) + total
-            grid[i, j] = 2 * int(right[kept].sum()) / whole if whole else 1.0
-    return grid
+            found = np.unique(touched[kept[touching]]).size
+            errors = np.count_nonzero(kept & (right == 0)) + reference_count - found
+            grids[0, i, j] = 2 * int(right[kept].sum()) / whole if whole else 1.0
+            grids[1, i, j] = found / (found + errors / 2) if found + errors else 1.0
+    return grids
 
 
 def choose_operating_point(grids, subjects):
-    """Choose the point with the highest mean Dice over subjects.
+    """Choose the point with the highest mean of Dice and lesion-wise F1 over subjects.
 
-    Of equals, the one that marks all slices, then the threshold nearest to 0.5, then the smallest
-    lesion.
+    Dice alone hardly sees a wrong lesion of a few voxels, nor that a small one is missed. Of equals,
+    the one that marks all slices, then the threshold nearest to 0.5, then the smallest lesion.
 
     Parameters
     ----------
-    grids : array_like, shape (scans, 2, len(THRESHOLDS), len(SMALLEST_ML))
-        From `dice_grid`: of each scan with all slices, then with those alone that training knew.
+    grids : array_like, shape (scans, 2, 2, len(THRESHOLDS), len(SMALLEST_ML))
+        From `overlap_grids`: of each scan with all slices, then with those alone that training knew.
     subjects : list of str
         Whose scans they are; the sessions of a subject are averaged first.
 
     Returns
     -------
     dict
-        ``threshold``, ``smallest_ml``, ``trained_slices_only``, ``mean_dice``, ``subjects`` (how
-        many).
+        ``threshold``, ``smallest_ml``, ``trained_slices_only``, ``mean_dice``, ``mean_lesion_f1``,
+        ``subjects`` (how many).
     """
     grids, subjects = np.array(grids), np.array(subjects)
     names = np.unique(subjects)
-    mean = np.mean([grids[subjects == name].mean(0) for name in names], axis=0).round(9)
-    ends, i, j = min(
-        np.ndindex(mean.shape),
-        key=lambda at: (-mean[at], at[0], abs(THRESHOLDS[at[1]] - 0.5), at[2]),
+    dice, f1 = np.mean([grids[subjects == name].mean(0) for name in names], axis=0).swapaxes(0, 1)
+    goodness = (dice + f1).round(9)
+    best = min(
+        np.ndindex(goodness.shape),
+        key=lambda at: (-goodness[at], at[0], abs(THRESHOLDS[at[1]] - 0.5), at[2]),
     )
+    ends, i, j = best
     return {
         "threshold": THRESHOLDS[i],
         "smallest_ml": SMALLEST_ML[j],
         "trained_slices_only": bool(ends),
-        "mean_dice": float(mean[ends, i, j]),
+        "mean_dice": float(dice[best]),
+        "mean_lesion_f1": float(f1[best]),
         "subjects": len(names),
     }
 

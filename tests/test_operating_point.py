@@ -9,15 +9,15 @@ from scipy.ndimage import gaussian_filter
 
 from files import file_hash
 from inference import segment
-from metrics import subject_metrics
+from metrics import lesion_wise, overlap
 from operating_point import (
     PLAIN,
     SMALLEST_ML,
     THRESHOLDS,
     choose_operating_point,
     chosen_operating_point,
-    dice_grid,
     ends_of,
+    overlap_grids,
     read_operating_point,
     save_operating_point,
     threshold_levels,
@@ -25,7 +25,8 @@ from operating_point import (
     written,
 )
 
-GRID = (2, len(THRESHOLDS), len(SMALLEST_ML))
+# Of one scan: with all slices and with those that training knew, Dice and F1.
+GRID = (2, 2, len(THRESHOLDS), len(SMALLEST_ML))
 
 
 def test_levels_are_the_probability_in_tenths_rounded_down():
@@ -35,29 +36,45 @@ def test_levels_are_the_probability_in_tenths_rounded_down():
     assert wanted[-1] == 9
 
 
-def test_the_grid_of_dice_is_that_of_the_masks(rng=np.random.default_rng(0)):  # noqa: B008
+def test_the_grids_of_dice_and_f1_are_those_of_the_masks(rng=np.random.default_rng(0)):  # noqa: B008
     smooth = gaussian_filter(rng.random((30, 30, 30)), 1.5)
+    others = gaussian_filter(rng.random((30, 30, 30)), 1.5)
     probability = np.float32((smooth - smooth.min()) / np.ptp(smooth))
-    for reference in (smooth > np.quantile(smooth, 0.95), smooth > 2):
+    # Lesions that are found, some of which are found and others missed, and none at all.
+    for reference in (
+        smooth > np.quantile(smooth, 0.95),
+        np.maximum(smooth, others) > np.quantile(smooth, 0.97),
+        smooth > 2,
+    ):
         levels = threshold_levels(probability)
-        grid = dice_grid(levels, reference.astype(np.uint8), (1, 1, 1))
-        wanted = [
-            [
-                subject_metrics(reference, segment(probability, t, ml / 0.001), (1, 1, 1))["dice"]
-                for ml in SMALLEST_ML
-            ]
-            for t in THRESHOLDS
+        grids = overlap_grids(levels, reference.astype(np.uint8), (1, 1, 1))
+        masks = [
+            [segment(probability, t, ml / 0.001) > 0 for ml in SMALLEST_ML] for t in THRESHOLDS
         ]
-        assert grid == pytest.approx(np.array(wanted))
-    assert len(np.unique(grid)) > 1
+        for grid, figures, name in zip(
+            grids, (overlap, lesion_wise), ("dice", "lesion_f1"), strict=True
+        ):
+            wanted = [[figures(reference, mask)[name] for mask in row] for row in masks]
+            assert grid == pytest.approx(np.array(wanted))
+            assert len(np.unique(grid)) > 1
 
 
 def test_the_operating_point_counts_a_subject_once_however_many_sessions():
     good, bad = np.zeros((2, *GRID))
-    good[0, 1, 2], bad[0, 6, 3] = 1, 0.9
+    good[0, :, 1, 2], bad[0, :, 6, 3] = 1, 0.9
     point = choose_operating_point([good, bad, bad], ["a", "b", "b"])
     assert (point["threshold"], point["smallest_ml"]) == (THRESHOLDS[1], SMALLEST_ML[2])
-    assert (point["mean_dice"], point["subjects"]) == (0.5, 2)
+    assert (point["mean_dice"], point["mean_lesion_f1"], point["subjects"]) == (0.5, 0.5, 2)
+
+
+def test_the_operating_point_weighs_dice_and_f1_alike():
+    grid = np.zeros(GRID)
+    grid[0, 0, 3, 4], grid[0, 1, 3, 4] = 0.6, 0.1
+    grid[0, 0, 5, 6], grid[0, 1, 5, 6] = 0.5, 0.3
+    grid[0, 0, 7, 8], grid[0, 1, 7, 8] = 0.1, 0.6
+    point = choose_operating_point([grid], ["a"])
+    assert (point["threshold"], point["smallest_ml"]) == (THRESHOLDS[5], SMALLEST_ML[6])
+    assert (point["mean_dice"], point["mean_lesion_f1"]) == (0.5, 0.3)
 
 
 def test_of_equal_operating_points_the_plainest_is_taken():
@@ -68,9 +85,9 @@ def test_of_equal_operating_points_the_plainest_is_taken():
 
 def test_slices_that_training_left_out_are_left_empty_only_where_that_is_better():
     grids = np.full((3, *GRID), 0.5)
-    grids[:, 1, 4, 0] = 0.6
+    grids[:, 1, :, 4, 0] = 0.6
     assert choose_operating_point(grids, ["a", "b", "c"])["trained_slices_only"]
-    grids[:, 0, 2, 0] = 0.7
+    grids[:, 0, :, 2, 0] = 0.7
     point = choose_operating_point(grids, ["a", "b", "c"])
     assert not point["trained_slices_only"]
     assert point["threshold"] == THRESHOLDS[2]
