@@ -1,4 +1,4 @@
-"""How training slices are moved and altered: image and mask together, grey levels of the image alone.
+"""How training slices are moved, cropped and altered: image and mask as one, grey levels alone.
 
 Shape letters: H, W pixels of a slice, C channels of its image.
 """
@@ -10,8 +10,10 @@ import numpy as np
 cv2.setNumThreads(1)
 
 
-def augment(image, mask, rng, rotation_degrees, shift, zoom, flip, gamma, noise, blur, bias_field):
-    """Distort a slice at random, and alter the grey levels of its image.
+def augment(
+    image, mask, rng, rotation_degrees, shift, zoom, flip, crop, gamma, noise, blur, bias_field
+):
+    """Distort a slice at random, take a window of it, and alter the grey levels of its image.
 
     Parameters
     ----------
@@ -20,15 +22,21 @@ def augment(image, mask, rng, rotation_degrees, shift, zoom, flip, gamma, noise,
     rng : numpy.random.Generator
     rotation_degrees, shift, zoom, flip
         See `draw_distortions`.
+    crop : int or None
+        Side of the window, in pixels; None takes all of the slice. See `draw_window`.
     gamma, noise, blur, bias_field : float
         See `alter`.
 
     Returns
     -------
-    image, mask
+    image : ndarray, uint8, shape (H, W, C), or (crop, crop, C)
+    mask : ndarray, uint8, shape (H, W), or (crop, crop)
     """
     matrix = draw_distortions(rng, 1, mask.shape, rotation_degrees, shift, zoom, flip)[0]
-    image, mask = distort(image, mask, matrix)
+    shape = mask.shape
+    if crop:
+        matrix, shape = draw_window(rng, image, mask, matrix, crop), (crop, crop)
+    image, mask = distort(image, mask, matrix, shape)
     return alter(image, rng, gamma, noise, blur, bias_field), mask
 
 
@@ -65,7 +73,38 @@ def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
     return matrices
 
 
-def distort(image, mask, matrix):
+def draw_window(rng, image, mask, matrix, side):
+    """Draw which part of a distorted slice training sees: a window around a pixel of its lesion.
+
+    The pixel is any of the lesion, or where the slice has none any that is not 0, and lies anywhere in
+    the window. The window stays within the frame, so it may miss a pixel that was moved out of it.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    image : ndarray, uint8, shape (H, W, C)
+    mask : ndarray, uint8, shape (H, W)
+    matrix : ndarray, shape (2, 3)
+        From `draw_distortions`.
+    side : int
+        Of the window, in pixels.
+
+    Returns
+    -------
+    ndarray, float64, shape (2, 3)
+        Pixel (x, y) of the window to pixel (x, y) of the source.
+    """
+    inside = np.flatnonzero(mask if mask.any() else image.any(-1))
+    y, x = divmod(rng.choice(inside if inside.size else mask.size), mask.shape[1])
+    moved = np.linalg.solve(matrix[:, :2], (x, y) - matrix[:, 2])
+    furthest = np.maximum(np.array(mask.shape[::-1]) - side, 0)
+    corner = np.clip(np.rint(moved - rng.integers(0, side, 2)), 0, furthest)
+    matrix = matrix.copy()
+    matrix[:, 2] += matrix[:, :2] @ corner
+    return matrix
+
+
+def distort(image, mask, matrix, shape=None):
     """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
 
     Parameters
@@ -73,19 +112,22 @@ def distort(image, mask, matrix):
     image : ndarray, uint8, shape (H, W, C)
     mask : ndarray, uint8, shape (H, W)
     matrix : ndarray, shape (2, 3)
-        From `draw_distortions`.
+        From `draw_distortions` or `draw_window`.
+    shape : (int, int), optional
+        H, W of the result, if not those of the mask.
 
     Returns
     -------
     image : ndarray, uint8, shape (H, W, C)
     mask : ndarray, uint8, shape (H, W)
-        What comes in from outside the frame is 0.
+        Of the given shape. What comes in from outside the frame is 0.
     """
-    size = mask.shape[::-1]
-    inverse = cv2.WARP_INVERSE_MAP
+    height, width = shape or mask.shape
+    size, channels, inverse = (width, height), image.shape[2:], cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | inverse)
     return (
         # OpenCV drops an axis of one channel.
-        cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | inverse).reshape(image.shape),
+        moved.reshape(height, width, *channels),
         cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse),
     )
 

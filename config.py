@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from files import InputError, whole_file
 
@@ -76,6 +76,7 @@ class Augmentation(Section):
     shift: Fraction
     zoom: Fraction
     flip: bool
+    crop: Annotated[int, Field(ge=16, multiple_of=16)] | None
     gamma: Annotated[float, Field(ge=0)]
     noise: Fraction
     blur: Annotated[float, Field(ge=0)]
@@ -140,6 +141,13 @@ class Settings(Section):
         if fold >= folds:
             raise ValueError(f"folds count from 0, and split.folds is {folds}")
         return fold
+
+    @model_validator(mode="after")
+    def window_fits(self):
+        crop, size = self.augmentation.crop, self.slices.size
+        if crop and crop > size:
+            raise ValueError(f"augmentation.crop = {crop}: slices.size is only {size}")
+        return self
 
     def save(self, path):
         """Write all values as one YAML file that ``--config`` accepts."""
@@ -228,6 +236,8 @@ def _replace(values, changes):
 
 def _explain(error):
     """Turn one of pydantic's findings into `section.key = value: what is allowed`."""
+    if not error["loc"]:  # of several settings, which it names itself
+        return error["msg"].removeprefix("Value error, ")
     names = [str(part) for part in error["loc"]]
     key, known = [], Settings
     for name in names:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from augmentation import alter, augment, distort, draw_distortions
+from augmentation import alter, augment, distort, draw_distortions, draw_window
 
 RANGES = {"rotation_degrees": 10, "shift": 0.1, "zoom": 0.2, "flip": True}
 NOTHING = {"rotation_degrees": 0, "shift": 0, "zoom": 0, "flip": False}
@@ -93,6 +93,76 @@ def test_all_channels_of_an_image_move_together():
             np.testing.assert_allclose(moved[..., channel], alone[..., 0].astype(float), atol=8)
 
 
+def windows(image, mask, side, count=200):
+    """Draw windows of an image that is not distorted: corner (x, y) and what they show of the mask."""
+    still = draw_distortions(np.random.default_rng(0), 1, mask.shape, **NOTHING)[0]
+    rng = np.random.default_rng(0)
+    matrices = [draw_window(rng, image, mask, still, side) for _ in range(count)]
+    corners = np.array([matrix[:, 2] for matrix in matrices])
+    return corners, [distort(image, mask, matrix, (side, side)) for matrix in matrices]
+
+
+def test_a_window_is_a_part_of_the_distorted_slice():
+    image, rng = head(3), np.random.default_rng(0)
+    mask = (image[..., 0] > 128).astype(np.uint8)
+    for matrix in draw_distortions(rng, 20, mask.shape, **RANGES):
+        whole, whole_mask = distort(image, mask, matrix)
+        window = draw_window(rng, image, mask, matrix, 48)
+        part, part_mask = distort(image, mask, window, (48, 48))
+        x, y = np.rint(np.linalg.solve(matrix[:, :2], window[:, 2] - matrix[:, 2])).astype(int)
+        assert min(x, y) >= 0
+        assert max(x, y) <= 48
+        there = (slice(y, y + 48), slice(x, x + 48))
+        # OpenCV rounds positions to 1/32 pixel.
+        np.testing.assert_allclose(part, whole[there].astype(float), atol=12)
+        assert np.mean(part_mask == whole_mask[there]) > 0.98
+
+
+def test_every_window_shows_the_lesion_anywhere_in_it():
+    image, mask = head(), np.zeros((96, 96), np.uint8)
+    mask[40, 52] = 1
+    _, shown = windows(image, mask, 32)
+    assert all(part_mask.sum() == 1 for _, part_mask in shown)
+    places = np.array([np.argwhere(part_mask)[0] for _, part_mask in shown])
+    assert (places.min(0) <= 1).all()
+    assert (places.max(0) >= 30).all()
+    assert np.abs(places.mean(0) - 15.5).max() < 3
+
+
+def test_windows_follow_a_lesion_that_is_turned_and_mirrored():
+    image, mask = head(), np.zeros((96, 96), np.uint8)
+    mask[20:24, 60:64] = 1
+    rng = np.random.default_rng(0)
+    for matrix in draw_distortions(rng, 200, mask.shape, **RANGES):
+        window = draw_window(rng, image, mask, matrix, 32)
+        assert distort(image, mask, window, (32, 32))[1].any()
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_windows_of_a_slice_without_lesion_show_the_head(channels):
+    image = np.zeros((96, 96, channels), np.uint8)
+    image[70:80, 10:20] = 100
+    corners, shown = windows(image, np.zeros((96, 96), np.uint8), 32)
+    assert all(part.any() for part, _ in shown)
+    assert np.ptp(corners, axis=0).min() > 15
+
+
+def test_windows_of_air_are_anywhere_in_the_frame():
+    nothing = np.zeros((96, 96, 1), np.uint8)
+    corners, _ = windows(nothing, nothing[..., 0], 32)
+    assert corners.min() == 0
+    assert corners.max() == 64
+    assert (np.abs(corners.mean(0) - 32) < 6).all()
+
+
+def test_a_window_larger_than_the_slice_shows_all_of_it():
+    image = head()
+    _, shown = windows(image, (image[..., 0] > 128).astype(np.uint8), 112, 5)
+    for part, _ in shown:
+        np.testing.assert_array_equal(part[:96, :96], image)
+        assert not part[96:].any()
+
+
 def test_nothing_to_alter_leaves_the_image_as_it_is():
     image = head(3)
     np.testing.assert_array_equal(alter(image, np.random.default_rng(0), **UNALTERED), image)
@@ -155,7 +225,7 @@ def test_a_bias_field_is_smooth_and_the_same_in_all_channels():
 def test_augmenting_follows_its_generator_and_leaves_masks_binary():
     image = head()
     mask = (image[..., 0] > 128).astype(np.uint8)
-    ranges = RANGES | {"gamma": 0.3, "noise": 0.05, "blur": 1.0, "bias_field": 0.2}
+    ranges = RANGES | {"crop": None, "gamma": 0.3, "noise": 0.05, "blur": 1.0, "bias_field": 0.2}
     first, again, other = (
         augment(image, mask, np.random.default_rng(seed), **ranges) for seed in (0, 0, 1)
     )

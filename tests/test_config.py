@@ -47,6 +47,8 @@ def sections(model=Settings):
         ("transfer.trainable=[]", ["transfer.trainable"]),
         ("fold=5", ["fold = 5", "split.folds is 5"]),
         ("fold=-1", ["fold = -1"]),
+        ("augmentation.crop=320", ["augmentation.crop = 320", "slices.size is only 240"]),
+        ("augmentation.crop=100", ["augmentation.crop = 100", "multiple of 16"]),
         ("slices.size", ["--set slices.size", "section.key=value"]),
         ("slices.size=[", ["--set slices.size", "YAML"]),
     ],

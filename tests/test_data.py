@@ -86,6 +86,21 @@ def test_the_parts_of_processes_make_up_the_batch_and_fills_are_no_images(parts)
         assert (part_masks[len(there) :] == NO_IMAGE).all()
 
 
+@pytest.mark.parametrize(
+    ("changes", "channels"),
+    [((), 1), (("unet.neighbours=1", "unet.mirror=true", "augmentation.carve_mix=1"), 6)],
+)
+def test_training_sees_windows_and_validation_whole_slices(changes, channels, parts):
+    parts = parts(
+        "transfer.augmentation=true", "augmentation.crop=16", "augmentation.gamma=0.2", *changes
+    )
+    images, masks = all_batches(parts.training, 0)
+    assert images.shape[1:] == (16, 16, channels)
+    assert masks.shape[1:] == (16, 16, 1)
+    assert masks[parts.has_lesion[parts.training.order(0)]].any((1, 2, 3)).mean() > 0.9
+    assert all_batches(parts.validation, 0)[0].shape[1:] == (32, 32, channels)
+
+
 def test_masks_stay_binary_after_augmentation(parts):
     _, masks = all_batches(parts().training, 0)
     assert set(np.unique(masks)) == {0.0, 1.0}
