@@ -93,3 +93,13 @@ def test_config_alone_reads_the_settings(name):
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_nothing_is_drawn_with_pyplot(name):
     assert not any("pyplot" in dotted for dotted in imports(MODULES[name], everywhere=True))
+
+
+@pytest.mark.parametrize("contender", ["monai_unet", "nnunet"])
+def test_what_computes_with_pytorch_starts_no_tensorflow(contender):
+    # Beside some builds of PyTorch it dies of a segmentation fault.
+    path = Path(__file__).parents[1] / "benchmarks" / "contenders" / f"{contender}.py"
+    names = imports(ast.parse(path.read_text("utf-8")), everywhere=True)
+    own = {name.split(".")[0] for name in names} & MODULES.keys()
+    assert own
+    assert {name for name in own if "tensorflow" in reached(name)} == set()

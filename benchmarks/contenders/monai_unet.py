@@ -71,7 +71,7 @@ def main(argv=None):
 
 def load_slices(settings, split):
     """Return training and validation slices as MONAI's dictionaries, and the order of training."""
-    from data import training_order
+    from sampling import training_order
     from slices import SliceReader, load_manifest
     from splits import rows_of
 
