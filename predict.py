@@ -197,7 +197,7 @@ def predict_scan(job, networks, options, training_scales, with_probability):
             f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"
         )
     if not mask.any():
-        warnings.append(f"no lesion found: no voxel is more probable than {probability.max():.2f}")
+        warnings.append(why_empty(without_ends(probability, ends), options))
     images = {job.mask: to_original_grid(mask, volume)}
     if with_probability:
         images[job.probability] = to_original_grid(probability, volume)
@@ -205,6 +205,14 @@ def predict_scan(job, networks, options, training_scales, with_probability):
     row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
     made_from = job.made_from(options)
     return Found(job, images, scaled, mask, volume.spacing_mm, made_from, row)
+
+
+def why_empty(probability, options):
+    """Say why no lesion was marked: nothing is probable enough, or all that is is too small."""
+    highest = probability.max()
+    if highest > options["threshold"]:
+        return f"no lesion found: what is probable enough is smaller than {options['smallest_ml']:g} ml"
+    return f"no lesion found: no voxel is more probable than {highest:.2f}"
 
 
 def save_scan(found):

@@ -248,9 +248,18 @@ def test_an_empty_mask_is_always_said_so(weights, tmp_path, capsys):
     assert call(tmp_path / "out", weights, scan) == 0
     row = rows_of(tmp_path / "out")["scan.nii.gz"]
     assert (row["lesions"], row["volume_ml"], row["largest_ml"]) == ("0", "0.0", "0.0")
-    assert "no lesion found" in row["warnings"]
+    assert "no lesion found: no voxel is more probable than 0.00" in row["warnings"]
     assert "no lesion found" in capsys.readouterr().out
     assert (tmp_path / "out" / "scan_lesion.png").exists()
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_a_mask_is_said_to_be_empty_because_its_lesions_are_small(weights, tmp_path, capsys):
+    voxels = head(SHAPE)
+    voxels[20, 20, 3] = 9000
+    scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
+    assert call(tmp_path / "out", weights, scan, "--smallest-ml", "0.5") == 0
+    assert "what is probable enough is smaller than 0.5 ml" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
