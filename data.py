@@ -154,22 +154,22 @@ class Parts:
     Raises
     ------
     files.InputError
-        If slices or split are missing or made with another `slices.skip`, the split leaks (see
-        `splits.rows_of`), or the devices cannot share a batch.
+        If slices or split are missing or made with another `slices.size` or `slices.skip`, the split
+        leaks (see `splits.rows_of`), or the devices cannot share a batch.
     """
 
     def __init__(self, dataset, settings, stage):
         folder, seed = settings.paths.prepared, settings.seed
         self.rows = load_manifest(folder, dataset)
-        if (first := self.rows.z.min()) != settings.slices.skip:
-            raise InputError(
-                f"{folder}: its slices begin at number {first}, but slices.skip is "
-                f"{settings.slices.skip}; run prep.py with these settings, or name another "
-                "paths.prepared"
-            )
         split = load_split(folder, dataset, settings.fold)
         part = rows_of(self.rows, split)
         self.reader = SliceReader(folder, self.rows, settings.unet.neighbours, settings.unet.mirror)
+        for name, prepared in (("skip", self.rows.z.min()), ("size", len(self.reader.read(0)[0]))):
+            if prepared != (wanted := getattr(settings.slices, name)):
+                raise InputError(
+                    f"{folder}: was prepared with slices.{name} = {prepared}, not {wanted}; run "
+                    "prep.py with these settings, or name another paths.prepared"
+                )
         self.has_lesion = self.rows.lesion_pixels.to_numpy() > 0
         lesion = self.has_lesion[part["training"]]
         order = training_order(

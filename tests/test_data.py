@@ -119,9 +119,10 @@ def test_lesions_are_carved_from_training_subjects_alone(parts):
     assert (mixed.training.batch(0)[1] != plain).any()
 
 
-def test_slices_that_were_cut_by_other_settings_are_refused(parts):
-    with refused("slices begin at number 2, but slices.skip is 3", "paths.prepared"):
-        parts("slices.skip=3")
+@pytest.mark.parametrize(("name", "cut_by", "wanted"), [("skip", 2, 3), ("size", 32, 48)])
+def test_slices_that_were_cut_by_other_settings_are_refused(name, cut_by, wanted, parts):
+    with refused(f"prepared with slices.{name} = {cut_by}, not {wanted}", "paths.prepared"):
+        parts(f"slices.{name}={wanted}")
 
 
 def test_balancing_is_a_matter_of_lesion_slices_alone(parts):
