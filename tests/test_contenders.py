@@ -13,12 +13,13 @@ import pytest
 from conftest import refused
 
 from benchmarks.bench import ROOT, cpu_seconds
-from benchmarks.contenders import contest, healthy, ours, split, table
+from benchmarks.contenders import contest, factors, healthy, ours, split, table
 from comparison import FIGURES
+from config import load_settings
 from files import save_csv, save_json
 
 
-@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table"])
+@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table", "factors"])
 def test_every_contender_imports_without_its_peers(name):
     assert callable(importlib.import_module(f"benchmarks.contenders.{name}").main)
 
@@ -94,6 +95,19 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
         ours.main([*arguments, *results, "1", "--name", "tiny"])
 
 
+def test_choosing_settings_touches_no_held_back_subject(arguments, tmp_path, monkeypatch):
+    evaluated = []
+    script = SimpleNamespace(main=evaluated.append)
+    monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(ours, "import_module", lambda name: script)
+    plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60"]
+    ours.main([*plan, "--validation-only", "--epochs", "3"])
+    trained, scored = evaluated
+    assert "train.epochs=3" in trained
+    assert "validation" in scored and "test" not in scored
+    assert not (tmp_path / "healthy").exists()
+
+
 def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkeypatch):
     started = {}
 
@@ -113,6 +127,64 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     assert f"transfer.initial_weights={weights}" in started["transfer_learning"]
     assert weights.parents[2] == tmp_path / "reference-pre_train"
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
+
+
+def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trainings():
+    on = factors.design().astype(int)
+    together = np.full((11, 11), 3)
+    np.fill_diagonal(together, 6)
+    np.testing.assert_array_equal(on.T @ on, together)
+
+
+def test_effects_are_told_apart_and_the_large_ones_are_not_taken_for_chance():
+    brought = np.where(np.arange(11) == 3, 0.2, np.tile([0.01, -0.01], 6)[:11])
+    outcome = 0.4 + factors.design() @ brought
+    figures = pandas.DataFrame(dict.fromkeys(factors.OUTCOMES, outcome))
+    *rows, chance = factors.table(figures)
+    np.testing.assert_allclose(factors.effect(outcome), brought)
+    assert [row["setting"] for row in rows] == list(factors.FACTORS)
+    assert rows[3]["Dice"] == "+0.200" and rows[1]["lesion F1"] == "−0.010"
+    assert 0.01 < float(chance["pooled Dice"].removeprefix("±")) < 0.1
+
+
+def test_factors_are_trained_with_their_settings_and_never_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(factors, "KEPT", tmp_path / "kept")
+    trained = []
+
+    def train(words):
+        words = list(words)
+        given = {words[i]: words[i + 1] for i in range(len(words) - 1)}
+        overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        trained.append(load_settings(given["--config"], overrides))
+        assert "--validation-only" in words
+        folder = Path(given["--results"], given["--name"], "seed-0")
+        scores = {"dice": len(trained) / 20, "lesion_f1": 0.5, "subject": "s1"}
+        save_csv(folder / "evaluation" / "validation" / "metrics.csv", [scores])
+        save_csv(folder / "train" / "history.csv", [{"val_dice": v} for v in (0.1, 0.3, 0.2)])
+        save_json(folder / "budget.json", {"steps": 9})
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(factors.subprocess, "run", train)
+    strong = ["--config", str(ROOT / "configs" / "strong.yaml")]
+    factors.main([str(tmp_path), *strong, "--trainings", "0", "11"])
+    first, last = trained
+    assert (first.unet.mirror, first.augmentation.crop, first.fold) == (True, 160, 0)
+    assert (first.unet.neighbours, first.augmentation.gamma) == (0, 0)
+    assert (last.unet.mirror, last.augmentation.crop, last.train.schedule) == (
+        False,
+        None,
+        "constant",
+    )
+    assert last.train.learning_rate == first.train.learning_rate == 0.001
+    kept = json.loads((tmp_path / "kept" / "training-11.json").read_text())
+    assert (kept["dice"], kept["pooled_dice"], kept["budget"]) == (0.1, 0.3, {"steps": 9})
+    assert "still to be made: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10" in capsys.readouterr().out
+    factors.main([str(tmp_path), *strong])
+    assert len(trained) == 12
+    assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 6
+    assert "| chance alone (95 %)" in capsys.readouterr().out
+    with refused("slices of each subject", "strong.yaml"):
+        factors.main([str(tmp_path)])
 
 
 def save_figures(results, contender, seed, dice, healthy_ml=1.0):

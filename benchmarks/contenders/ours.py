@@ -2,7 +2,7 @@
 
 The stage's epochs and their length (slices.per_epoch) are set so that its schedule ends with the
 budget. Its operating point is chosen on validation, as always. `--stage pre_train` scores nothing;
-`--stage transfer` starts from what it left.
+`--stage transfer` starts from what it left. `--validation-only` is for choosing settings.
 
     python -m benchmarks.contenders.ours --config configs/strong.yaml --set paths.prepared=prepared
 """
@@ -28,6 +28,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--name", help="default: that of the --config file, or reference; other stages add theirs"
     )
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"default: {EPOCHS}")
+    parser.add_argument(
+        "--validation-only", action="store_true",
+        help="score neither the held-back subjects nor the heads without lesion",
+    )  # fmt: skip
 
 
 def main(argv=None):
@@ -39,15 +44,15 @@ def main(argv=None):
     base = arguments.name or (config.stem if config else "reference")
     contender = base if name == "train" else f"{base}-{name}"
     folder = contest.contender_folder(settings, arguments, contender)
-    healthy = healthy_cases(arguments.results, settings)
-    budget = contest.Budget.given(arguments)
+    healthy = None if arguments.validation_only else healthy_cases(arguments.results, settings)
+    epochs, budget = arguments.epochs, contest.Budget.given(arguments)
     step_s, validation_s = measure(settings, stage, dataset, budget)
-    steps = budget.steps(EPOCHS, step_s, validation_s)
-    plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": EPOCHS}
-    print(f"{EPOCHS} epochs of {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
+    steps = budget.steps(epochs, step_s, validation_s)
+    plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": epochs}
+    print(f"{epochs} epochs of {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
 
     planned = {
-        "paths.runs": folder, "slices.per_epoch": steps * stage.batch_size, f"{name}.epochs": EPOCHS,
+        "paths.runs": folder, "slices.per_epoch": steps * stage.batch_size, f"{name}.epochs": epochs,
     }  # fmt: skip
     if name == "transfer" and not stage.initial_weights:
         pre_trained = folder.parents[1] / f"{base}-pre_train" / folder.name / "pre_train"
@@ -60,6 +65,7 @@ def main(argv=None):
     if dataset == "atlas":
         evaluate = import_module("evaluate").main
         evaluate([str(folder / name), *options, "--part", "validation"])
+    if dataset == "atlas" and not arguments.validation_only:
         evaluate(
             [str(folder / name), *options, "--part", "test", "--output", str(folder / "evaluation")]
         )
