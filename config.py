@@ -66,6 +66,7 @@ class UNet(Section):
     filters: PositiveInteger
     dropout: Fraction
     batch_normalisation: bool
+    residual: bool
     foreground_prior: Annotated[float, Field(gt=0, lt=1)]
     neighbours: Annotated[int, Field(ge=0)]
     mirror: bool

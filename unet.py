@@ -19,8 +19,10 @@ MOMENTUM = 0.9
 GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
-def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbours, mirror):
-    """Build a U-Net for images of any size divisible by 16.
+def build_unet(
+    filters, dropout, batch_normalisation, residual, foreground_prior, neighbours, mirror
+):
+    """Build a U-Net [1]_ for images of any size divisible by 16.
 
     Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,
     ``decoder_4_up``, ``head``), by which weights are carried over and parts are frozen.
@@ -33,6 +35,9 @@ def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbou
         Share of values dropped after each pooling and each joining of a skip connection.
     batch_normalisation : bool
         After each convolution of a block.
+    residual : bool
+        What goes into a block of two convolutions is added to what comes out of it [2]_, through a
+        convolution of one pixel that brings it to the block's width.
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
     neighbours : int
@@ -47,10 +52,12 @@ def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbou
 
     References
     ----------
-    Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
+    .. [1] Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
+    .. [2] Zhang, Liu, Wang (2018), Road extraction by deep residual U-Net, IEEE GRSL 15.
     """
 
     def block(x, width, name):
+        shortcut = x
         for i in (1, 2):
             x = layers.Conv2D(
                 width, 3, padding="same", use_bias=not batch_normalisation,
@@ -58,6 +65,9 @@ def build_unet(filters, dropout, batch_normalisation, foreground_prior, neighbou
             )(x)  # fmt: skip
             if batch_normalisation:
                 x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_norm_{i}")(x)
+            if residual and i == 2:
+                shortcut = layers.Conv2D(width, 1, name=f"{name}_shortcut")(shortcut)
+                x = layers.Add(name=f"{name}_sum")([x, shortcut])
             x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
         return x
 

@@ -38,8 +38,9 @@ def build_keras(filters, dropout=DROPOUT, batch_normalisation=True):
     from unet import build_unet
 
     return build_unet(
-        filters, dropout, batch_normalisation, foreground_prior=0.5, neighbours=0, mirror=False
-    )
+        filters, dropout, batch_normalisation, residual=False, foreground_prior=0.5, neighbours=0,
+        mirror=False,
+    )  # fmt: skip
 
 
 def make_keras_step(model, batch=BATCH):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from benchmarks import bench, gpu, step
-from unet import build_unet
 
 NAMES = ("step", "loader", "prep", "inference", "growth", "gpu")
 
@@ -126,7 +125,7 @@ def test_the_work_of_the_smallest_network_is_counted_by_hand():
     down = 256 * (9 + 9) + 64 * (18 + 36) + 16 * (72 + 144) + 4 * (288 + 576) + 1 * (1152 + 2304)
     up = sum(side**2 * width * 2 * width * 4 for side, width in ((1, 8), (2, 4), (4, 2), (8, 1)))
     back = sum(side**2 * 9 * 3 * width**2 for side, width in ((2, 8), (4, 4), (8, 2), (16, 1)))
-    model = build_unet(1, 0.0, True, 0.5, 0, False)
+    model = step.build_keras(1, 0.0)
     assert step.forward_flop(model, size=16) == 2 * (down + up + back + 256)
 
 
@@ -149,7 +148,7 @@ def test_pytorch_has_the_same_network():
     from benchmarks.torch_unet import TorchUNet, weighted_dice_loss
     from losses import WeightedDiceLoss
 
-    model = build_unet(2, 0.2, True, 0.5, 0, False)
+    model = step.build_keras(2)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 32, 32, 1)).astype(np.float32)
     for layer in model.layers:

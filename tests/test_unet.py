@@ -10,8 +10,8 @@ from losses import WeightedDiceLoss
 from unet import build_unet, choose_trainable
 
 REFERENCE = {
-    "filters": 8, "dropout": 0.2, "batch_normalisation": True, "foreground_prior": 0.5,
-    "neighbours": 0, "mirror": False,
+    "filters": 8, "dropout": 0.2, "batch_normalisation": True, "residual": False,
+    "foreground_prior": 0.5, "neighbours": 0, "mirror": False,
 }  # fmt: skip
 
 
@@ -53,15 +53,31 @@ def test_the_untrained_network_starts_from_the_prior():
     np.testing.assert_allclose(probability, 0.05, rtol=1e-3)
 
 
+@pytest.mark.parametrize("batch_normalisation", [True, False])
+def test_a_residual_block_adds_its_input_to_what_it_gives(batch_normalisation):
+    model = small_unet(residual=True, batch_normalisation=batch_normalisation)
+    for level in ("encoder_1", "bottleneck", "decoder_4"):
+        branch = model.get_layer(f"{level}_norm_2" if batch_normalisation else f"{level}_conv_2")
+        shortcut, total = (model.get_layer(f"{level}_{name}") for name in ("shortcut", "sum"))
+        assert shortcut.kernel.shape[:2] == (1, 1)
+        assert shortcut.input is model.get_layer(f"{level}_conv_1").input
+        assert {id(tensor) for tensor in total.input} == {id(branch.output), id(shortcut.output)}
+        assert model.get_layer(f"{level}_relu_2").input is total.output
+    plain = small_unet(batch_normalisation=batch_normalisation)
+    shortcuts = sum(layer.count_params() for layer in model.layers if "shortcut" in layer.name)
+    assert model.count_params() == plain.count_params() + shortcuts
+
+
 def test_layer_names_are_the_same_in_every_build():
     names = [layer.name for layer in small_unet().layers]
     assert names == [layer.name for layer in small_unet().layers]
     assert len(set(names)) == len(names)
 
 
-def test_the_network_overfits_eight_slices():
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_network_overfits_eight_slices(residual):
     images, masks = lesion_slices()
-    model = small_unet(filters=8, dropout=0.0)
+    model = small_unet(filters=8, dropout=0.0, residual=residual)
     model.compile(
         optimizer=keras.optimizers.Adam(0.003),
         loss=WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch"),

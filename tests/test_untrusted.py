@@ -107,7 +107,7 @@ def test_nesting_without_end_is_refused(tmp_path):
 def whole(tmp_path_factory):
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("weights") / "best.weights.h5"
-    save_weights(build_unet(2, 0.2, True, 0.5, neighbours=0, mirror=False), path)
+    save_weights(build_unet(**load_settings(overrides=["unet.filters=2"]).unet.model_dump()), path)
     return path
 
 
