@@ -8,11 +8,13 @@ import numpy as np
 
 # tf.data runs the threads; more of them inside OpenCV would only get in their way.
 cv2.setNumThreads(1)
+KNOTS = 32  # pixels between the knots of an elastic distortion
 
 
 def augment(
-    image, mask, rng, rotation_degrees, shift, zoom, flip, crop, gamma, noise, blur, bias_field
-):
+    image, mask, rng, *, rotation_degrees, shift, zoom, flip, elastic, crop, gamma, noise, blur,
+    low_resolution, bias_field,
+):  # fmt: skip
     """Distort a slice at random, take a window of it, and alter the grey levels of its image.
 
     Parameters
@@ -22,9 +24,11 @@ def augment(
     rng : numpy.random.Generator
     rotation_degrees, shift, zoom, flip
         See `draw_distortions`.
+    elastic : float
+        See `draw_shifts`.
     crop : int or None
         Side of the window, in pixels; None takes all of the slice. See `draw_window`.
-    gamma, noise, blur, bias_field : float
+    gamma, noise, blur, low_resolution, bias_field : float
         See `alter`.
 
     Returns
@@ -36,8 +40,9 @@ def augment(
     shape = mask.shape
     if crop:
         matrix, shape = draw_window(rng, image, mask, matrix, crop), (crop, crop)
-    image, mask = distort(image, mask, matrix, shape)
-    return alter(image, rng, gamma, noise, blur, bias_field), mask
+    shifts = draw_shifts(rng, shape, elastic) if elastic else None
+    image, mask = distort(image, mask, matrix, shape, shifts)
+    return alter(image, rng, gamma, noise, blur, low_resolution, bias_field), mask
 
 
 def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
@@ -104,7 +109,28 @@ def draw_window(rng, image, mask, matrix, side):
     return matrix
 
 
-def distort(image, mask, matrix, shape=None):
+def draw_shifts(rng, shape, elastic):
+    """Draw by how much each pixel of a result is shifted in the source, smoothly over the image.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    shape : (int, int)
+        H, W of the result.
+    elastic : float
+        Standard deviation at knots that are `KNOTS` pixels apart, in pixels of the source.
+
+    Returns
+    -------
+    ndarray, float32, shape (H, W, 2)
+        Along x and y.
+    """
+    knots = [-(-side // KNOTS) + 1 for side in shape]
+    shifts = rng.normal(0, elastic, (*knots, 2)).astype(np.float32)
+    return cv2.resize(shifts, shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def distort(image, mask, matrix, shape=None, shifts=None):
     """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
 
     Parameters
@@ -115,6 +141,8 @@ def distort(image, mask, matrix, shape=None):
         From `draw_distortions` or `draw_window`.
     shape : (int, int), optional
         H, W of the result, if not those of the mask.
+    shifts : ndarray, optional
+        From `draw_shifts`, beyond the transform.
 
     Returns
     -------
@@ -123,16 +151,24 @@ def distort(image, mask, matrix, shape=None):
         Of the given shape. What comes in from outside the frame is 0.
     """
     height, width = shape or mask.shape
-    size, channels, inverse = (width, height), image.shape[2:], cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR | inverse)
-    return (
-        # OpenCV drops an axis of one channel.
-        moved.reshape(height, width, *channels),
-        cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_NEAREST | inverse),
-    )
+    if shifts is None:
+
+        def move(pixels, interpolation):
+            flags = interpolation | cv2.WARP_INVERSE_MAP
+            return cv2.warpAffine(pixels, matrix, (width, height), flags=flags)
+    else:
+        places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
+        places = (places @ matrix[:, :2].T + matrix[:, 2] + shifts).astype(np.float32)
+
+        def move(pixels, interpolation):
+            return cv2.remap(pixels, places, None, interpolation)
+
+    # OpenCV drops an axis of one channel.
+    moved = move(image, cv2.INTER_LINEAR).reshape(height, width, *image.shape[2:])
+    return moved, move(mask, cv2.INTER_NEAREST)
 
 
-def alter(image, rng, gamma, noise, blur, bias_field):
+def alter(image, rng, gamma, noise, blur, low_resolution, bias_field):
     """Make an image look as if another scanner had taken it.
 
     Each range is the largest deviation, from which every image gets its own share; 0 is none. What
@@ -148,6 +184,8 @@ def alter(image, rng, gamma, noise, blur, bias_field):
         Standard deviation of Gaussian noise, as a share of 255.
     blur : float
         Standard deviation of a Gaussian blur, in pixels.
+    low_resolution : float
+        The image is brought to pixels larger by this share, and back.
     bias_field : float
         Standard deviation of the logarithm of a smooth field by which the image is multiplied.
 
@@ -155,11 +193,15 @@ def alter(image, rng, gamma, noise, blur, bias_field):
     -------
     ndarray, uint8, shape (H, W, C)
     """
-    if not any((gamma, noise, blur, bias_field)):
+    if not any((gamma, noise, blur, low_resolution, bias_field)):
         return image
     shape, inside = image.shape, image > 0
     if blur and (sigma := rng.uniform(0, blur)) > 0.3:  # less is nothing in whole grey levels
         image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(shape)
+    if low_resolution:
+        share = 1 / (1 + rng.uniform(0, low_resolution))
+        coarse = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_LINEAR)
+        image = cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_LINEAR).reshape(shape)
     if gamma:
         levels = 255 * np.linspace(0, 1, 256) ** np.exp(rng.uniform(-gamma, gamma))
         image = cv2.LUT(image, np.rint(levels).astype(np.uint8)).reshape(shape)
