@@ -131,13 +131,13 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
 
 def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trainings():
     on = factors.design().astype(int)
-    together = np.full((11, 11), 3)
-    np.fill_diagonal(together, 6)
+    together = np.full((15, 15), 4)
+    np.fill_diagonal(together, 8)
     np.testing.assert_array_equal(on.T @ on, together)
 
 
 def test_effects_are_told_apart_and_the_large_ones_are_not_taken_for_chance():
-    brought = np.where(np.arange(11) == 3, 0.2, np.tile([0.01, -0.01], 6)[:11])
+    brought = np.where(np.arange(15) == 3, 0.2, np.tile([0.01, -0.01], 8)[:15])
     outcome = 0.4 + factors.design() @ brought
     figures = pandas.DataFrame(dict.fromkeys(factors.OUTCOMES, outcome))
     *rows, chance = factors.table(figures)
@@ -166,24 +166,25 @@ def test_factors_are_trained_with_their_settings_and_never_twice(tmp_path, monke
 
     monkeypatch.setattr(factors.subprocess, "run", train)
     strong = ["--config", str(ROOT / "configs" / "strong.yaml")]
-    factors.main([str(tmp_path), *strong, "--trainings", "0", "11"])
+    factors.main([str(tmp_path), *strong, "--trainings", "0", "8"])
     first, last = trained
-    assert (first.unet.mirror, first.augmentation.crop, first.fold) == (True, 160, 0)
-    assert (first.unet.neighbours, first.augmentation.gamma) == (0, 0)
-    assert (last.unet.mirror, last.augmentation.crop, last.train.schedule) == (
-        False,
-        None,
-        "constant",
-    )
+    assert (first.unet.mirror, first.augmentation.crop, first.fold) == (True, 160, 1)
+    assert (first.unet.neighbours, first.augmentation.gamma) == (1, 0.2)
+    # On as well up to the seventh factor, off from there on.
+    assert (last.unet.mirror, last.augmentation.crop, last.augmentation.gamma) == (True, 160, 0)
+    assert (last.augmentation.elastic, last.train.schedule, last.fold) == (0, "constant", 0)
     assert last.train.learning_rate == first.train.learning_rate == 0.001
-    kept = json.loads((tmp_path / "kept" / "training-11.json").read_text())
+    kept = json.loads((tmp_path / "kept" / "training-08.json").read_text())
     assert (kept["dice"], kept["pooled_dice"], kept["budget"]) == (0.1, 0.3, {"steps": 9})
-    assert "still to be made: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10" in capsys.readouterr().out
+    assert (
+        "still to be made: 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15"
+        in capsys.readouterr().out
+    )
     factors.main([str(tmp_path), *strong])
-    assert len(trained) == 12
-    assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 6
+    assert len(trained) == 16
+    assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 8
     assert "| chance alone (95 %)" in capsys.readouterr().out
-    with refused("slices of each subject", "strong.yaml"):
+    with refused("few empty slices", "strong.yaml"):
         factors.main([str(tmp_path)])
 
 

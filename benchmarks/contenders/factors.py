@@ -1,16 +1,17 @@
-"""Tell what single settings of configs/strong.yaml bring: eleven of them in twelve short trainings.
+"""Tell what single settings bring to configs/strong.yaml: fifteen of them in sixteen short trainings.
 
-Each setting is on (as FACTORS and the configuration have it) in six of the trainings and off (as
-config.yaml has it) in the other six, and of any two settings each combination comes three times: so
-the mean over six less that of the other six is the effect of one, whatever the others do, and every
-training counts for all of them [1]_. The fold is one of them, so that twelve subjects judge and not
-six. How far chance reaches is told from the effects themselves, most of which are none [2]_; two
-settings that only work together are not found.
+Each setting is on (as FACTORS and the configuration have it) in eight of the trainings and off (as
+config.yaml has it) in the other eight, and of any two settings each combination comes four times: so
+the mean over eight less that of the other eight is the effect of one, and every training counts for
+all of them [1]_. The fold is one of them, so that the subjects of two folds judge. How far chance
+reaches is told from the effects themselves, most of which are none [2]_. Two settings that only work
+together show up as the effect of a third.
 
 Keeps   the figures of each training in benchmarks/results/factors, so that they may be made a few at
         a time; nothing is scored on held-back subjects
 
 .. [1] Plackett and Burman, "The design of optimum multifactorial experiments", Biometrika 33 (1946)
+       (here by Hadamard's matrix of 16)
 .. [2] Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989)
 
     python -m benchmarks.contenders.factors contenders --config configs/strong.yaml
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+from scipy.linalg import hadamard
 from scipy.stats import t
 
 from benchmarks.bench import RESULTS, markdown
@@ -34,12 +36,14 @@ from files import InputError, save_json
 KEPT = RESULTS / "factors"
 CPU_SECONDS, EPOCHS = 600, 4
 OUTCOMES = {"dice": "Dice", "lesion_f1": "lesion F1", "pooled_dice": "pooled Dice"}
-# What is on or off together. The configuration says what on is, or else the value here.
+# What is on or off together: at the value of the configuration where it is None here.
 FACTORS = {
+    "few empty slices": {"slices.empty_per_lesion": None},
     "as many slices of each subject": {"slices.balanced": None},
     "foreground prior 0.05": {"unet.foreground_prior": None},
     "neighbouring slices": {"unet.neighbours": None},
     "mirrored slice": {"unet.mirror": True},
+    "residual blocks": {"unet.residual": True},
     "windows of 160²": {"augmentation.crop": 160},
     "dropout, rotation, shift": {
         "unet.dropout": None, "augmentation.rotation_degrees": None, "augmentation.shift": None,
@@ -47,19 +51,20 @@ FACTORS = {
     "grey levels of other scanners": {
         f"augmentation.{name}": None for name in ("gamma", "noise", "blur", "bias_field")
     },
+    "elastic, low resolution": {"augmentation.elastic": 3.0, "augmentation.low_resolution": 1.0},
     "CarveMix": {"augmentation.carve_mix": None},
     "cross-entropy": {"train.cross_entropy": None},
     "cosine schedule": {"train.schedule": None},
+    "batches of 4": {"train.batch_size": 4},
     "fold 1 instead of 0": {"fold": 1},
 }  # fmt: skip
-FIRST_TRAINING = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
 
 
 def add_arguments(parser):
     parser.add_argument("results", type=Path, metavar="FOLDER", help="gets factors-<number>")
     parser.add_argument(
         "--trainings", type=int, nargs="*", choices=range(len(design())), metavar="NUMBER",
-        help="of 0 to 11, those to be made if they are not kept yet; default: all",
+        help="of 0 to 15, those to be made if they are not kept yet; default: all",
     )  # fmt: skip
 
 
@@ -87,9 +92,8 @@ def kept_file(number):
 
 
 def design():
-    """Return which factors are on, (trainings, factors): eleven shifts of a row, and all off."""
-    shifts = [np.roll(FIRST_TRAINING, by) for by in range(len(FIRST_TRAINING))]
-    return np.array([*shifts, np.zeros_like(FIRST_TRAINING)], bool)
+    """Return which factors are on, (trainings, factors); in the first training all."""
+    return hadamard(len(FACTORS) + 1)[:, 1:] > 0
 
 
 def values_of(keys, on, settings):
