@@ -21,6 +21,12 @@ from figures import print_results, save_learning_curves
 from files import InputError, file_hash, load_json, save_csv, save_json
 from lineage import whom_a_run_sees
 
+# What runs did from before there was a choice.
+BEFORE = {
+    "precision": "float32",
+    "unet": {"residual": False},
+    "augmentation": {"crop": None, "elastic": 0, "low_resolution": 0},
+}
 PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
 
 
@@ -94,10 +100,8 @@ class Run:
     def _take_up(self):
         """Go on with what the folder holds, if it is the very same run."""
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
-        # Runs from before there was a choice were in float32.
-        identity = {"precision": "float32"} | earlier.get("identity", {})
-        differing = differences(identity, json.loads(json.dumps(self.identity)))
-        if differing:
+        identity = json.loads(json.dumps(self.identity))
+        if differing := differences(earlier.get("identity", {}), identity):
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "
                 "start anew (the old folder is kept aside), or choose another paths.runs"
@@ -166,13 +170,25 @@ class Run:
         )
 
 
-def differences(one, other, prefix=""):
-    """Name the keys in which two nested dictionaries differ."""
+def differences(one, other):
+    """Name the keys in which the identities of two runs differ."""
+    return _differing(*(_with_choices_since(identity) for identity in (one, other)))
+
+
+def _with_choices_since(identity):
+    """Add to an identity what the run did where it had no choice yet."""
+    return identity | {
+        key: value | identity.get(key, {}) if isinstance(value, dict) else identity.get(key, value)
+        for key, value in BEFORE.items()
+    }
+
+
+def _differing(one, other, prefix=""):
     names = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{key}.")
+            names += _differing(a, b, f"{prefix}{key}.")
         elif a != b:
             names.append(prefix + key)
     return names

@@ -190,12 +190,15 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
     train_model.main(arguments)
     facts = json.loads((tmp_path / "train" / "run.json").read_text())
     # As in runs from before there was a choice.
-    del facts["identity"]["precision"]
+    identity = facts["identity"]
+    del identity["precision"], identity["unet"]["residual"], identity["augmentation"]["elastic"]
     (tmp_path / "train" / "run.json").write_text(json.dumps(facts))
     train_model.main([*arguments, "--set", "hardware.devices=1", "--set", "hardware.jit=false"])
     assert "finished already" in capsys.readouterr().out
     with refused("another precision", "--restart"):
         train_model.main([*arguments, "--set", "hardware.precision=mixed_float16"])
+    with refused("another unet.residual", "--restart"):
+        train_model.main([*arguments, "--set", "unet.residual=true"])
 
 
 @pytest.mark.parametrize(
