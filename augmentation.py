@@ -125,9 +125,11 @@ def draw_shifts(rng, shape, elastic):
     ndarray, float32, shape (H, W, 2)
         Along x and y.
     """
-    knots = [-(-side // KNOTS) + 1 for side in shape]
+    knots = [-(-side // KNOTS) for side in shape]
     shifts = rng.normal(0, elastic, (*knots, 2)).astype(np.float32)
-    return cv2.resize(shifts, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    height, width = (KNOTS * count for count in knots)
+    shifts = cv2.resize(shifts, (width, height), interpolation=cv2.INTER_CUBIC)
+    return shifts[: shape[0], : shape[1]]
 
 
 def distort(image, mask, matrix, shape=None, shifts=None):
@@ -185,7 +187,7 @@ def alter(image, rng, gamma, noise, blur, low_resolution, bias_field):
     blur : float
         Standard deviation of a Gaussian blur, in pixels.
     low_resolution : float
-        The image is brought to pixels larger by this share, and back.
+        The image is brought to pixels larger by this share, at most twice as large, and back.
     bias_field : float
         Standard deviation of the logarithm of a smooth field by which the image is multiplied.
 
@@ -200,7 +202,9 @@ def alter(image, rng, gamma, noise, blur, low_resolution, bias_field):
         image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(shape)
     if low_resolution:
         share = 1 / (1 + rng.uniform(0, low_resolution))
-        coarse = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_LINEAR)
+        # By sizes: by factors the image would be shifted against its mask.
+        size = [max(1, round(side * share)) for side in shape[1::-1]]
+        coarse = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         image = cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_LINEAR).reshape(shape)
     if gamma:
         levels = 255 * np.linspace(0, 1, 256) ** np.exp(rng.uniform(-gamma, gamma))

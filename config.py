@@ -77,12 +77,12 @@ class Augmentation(Section):
     shift: Fraction
     zoom: Fraction
     flip: bool
-    elastic: Annotated[float, Field(ge=0)]
+    elastic: Annotated[float, Field(ge=0, le=5)]  # more, and tissue folds over itself
     crop: Annotated[int, Field(ge=16, multiple_of=16)] | None
     gamma: Annotated[float, Field(ge=0)]
     noise: Fraction
     blur: Annotated[float, Field(ge=0)]
-    low_resolution: Annotated[float, Field(ge=0)]
+    low_resolution: Annotated[float, Field(ge=0, le=1)]
     bias_field: Annotated[float, Field(ge=0)]
     carve_mix: Annotated[float, Field(ge=0, le=1)]
 

@@ -36,8 +36,8 @@ def build_unet(
     batch_normalisation : bool
         After each convolution of a block.
     residual : bool
-        What goes into a block of two convolutions is added to what comes out of it [2]_, through a
-        convolution of one pixel that brings it to the block's width.
+        What goes into a block of two convolutions is added to what comes out of them, before the
+        last ReLU [2]_, through a convolution of one pixel that brings it to the block's width.
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
     neighbours : int
@@ -53,7 +53,7 @@ def build_unet(
     References
     ----------
     .. [1] Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
-    .. [2] Zhang, Liu, Wang (2018), Road extraction by deep residual U-Net, IEEE GRSL 15.
+    .. [2] He, Zhang, Ren, Sun (2016), Deep residual learning for image recognition, CVPR.
     """
 
     def block(x, width, name):
