@@ -129,6 +129,14 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
 
+def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
+    """Return a row of metrics.csv."""
+    figures = dict.fromkeys(FIGURES, 0.5) | {"dice": dice, "lesion_f1": dice / 2}
+    figures["volume_difference_ml"] = difference_ml
+    whose = {"run": "predictions", "subject": subject, "session": session, "site": "a"}
+    return whose | figures | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
+
+
 def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trainings():
     on = factors.design().astype(int)
     together = np.full((15, 15), 4)
@@ -136,71 +144,90 @@ def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trai
     np.testing.assert_array_equal(on.T @ on, together)
 
 
-def test_effects_are_told_apart_and_the_large_ones_are_not_taken_for_chance():
-    brought = np.where(np.arange(15) == 3, 0.2, np.tile([0.01, -0.01], 8)[:15])
+def test_effects_are_told_apart_and_chance_is_told_from_the_small_ones():
+    # The fold and six settings bring much, the eight others 0.01 either way.
+    brought = np.tile([0.01, -0.01], 8)[:15]
+    brought[:7] = (0.3, 0.2, -0.2, 0.2, 0.2, 0.2, 0.2)
     outcome = 0.4 + factors.design() @ brought
-    figures = pandas.DataFrame(dict.fromkeys(factors.OUTCOMES, outcome))
-    *rows, chance = factors.table(figures)
+    *rows, alone, largest = factors.table(
+        pandas.DataFrame(dict.fromkeys(factors.OUTCOMES, outcome))
+    )
     np.testing.assert_allclose(factors.effect(outcome), brought)
     assert [row["setting"] for row in rows] == list(factors.FACTORS)
-    assert rows[3]["Dice"] == "+0.200" and rows[1]["lesion F1"] == "−0.010"
-    assert 0.01 < float(chance["pooled Dice"].removeprefix("±")) < 0.1
+    assert rows[2]["Dice"] == "−0.200" and rows[8]["lesion F1"] == "+0.010"
+    # Of Lenth's two margins the quantiles of t at 14 / 3 degrees of freedom are 2.624 and 5.395.
+    assert alone["pooled Dice"] == "±0.039" and largest["pooled Dice"] == "±0.081"
 
 
-def test_factors_are_trained_with_their_settings_and_never_twice(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Let trainings leave figures without training; give their settings."""
     monkeypatch.setattr(factors, "KEPT", tmp_path / "kept")
-    trained = []
+    made = []
 
     def train(words):
         words = list(words)
         given = {words[i]: words[i + 1] for i in range(len(words) - 1)}
         overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-        trained.append(load_settings(given["--config"], overrides))
+        made.append(load_settings(given["--config"], overrides))
         assert "--validation-only" in words
         folder = Path(given["--results"], given["--name"], "seed-0")
-        scores = {"dice": len(trained) / 20, "lesion_f1": 0.5, "subject": "s1"}
-        save_csv(folder / "evaluation" / "validation" / "metrics.csv", [scores])
+        scans = [scan_row("a", 5.0, 9.0, value, session=value) for value in (0.2, len(made) / 20)]
+        scans.append(scan_row("b", 5.0, 9.0, 0.4))
+        save_csv(folder / "evaluation" / "validation" / "metrics.csv", scans)
         save_csv(folder / "train" / "history.csv", [{"val_dice": v} for v in (0.1, 0.3, 0.2)])
         save_json(folder / "budget.json", {"steps": 9})
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(factors.subprocess, "run", train)
-    strong = ["--config", str(ROOT / "configs" / "strong.yaml")]
-    factors.main([str(tmp_path), *strong, "--trainings", "0", "8"])
+    return made
+
+
+STRONG = ["--config", str(ROOT / "configs" / "strong.yaml")]
+
+
+def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_path, capsys):
+    (tmp_path / "factors-08" / "seed-0").mkdir(parents=True)  # of one that was stopped
+    factors.main([str(tmp_path), *STRONG, "--trainings", "0", "8"])
     first, last = trained
     assert (first.unet.mirror, first.augmentation.crop, first.fold) == (True, 160, 1)
     assert (first.unet.neighbours, first.augmentation.gamma) == (1, 0.2)
     # On as well up to the seventh factor, off from there on.
-    assert (last.unet.mirror, last.augmentation.crop, last.augmentation.gamma) == (True, 160, 0)
-    assert (last.augmentation.elastic, last.train.schedule, last.fold) == (0, "constant", 0)
+    assert (last.fold, last.unet.mirror, last.train.batch_size) == (1, True, 4)
+    assert (last.augmentation.elastic, last.augmentation.gamma) == (0, 0)
+    assert last.train.schedule == "constant"
     assert last.train.learning_rate == first.train.learning_rate == 0.001
     kept = json.loads((tmp_path / "kept" / "training-08.json").read_text())
-    assert (kept["dice"], kept["pooled_dice"], kept["budget"]) == (0.1, 0.3, {"steps": 9})
-    assert (
-        "still to be made: 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15"
-        in capsys.readouterr().out
+    # The second training of this fixture; subjects count alike, whatever their sessions.
+    assert kept["dice"] == pytest.approx(((0.2 + 2 / 20) / 2 + 0.4) / 2)
+    assert (kept["subjects"], kept["pooled_dice"], kept["budget"]) == (2, 0.3, {"steps": 9})
+    assert "still to be made: 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15" in (
+        capsys.readouterr().out
     )
-    factors.main([str(tmp_path), *strong])
+    factors.main([str(tmp_path), *STRONG])
     assert len(trained) == 16
     assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 8
-    assert "| chance alone (95 %)" in capsys.readouterr().out
-    with refused("few empty slices", "strong.yaml"):
+    assert "| chance (95 %): the largest of all" in capsys.readouterr().out
+
+
+def test_trainings_of_two_experiments_are_not_mixed(trained, tmp_path, monkeypatch):
+    with refused("few empty slices", "on as off"):
         factors.main([str(tmp_path)])
+    factors.main([str(tmp_path), *STRONG, "--trainings", "3"])
+    with refused("training-03.json", "other settings"):
+        factors.main([str(tmp_path), *STRONG, "--set", "seed=1"])
+    monkeypatch.setattr(factors, "CPU_SECONDS", 900)
+    with refused("training-03.json", "other settings"):
+        factors.main([str(tmp_path), *STRONG, "--trainings"])
+    assert len(trained) == 1
 
 
 def save_figures(results, contender, seed, dice, healthy_ml=1.0):
     """Write what a contender leaves: figures of a scan a subject and of heads without lesion."""
-
-    def row(subject, lesion_ml, difference_ml, value):
-        figures = dict.fromkeys(FIGURES, 0.5) | {"dice": value, "lesion_f1": value / 2}
-        figures["volume_difference_ml"] = difference_ml
-        whose = {"run": "predictions", "subject": subject, "session": "", "site": "a"}
-        return whose | figures | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
-
     folder = results / contender / f"seed-{seed}"
-    rows = [row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
+    rows = [scan_row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
     save_csv(folder / "evaluation" / "metrics.csv", rows)
-    rows = [row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.1, healthy_ml, 9.0))]
+    rows = [scan_row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.1, healthy_ml, 9.0))]
     save_csv(folder / "healthy" / "evaluation" / "metrics.csv", rows)
     save_json(folder / "budget.json", {"epochs": 10 + seed, "steps": 200})
 

@@ -78,7 +78,7 @@ class Budget:
 
     def steps(self, epochs, step_s, validation_s=0.0):
         """Return how many steps an epoch has if so many epochs, each validated, fill the budget."""
-        steps = int((self.seconds / epochs - validation_s) / step_s)
+        steps = int((self.seconds / epochs - validation_s) / step_s) if epochs > 0 else 0
         if steps < 1:
             raise InputError(
                 f"a step of {step_s:.1f} s and a validation of {validation_s:.1f} s do not fit "
