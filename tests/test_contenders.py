@@ -95,6 +95,16 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
         ours.main([*arguments, *results, "1", "--name", "tiny"])
 
 
+def test_a_scan_that_changed_is_refused_before_the_budget_is_spent(
+    arguments, tmp_path, monkeypatch
+):
+    arguments = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60"]
+    monkeypatch.setattr(ours, "measure", lambda *_: pytest.fail("began to train"))
+    monkeypatch.setattr("trained.Path.is_file", lambda path: path.suffix != ".gz")
+    with refused("gone or changed", "run it again"):
+        ours.main(arguments)
+
+
 def test_choosing_settings_touches_no_held_back_subject(arguments, tmp_path, monkeypatch):
     evaluated = []
     script = SimpleNamespace(main=evaluated.append)

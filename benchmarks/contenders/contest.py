@@ -106,6 +106,16 @@ def contender_folder(settings, arguments, name):
     return folder
 
 
+def check_scans(settings):
+    """Refuse scans that are gone or changed now: they are read again when the budget is spent."""
+    from splits import load_split
+    from trained import find_cases
+
+    split = load_split(settings.paths.prepared, "atlas", settings.fold)
+    for part in ("validation", "test"):
+        find_cases(settings.paths.prepared, split, part)
+
+
 def score(folder, cases, settings):
     """Score ``<folder>/predictions``, named as the masks, by evaluate.py as another program's."""
     from evaluate import main

@@ -44,6 +44,8 @@ def main(argv=None):
     base = arguments.name or (config.stem if config else "reference")
     contender = base if name == "train" else f"{base}-{name}"
     folder = contest.contender_folder(settings, arguments, contender)
+    if dataset == "atlas":
+        contest.check_scans(settings)
     healthy = None if arguments.validation_only else healthy_cases(arguments.results, settings)
     epochs, budget = arguments.epochs, contest.Budget.given(arguments)
     step_s, validation_s = measure(settings, stage, dataset, budget)
