@@ -210,6 +210,8 @@ def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_pa
     kept = json.loads((tmp_path / "kept" / "training-08.json").read_text())
     # The second training of this fixture; subjects count alike, whatever their sessions.
     assert kept["dice"] == pytest.approx(((0.2 + 2 / 20) / 2 + 0.4) / 2)
+    # Of 5 ml of lesion and 9 ml marked beyond, half is wrong.
+    assert kept["wrong_ml"] == 7
     assert (kept["subjects"], kept["pooled_dice"], kept["budget"]) == (2, 0.3, {"steps": 9})
     assert "still to be made: 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15" in (
         capsys.readouterr().out

@@ -39,7 +39,10 @@ from files import InputError, load_json, save_json
 
 KEPT = RESULTS / "factors"
 CPU_SECONDS, EPOCHS = 600, 4
-OUTCOMES = {"dice": "Dice", "lesion_f1": "lesion F1", "pooled_dice": "pooled Dice"}
+OUTCOMES = {
+    "dice": "Dice", "lesion_f1": "lesion F1", "pooled_dice": "pooled Dice",
+    "wrong_ml": "wrongly marked, ml",
+}  # fmt: skip
 # What is on or off together: at the value of the configuration where it is None here.
 FACTORS = {
     "fold 1 instead of 0": {"fold": 1},
@@ -157,18 +160,27 @@ def train(number, settings, arguments):
         command += ["--set", override]
     if code := subprocess.run(map(str, command)).returncode:
         sys.exit(code)
-    scores = pandas.read_csv(folder / "evaluation" / "validation" / "metrics.csv")
-    history = pandas.read_csv(folder / "train" / "history.csv")
-    found = describe(scores, settings.seed)
-    means = {figure: found["figures"][figure]["mean"] for figure in ("dice", "lesion_f1")}
     save_json(
         KEPT / f"training-{number:02d}.json",
-        means | {
-            "pooled_dice": history.val_dice.max(), "subjects": found["subjects"],
+        figures_of(folder, settings.seed) | {
             "budget": load_json(folder / "budget.json", "train anew"),
             "recipe": recipe(number, settings, arguments),
         },
     )  # fmt: skip
+
+
+def figures_of(folder, seed):
+    """Return the outcomes of a training, means over the subjects that validate."""
+    scores = pandas.read_csv(folder / "evaluation" / "validation" / "metrics.csv")
+    history = pandas.read_csv(folder / "train" / "history.csv")
+    found = describe(scores, seed)
+    marked_ml = scores.lesion_volume_ml + scores.volume_difference_ml
+    wrong_ml = (marked_ml * (1 - scores.precision)).groupby(scores.subject).mean()
+    return {
+        "dice": found["figures"]["dice"]["mean"], "lesion_f1": found["figures"]["lesion_f1"]["mean"],
+        "pooled_dice": history.val_dice.max(), "wrong_ml": wrong_ml.mean(),
+        "subjects": found["subjects"],
+    }  # fmt: skip
 
 
 def table(figures):
