@@ -125,8 +125,10 @@ def overrides_of(number, settings):
 def recipe(number, settings, arguments):
     """Return all that decides a training, to tell a kept one of another experiment."""
     overrides = [*arguments.overrides, *overrides_of(number, settings)]
-    everything = load_settings(arguments.config, overrides).model_dump(exclude={"paths"})
-    everything["split"].pop("table")
+    everything = load_settings(arguments.config, overrides).model_dump(
+        exclude=dict.fromkeys(("paths", "brats17", "pre_train", "transfer", "demo"), True)
+        | {"split": {"table"}}
+    )
     plan = {"cpu_seconds": CPU_SECONDS, "epochs": EPOCHS}
     return json.loads(json.dumps(everything | plan))
 
