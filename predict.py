@@ -225,7 +225,8 @@ def save_scan(found):
     job, row = found.job, found.row
     for path, image in found.images.items():
         save_nifti(image, path)
-    label = f"{job.scan.name}: {row['lesions']} lesions, {row['volume_ml']:.1f} ml"
+    lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
+    label = f"{job.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"
     save_overlay(found.scaled, found.mask, found.spacing_mm, label, job.picture)
     row["seconds"] = round(row["seconds"] + time.perf_counter() - started, 2)
     save_json(job.facts, {"made_from": found.made_from, "prediction": row})

@@ -283,18 +283,23 @@ def test_other_options_weights_or_a_changed_scan_are_predicted_anew(weights, tmp
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
-def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, tmp_path):
+def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, tmp_path, capsys):
     run = shutil.copytree(weights.parent, tmp_path / "run")
     point = PLAIN | {"threshold": 0.2, "smallest_ml": 0.004, "flip": True}
     (run / "operating_point.json").write_text(json.dumps(point))
     voxels = head(SHAPE)
     voxels[5, 5, 1:4] = 9000  # 0.003 ml
-    voxels[9, 9, 1:5] = 9000  # 0.004 ml
+    voxels[9, 9, 1:6] = 9000  # 0.005 ml
     voxels[14, 14, 1:5] = 4500  # found with the mirrored head alone
     scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
-    for more, lesions in (([], "2"), (["--smallest-ml", "0.003"], "3")):
+    for more, lesions in (
+        (["--smallest-ml", "0.005"], "1 lesion"),
+        ([], "2 lesions"),
+        (["--smallest-ml", "0.003"], "3 lesions"),
+    ):
         call(tmp_path / "out", run / weights.name, scan, *more)
-        assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == lesions
+        assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == lesions.split()[0]
+        assert f"scan.nii.gz: {lesions}, 0.0 ml" in capsys.readouterr().out
     facts = json.loads((tmp_path / "out" / "scan_lesion.json").read_text())
     assert facts["made_from"]["threshold"] == 0.2
     assert facts["made_from"]["flip"]
