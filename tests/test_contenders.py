@@ -155,18 +155,19 @@ def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trai
 
 
 def test_effects_are_told_apart_and_chance_is_told_from_the_small_ones():
-    # The fold and six settings bring much, the eight others 0.01 either way.
-    brought = np.tile([0.01, -0.01], 8)[:15]
-    brought[:7] = (0.3, 0.2, -0.2, 0.2, 0.2, 0.2, 0.2)
+    # The fold and six settings bring much, the eight others 0.01 to 0.08 either way.
+    small = np.arange(1, 9) * np.tile([0.01, -0.01], 4)
+    brought = np.array([0.3, 0.5, -0.5, 0.5, 0.5, 0.5, 0.5, *small])
     outcome = 0.4 + factors.design() @ brought
     *rows, alone, largest = factors.table(
         pandas.DataFrame(dict.fromkeys(factors.OUTCOMES, outcome))
     )
     np.testing.assert_allclose(factors.effect(outcome), brought)
     assert [row["setting"] for row in rows] == list(factors.FACTORS)
-    assert rows[2]["Dice"] == "−0.200" and rows[8]["lesion F1"] == "+0.010"
-    # Of Lenth's two margins the quantiles of t at 14 / 3 degrees of freedom are 2.624 and 5.395.
-    assert alone["pooled Dice"] == "±0.039" and largest["pooled Dice"] == "±0.081"
+    assert rows[2]["Dice"] == "−0.500" and rows[8]["lesion F1"] == "−0.020"
+    # 1.5 times the median of the small ones, 0.045, times the quantiles of t at 14 / 3 degrees of
+    # freedom, 2.627 and 5.388.
+    assert alone["pooled Dice"] == "±0.177" and largest["pooled Dice"] == "±0.364"
 
 
 @pytest.fixture
