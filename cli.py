@@ -59,6 +59,23 @@ def read_settings(description, argv=None, add_arguments=None, **flags):
     return (settings, arguments) if flags or add_arguments else settings
 
 
+def as_arguments(config=None, overrides=()):
+    """Write settings as the arguments of a script, as `read_settings` parses them.
+
+    Parameters
+    ----------
+    config : path-like, optional
+    overrides : iterable of str
+        ``"section.key=value"``.
+
+    Returns
+    -------
+    list of str
+    """
+    words = ["--config", str(config)] if config else []
+    return words + [word for override in overrides for word in ("--set", override)]
+
+
 def run(main):
     """Call `main` as a program: a refused input is one line and exit code 2, Ctrl-C is 130.
 

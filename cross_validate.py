@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli import read_settings, run
+from cli import as_arguments, read_settings, run
 
 SCRIPTS = {"train": "train_model.py", "transfer": "transfer_learning.py"}
 
@@ -26,23 +26,17 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, add_arguments)
-    options = ["--config", str(arguments.config)] if arguments.config else []
-    options += set_all(arguments.overrides)
+    options = as_arguments(arguments.config, arguments.overrides)
     stages, runs = arguments.stages, Path(settings.paths.runs)
     weights = settings.transfer.initial_weights or runs / "pre_train" / "best.weights.h5"
     folders = [runs / f"fold_{fold}" for fold in range(settings.split.folds)]
     for fold, folder in enumerate(folders):
         own = f"fold={fold}", f"paths.runs={folder}", f"transfer.initial_weights={weights}"
         for stage in stages:
-            call(f"fold {fold}", SCRIPTS[stage], *options, *set_all(own))
+            call(f"fold {fold}", SCRIPTS[stage], *options, *as_arguments(overrides=own))
     trained = [str(folder / stage) for stage in stages for folder in folders]
     output = str(runs / "evaluation" / "cross_validation")
     call("all folds", "evaluate.py", *trained, *options, "--output", output)
-
-
-def set_all(overrides):
-    """Write settings as arguments of a script."""
-    return [word for override in overrides for word in ("--set", override)]
 
 
 def call(title, script, *words):
