@@ -106,14 +106,15 @@ def contender_folder(settings, arguments, name):
     return folder
 
 
-def check_scans(settings):
+def check_scans(settings, folds):
     """Refuse scans that are gone or changed now: they are read again when the budget is spent."""
     from splits import load_split
     from trained import find_cases
 
-    split = load_split(settings.paths.prepared, "atlas", settings.fold)
-    for part in ("validation", "test"):
-        find_cases(settings.paths.prepared, split, part)
+    for fold in folds:
+        split = load_split(settings.paths.prepared, "atlas", fold)
+        for part in ("validation", "test"):
+            find_cases(settings.paths.prepared, split, part)
 
 
 def score(folder, cases, settings):

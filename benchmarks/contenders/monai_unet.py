@@ -35,7 +35,7 @@ def main(argv=None):
     from splits import load_split
     from trained import find_cases
 
-    contest.check_scans(settings)
+    contest.check_scans(settings, [settings.fold])
     healthy = healthy_cases(arguments.results, settings)
     budget = contest.Budget.given(arguments)
     split = load_split(settings.paths.prepared, "atlas", settings.fold)

@@ -2,7 +2,9 @@
 
 The stage's epochs and their length (slices.per_epoch) are set so that its schedule ends with the
 budget. Its operating point is chosen on validation, as always. `--stage pre_train` scores nothing;
-`--stage transfer` starts from what it left. `--validation-only` is for choosing settings.
+`--stage transfer` starts from what it left. `--all-folds` shares the budget among a network of each
+fold of cross_validate.py, in this one process, and scores their average. `--validation-only` is for
+choosing settings.
 
     python -m benchmarks.contenders.ours --config configs/strong.yaml --set paths.prepared=prepared
 """
@@ -11,14 +13,16 @@ from importlib import import_module
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from cli import read_settings, run, starting_tensorflow
+from cli import as_arguments, read_settings, run, starting_tensorflow
+from files import InputError
 
 STAGES = {
     "pre_train": ("pre_train_model", "brats17"),
     "train": ("train_model", "atlas"),
     "transfer": ("transfer_learning", "atlas"),
 }
-EPOCHS = 8  # validating after every round of the slices would take a fifth of the budget
+# Validating after every round of the slices would take a fifth of the budget.
+EPOCHS, EPOCHS_OF_A_FOLD = 8, 4
 MEASURED_STEPS = 10
 
 
@@ -28,7 +32,13 @@ def add_arguments(parser):
     parser.add_argument(
         "--name", help="default: that of the --config file, or reference; other stages add theirs"
     )
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"default: {EPOCHS}")
+    parser.add_argument(
+        "--epochs", type=int,
+        help=f"of each network; default: {EPOCHS}, with --all-folds {EPOCHS_OF_A_FOLD}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--all-folds", action="store_true", help="train all folds within the budget, average them"
+    )
     parser.add_argument(
         "--validation-only", action="store_true",
         help="score neither the held-back subjects nor the heads without lesion",
@@ -38,47 +48,80 @@ def add_arguments(parser):
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, add_arguments)
     contest.set_up_process()
-    config, name = arguments.config, arguments.stage
+    name = arguments.stage
     script, dataset = STAGES[name]
-    stage = getattr(settings, name)
-    base = arguments.name or (config.stem if config else "reference")
+    if arguments.all_folds and dataset != "atlas":
+        raise InputError(
+            f"--all-folds: {name} learns no lesions, and is trained once for all folds"
+        )
+    base = arguments.name or (arguments.config.stem if arguments.config else "reference")
     contender = base if name == "train" else f"{base}-{name}"
     folder = contest.contender_folder(settings, arguments, contender)
+    runs = {settings.fold: folder}
+    if arguments.all_folds:  # named so, evaluate.py takes them for one run
+        runs = {fold: folder / f"fold_{fold}" for fold in range(settings.split.folds)}
     if dataset == "atlas":
-        contest.check_scans(settings)
-    healthy = None if arguments.validation_only else healthy_cases(arguments.results, settings)
-    epochs, budget = arguments.epochs, contest.Budget.given(arguments)
-    step_s, validation_s = measure(settings, stage, dataset, budget)
-    steps = budget.steps(epochs, step_s, validation_s)
-    plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": epochs}
-    print(f"{epochs} epochs of {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
+        contest.check_scans(settings, runs)
+    parts = ["validation"] if arguments.validation_only else ["validation", "test"]
+    healthy = healthy_cases(arguments.results, settings) if "test" in parts else []
+    budget = contest.Budget.given(arguments)
+    plan = plan_training(settings, arguments, budget, len(runs))
 
-    planned = {
-        "paths.runs": folder, "slices.per_epoch": steps * stage.batch_size, f"{name}.epochs": epochs,
-    }  # fmt: skip
-    if name == "transfer" and not stage.initial_weights:
+    options = as_arguments(arguments.config, (*arguments.overrides, *planned(settings, name, plan)))
+    if name == "transfer" and not settings.transfer.initial_weights:
         pre_trained = folder.parents[1] / f"{base}-pre_train" / folder.name / "pre_train"
-        planned["transfer.initial_weights"] = pre_trained / "best.weights.h5"
-    options = ["--config", str(config)] if config else []
-    for override in (*arguments.overrides, *(f"{key}={value}" for key, value in planned.items())):
-        options += ["--set", override]
+        weights = pre_trained / "best.weights.h5"
+        options += as_arguments(overrides=[f"transfer.initial_weights={weights}"])
     train = import_module(script).main
-    budget.spend(lambda: train(options), folder, **plan)
+
+    def train_all():
+        for fold, place in runs.items():
+            train([*options, *as_arguments(overrides=(f"fold={fold}", f"paths.runs={place}"))])
+
+    budget.spend(train_all, folder, **plan)
     if dataset == "atlas":
-        evaluate = import_module("evaluate").main
-        evaluate([str(folder / name), *options, "--part", "validation"])
-    if dataset == "atlas" and not arguments.validation_only:
-        evaluate(
-            [str(folder / name), *options, "--part", "test", "--output", str(folder / "evaluation")]
-        )
-        mark_healthy(healthy, folder / name / "best.weights.h5", folder / HEALTHY, settings)
+        trained = [place / name for place in runs.values()]
+        score(trained, folder, parts, options)
+        if healthy:
+            mark_healthy(healthy, trained, folder / HEALTHY, settings)
 
 
-def mark_healthy(healthy, weights, place, settings):
-    """Score what a network marks in heads without lesion."""
+def plan_training(settings, arguments, budget, networks):
+    """Return how many steps an epoch has, of how many epochs of each network, and what they cost."""
+    stage = getattr(settings, arguments.stage)
+    epochs = arguments.epochs or (EPOCHS_OF_A_FOLD if arguments.all_folds else EPOCHS)
+    step_s, validation_s = measure(settings, stage, STAGES[arguments.stage][1], budget)
+    steps = budget.steps(networks * epochs, step_s, validation_s)
+    several = f"{networks} networks, each " if networks > 1 else ""
+    print(
+        f"{several}{epochs} epochs of {steps} steps of {step_s:.2f} s, "
+        f"validation {validation_s:.1f} s"
+    )
+    costs = {"step_s": step_s, "validation_s": validation_s}
+    return costs | {"networks": networks, "epochs": epochs, "steps": steps}
+
+
+def planned(settings, name, plan):
+    """Return the settings that hold a stage to its plan."""
+    slices = plan["steps"] * getattr(settings, name).batch_size
+    return f"slices.per_epoch={slices}", f"{name}.epochs={plan['epochs']}"
+
+
+def score(trained, folder, parts, options):
+    """Score a network, or the average of several: validation first, which chooses its operating point."""
+    evaluate = import_module("evaluate").main
+    places = {"validation": folder / "evaluation" / "validation", "test": folder / "evaluation"}
+    for part in parts:
+        words = ["--part", part, "--output", str(places[part])]
+        evaluate([*map(str, trained), *options, *words])
+
+
+def mark_healthy(healthy, trained, place, settings):
+    """Score what a network, or the average of several, marks in heads without lesion."""
     predict = import_module("predict").main
     images = [str(case.scan.image) for case in healthy]
-    predict([*images, "--weights", str(weights), "--output", str(place / "predictions")])
+    weights = [str(run_folder / "best.weights.h5") for run_folder in trained]
+    predict([*images, "--weights", *weights, "--output", str(place / "predictions")])
     contest.score(place, healthy, settings)
 
 

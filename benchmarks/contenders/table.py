@@ -6,7 +6,8 @@ Keeps   them in benchmarks/results/contenders, so that the table grows from one 
 
 A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
 subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are what
-is marked in heads without one. Without a folder the table is made of what was kept before.
+is marked in heads without one; steps are those of all networks that are averaged. Without a folder
+the table is made of what was kept before.
 
     python -m benchmarks.contenders.table contenders --ours strong
 """
@@ -66,9 +67,10 @@ def load_rows(kept):
     tables = []
     for path in sorted(kept.glob("*/seed-*/*.csv")):
         plan = json.loads(path.with_name("budget.json").read_text())
-        tables.append(pandas.read_csv(path).assign(
-            run=path.parts[-3], seed=path.parts[-2], steps=plan["epochs"] * plan["steps"],
-        ))  # fmt: skip
+        steps = plan.get("networks", 1) * plan["epochs"] * plan["steps"]
+        tables.append(
+            pandas.read_csv(path).assign(run=path.parts[-3], seed=path.parts[-2], steps=steps)
+        )
     if not tables:
         raise InputError(f"{kept}: no <contender>/seed-<seed>/metrics.csv is in it")
     return pandas.concat(tables, ignore_index=True)
