@@ -14,9 +14,11 @@ from conftest import refused
 
 from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, factors, healthy, ours, split, table
+from cli import as_arguments
 from comparison import FIGURES
 from config import load_settings
-from files import save_csv, save_json
+from files import InputError, save_csv, save_json
+from splits import load_split
 
 
 @pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table", "factors"])
@@ -139,6 +141,53 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
 
+def test_all_folds_share_the_budget_and_are_averaged(arguments, tmp_path, monkeypatch):
+    began = []
+
+    def script(name):
+        return SimpleNamespace(main=lambda options: began.append((name, options)))
+
+    monkeypatch.setattr(healthy, "HEADS", 1)
+    monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(contest, "score", lambda *_: None)
+    monkeypatch.setattr(ours, "import_module", script)
+    plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60", "--all-folds"]
+    with refused("--all-folds", "pre_train"):
+        ours.main([*plan, "--stage", "pre_train"])
+    ours.main([*plan, "--set", "split.folds=3", "--name", "average"])
+    folder = tmp_path / "average" / "seed-0"
+    assert [name for name, _ in began] == ["train_model"] * 3 + ["evaluate"] * 2 + ["predict"]
+    *training, choosing, scoring, marking = [options for _, options in began]
+    for fold, options in enumerate(training):
+        own = [f"fold={fold}", f"paths.runs={folder / f'fold_{fold}'}"]
+        assert options[-4:] == as_arguments(overrides=own)
+        assert "train.epochs=4" in options
+    runs = [str(folder / f"fold_{fold}" / "train") for fold in range(3)]
+    evaluation = folder / "evaluation"
+    assert choosing[:3] == scoring[:3] == runs
+    assert choosing[-4:] == ["--part", "validation", "--output", str(evaluation / "validation")]
+    assert scoring[-4:] == ["--part", "test", "--output", str(evaluation)]
+    first = marking.index("--weights") + 1
+    assert marking[first : first + 4] == [f"{run}/best.weights.h5" for run in runs] + ["--output"]
+    facts = json.loads((folder / "budget.json").read_text())
+    assert (facts["networks"], facts["epochs"], facts["steps"]) == (3, 4, 4)
+
+
+def test_a_scan_that_another_fold_validates_is_looked_for_as_well(arguments, tmp_path, monkeypatch):
+    from trained import find_cases
+
+    def changed(prepared, split, part):
+        cases = find_cases(prepared, split, part)
+        if split["validation"] == load_split(prepared, "atlas", 1)["validation"]:
+            raise InputError(f"{cases[0].scan.image}: changed")
+
+    monkeypatch.setattr("trained.find_cases", changed)
+    monkeypatch.setattr(ours, "measure", lambda *_: pytest.fail("began to train"))
+    plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60"]
+    with refused("changed"):
+        ours.main([*plan, "--all-folds", "--set", "split.folds=3"])
+
+
 def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
     """Return a row of metrics.csv."""
     figures = dict.fromkeys(FIGURES, 0.5) | {"dice": dice, "lesion_f1": dice / 2}
@@ -154,20 +203,27 @@ def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trai
     np.testing.assert_array_equal(on.T @ on, together)
 
 
+def test_every_factor_changes_every_setting_of_its_own():
+    plain = load_settings()
+    for keys in factors.FACTORS.values():
+        assert all(factors.look_up(plain, key) != value for key, value in keys.items())
+
+
 def test_effects_are_told_apart_and_chance_is_told_from_the_small_ones():
     # The fold and six settings bring much, the eight others 0.01 to 0.08 either way.
     small = np.arange(1, 9) * np.tile([0.01, -0.01], 4)
     brought = np.array([0.3, 0.5, -0.5, 0.5, 0.5, 0.5, 0.5, *small])
     outcome = 0.4 + factors.design() @ brought
-    *rows, alone, largest = factors.table(
-        pandas.DataFrame(dict.fromkeys(factors.OUTCOMES, outcome))
-    )
+    outcomes = ("dice", "lesion_f1", "pooled_dice", "wrong_ml")
+    figures = pandas.DataFrame(dict.fromkeys(outcomes, outcome))
+    *rows, alone, largest = factors.table(figures.assign(lesion_f1=0.1))
     np.testing.assert_allclose(factors.effect(outcome), brought)
     assert [row["setting"] for row in rows] == list(factors.FACTORS)
-    assert rows[2]["Dice"] == "−0.500" and rows[8]["lesion F1"] == "−0.020"
+    assert rows[2]["Dice"] == "−0.500" and rows[8]["best pooled Dice"] == "−0.020"
+    assert rows[2]["mean of Dice and F1"] == "−0.250"
     # 1.5 times the median of the small ones, 0.045, times the quantiles of t at 14 / 3 degrees of
     # freedom, 2.627 and 5.388.
-    assert alone["pooled Dice"] == "±0.177" and largest["pooled Dice"] == "±0.364"
+    assert alone["best pooled Dice"] == "±0.177" and largest["best pooled Dice"] == "±0.364"
 
 
 @pytest.fixture
@@ -220,12 +276,10 @@ def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_pa
     factors.main([str(tmp_path), *STRONG])
     assert len(trained) == 16
     assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 8
-    assert "| chance (95 %): the largest of all" in capsys.readouterr().out
+    assert "| chance (95 %): the largest of 14" in capsys.readouterr().out
 
 
 def test_trainings_of_two_experiments_are_not_mixed(trained, tmp_path, monkeypatch):
-    with refused("few empty slices", "on as off"):
-        factors.main([str(tmp_path)])
     factors.main([str(tmp_path), *STRONG, "--trainings", "3"])
     with refused("training-03.json", "other settings"):
         factors.main([str(tmp_path), *STRONG, "--set", "seed=1"])
@@ -265,6 +319,14 @@ def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
     assert second["Dice − strong"].startswith("−0.150 (−0.150 to −0.150; p = 0.0")
     assert second["lesion F1 − strong"].startswith("−0.075 ")
     assert first["Dice − strong"] == ""
+
+
+def test_the_steps_of_all_averaged_networks_are_counted(tmp_path):
+    save_figures(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
+    save_json(
+        tmp_path / "strong" / "seed-0" / "budget.json", {"epochs": 4, "steps": 9, "networks": 5}
+    )
+    assert table.table(rows_of(tmp_path), "strong", seed=0)[0]["steps"] == "180"
 
 
 def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
@@ -307,3 +369,13 @@ def test_the_documentation_shows_the_figures_that_were_kept(capsys):
     for row in table.table(table.load_rows(table.KEPT), "strong", seed=0):
         if row["contender"] != "monai":
             assert f"| {row['Dice']} | {row['lesion F1']} |" in readme
+
+
+def test_the_documentation_shows_what_the_kept_screening_found(capsys):
+    # Refused if what is kept is of other settings than those of FACTORS and the documented command.
+    factors.main(["nowhere", *STRONG, "--trainings"])
+    assert capsys.readouterr().out.strip() in (ROOT / "benchmarks" / "README.md").read_text()
+    log = (ROOT / "benchmarks" / "experiments.md").read_text()
+    kept = [json.loads(path.read_text()) for path in sorted(factors.KEPT.glob("*.json"))]
+    for row in factors.table(pandas.DataFrame(kept))[1:-2]:
+        assert f"| {row['Dice']} | {row['lesion F1']} |" in log

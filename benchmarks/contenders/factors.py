@@ -1,13 +1,13 @@
 """Tell what single settings bring: fifteen of them in sixteen short trainings.
 
-Nine of them are those of configs/strong.yaml, five are not in it, and one is the fold, so that the
-subjects of two folds judge. Each is on (at the value of the configuration, or that of FACTORS) in
-eight of the trainings and off (as in config.yaml) in the other eight, and of any two settings each
-combination comes four times: so the mean over eight less that of the other eight is the effect of
-one, and every training counts for all of them [1]_. What two settings bring together beyond their
-sum is added to the effect of a third; each has seven such pairs, and those that stand side by side in
-FACTORS, as (2, 3) or (4, 5), fall on the fold. How far chance reaches is told from the effects
-themselves, assuming that most settings bring next to nothing [2]_.
+One of them is the fold, so that the subjects of two folds judge. Each is on (at the value of FACTORS)
+in eight of the trainings and off (as in config.yaml) in the other eight, whatever the configuration
+says, and of any two settings each combination comes four times (a saturated two-level fractional
+factorial [1]_): so the mean over eight less that of the other eight is the main effect of one, and every
+training counts for all of them. What two settings bring together beyond their sum is added to the
+effect of a third (aliased); each has seven such pairs, and those that stand side by side in FACTORS, as
+(2, 3) or (4, 5), fall on the fold. How far chance reaches is told from the effects themselves, assuming
+that most settings bring next to nothing [2]_.
 
 Keeps   the figures of each training in benchmarks/results/factors, so that they may be made a few at
         a time; nothing is scored on held-back subjects
@@ -32,7 +32,7 @@ from scipy.linalg import hadamard
 from scipy.stats import t
 
 from benchmarks.bench import RESULTS, markdown
-from cli import read_settings, run
+from cli import as_arguments, read_settings, run
 from comparison import describe, signed
 from config import load_settings
 from files import InputError, load_json, save_json
@@ -40,29 +40,30 @@ from files import InputError, load_json, save_json
 KEPT = RESULTS / "factors"
 CPU_SECONDS, EPOCHS = 600, 4
 OUTCOMES = {
-    "dice": "Dice", "lesion_f1": "lesion F1", "pooled_dice": "pooled Dice",
-    "wrong_ml": "wrongly marked, ml",
+    "dice": "Dice", "lesion_f1": "lesion F1", "mean": "mean of Dice and F1",
+    "pooled_dice": "best pooled Dice", "wrong_ml": "false-positive volume, ml",
 }  # fmt: skip
-# What is on or off together: at the value of the configuration where it is None here.
+# What is on or off together, and the values where it is on.
 FACTORS = {
     "fold 1 instead of 0": {"fold": 1},
-    "few empty slices": {"slices.empty_per_lesion": None},
-    "as many slices of each subject": {"slices.balanced": None},
-    "neighbouring slices": {"unet.neighbours": None},
+    "few empty slices": {"slices.empty_per_lesion": 0.3},
+    "as many slices of each subject": {"slices.balanced": True},
+    "neighbouring slices": {"unet.neighbours": 1},
     "mirrored slice": {"unet.mirror": True},
     "windows of 160²": {"augmentation.crop": 160},
     "batches of 4": {"train.batch_size": 4},
-    "foreground prior 0.05": {"unet.foreground_prior": None},
-    "cross-entropy": {"train.cross_entropy": None},
+    "foreground prior 0.05": {"unet.foreground_prior": 0.05},
+    "cross-entropy": {"train.cross_entropy": 0.5},
     "residual blocks": {"unet.residual": True},
-    "cosine schedule": {"train.schedule": None},
+    "cosine schedule": {"train.schedule": "cosine"},
     "grey levels of other scanners": {
-        f"augmentation.{name}": None for name in ("gamma", "noise", "blur", "bias_field")
+        "augmentation.gamma": 0.2, "augmentation.noise": 0.03, "augmentation.blur": 0.7,
+        "augmentation.bias_field": 0.2,
     },
     "elastic, low resolution": {"augmentation.elastic": 3.0, "augmentation.low_resolution": 1.0},
-    "CarveMix": {"augmentation.carve_mix": None},
+    "CarveMix": {"augmentation.carve_mix": 0.5},
     "dropout, rotation, shift": {
-        "unet.dropout": None, "augmentation.rotation_degrees": None, "augmentation.shift": None,
+        "unet.dropout": 0.1, "augmentation.rotation_degrees": 15.0, "augmentation.shift": 0.05,
     },
 }  # fmt: skip
 
@@ -78,10 +79,7 @@ def add_arguments(parser):
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, add_arguments)
     everyone = range(len(design()))
-    for name, keys in FACTORS.items():
-        if values_of(keys, True, settings) == values_of(keys, False, settings):
-            raise InputError(f"{name}: on as off; another --config than config.yaml is needed")
-    kept = partial(read_kept, settings=settings, arguments=arguments)
+    kept = partial(read_kept, arguments=arguments)
     figures = list(map(kept, everyone))
     for number in everyone if arguments.trainings is None else arguments.trainings:
         if figures[number] is None:
@@ -98,13 +96,14 @@ def design():
     return hadamard(len(FACTORS) + 1)[:, 1:] > 0
 
 
-def values_of(keys, on, settings):
-    """Return the settings of a factor, key to value, where it is on or off."""
+def overrides_of(number):
+    """Return what makes the settings of a training from those of the command."""
     plain = load_settings()
-    return {
-        key: look_up(settings if on else plain, key) if value is None or not on else value
+    return [
+        f"{key}={json.dumps(value if on else look_up(plain, key))}"
+        for keys, on in zip(FACTORS.values(), design()[number], strict=True)
         for key, value in keys.items()
-    }
+    ]
 
 
 def look_up(settings, key):
@@ -113,33 +112,25 @@ def look_up(settings, key):
     return settings
 
 
-def overrides_of(number, settings):
-    """Return what makes the settings of a training from those of the command."""
-    return [
-        f"{key}={json.dumps(value)}"
-        for keys, on in zip(FACTORS.values(), design()[number], strict=True)
-        for key, value in values_of(keys, on, settings).items()
-    ]
-
-
-def recipe(number, settings, arguments):
+def recipe(number, arguments):
     """Return all that decides a training, to tell a kept one of another experiment."""
-    overrides = [*arguments.overrides, *overrides_of(number, settings)]
+    overrides = [*arguments.overrides, *overrides_of(number)]
     everything = load_settings(arguments.config, overrides).model_dump(
         exclude=dict.fromkeys(("paths", "brats17", "pre_train", "transfer", "demo"), True)
-        | {"split": {"table"}}
+        # What ours.py plans.
+        | {"split": {"table"}, "slices": {"per_epoch"}, "train": {"epochs"}}
     )
     plan = {"cpu_seconds": CPU_SECONDS, "epochs": EPOCHS}
     return json.loads(json.dumps(everything | plan))
 
 
-def read_kept(number, settings, arguments):
+def read_kept(number, arguments):
     """Read the figures of a training that is kept, or return None."""
     path = KEPT / f"training-{number:02d}.json"
     if not path.exists():
         return None
     kept = load_json(path, "delete it and train anew")
-    if kept["recipe"] != recipe(number, settings, arguments):
+    if kept["recipe"] != recipe(number, arguments):
         raise InputError(
             f"{path}: is of other settings than those of this command and FACTORS; move the folder "
             "away to begin another experiment"
@@ -157,16 +148,15 @@ def train(number, settings, arguments):
         sys.executable, "-m", "benchmarks.contenders.ours", "--validation-only", "--name", name,
         "--results", arguments.results, "--cpu-seconds", CPU_SECONDS, "--epochs", EPOCHS,
     ]  # fmt: skip
-    command += ["--config", arguments.config] if arguments.config else []
-    for override in (*arguments.overrides, *overrides_of(number, settings)):
-        command += ["--set", override]
+    overrides = (*arguments.overrides, *overrides_of(number))
+    command += as_arguments(arguments.config, overrides)
     if code := subprocess.run(map(str, command)).returncode:
         sys.exit(code)
     save_json(
         KEPT / f"training-{number:02d}.json",
         figures_of(folder, settings.seed) | {
             "budget": load_json(folder / "budget.json", "train anew"),
-            "recipe": recipe(number, settings, arguments),
+            "recipe": recipe(number, arguments),
         },
     )  # fmt: skip
 
@@ -181,7 +171,7 @@ def figures_of(folder, seed):
     return {
         "dice": found["figures"]["dice"]["mean"], "lesion_f1": found["figures"]["lesion_f1"]["mean"],
         "pooled_dice": history.val_dice.max(), "wrong_ml": wrong_ml.mean(),
-        "subjects": found["subjects"],
+        "subjects": found["subjects"], "pooled_dice_by_epoch": history.val_dice.tolist(),
     }  # fmt: skip
 
 
@@ -193,6 +183,7 @@ def table(figures):
     figures : pandas.DataFrame
         The outcomes, one row a training, in the order of the design.
     """
+    figures = figures.assign(mean=figures[["dice", "lesion_f1"]].mean(axis=1))
     effects = {outcome: effect(figures[outcome].to_numpy(float)) for outcome in OUTCOMES}
     rows = [
         {"setting": name} | {OUTCOMES[o]: signed(effects[o][i], 3) for o in OUTCOMES}
@@ -202,7 +193,7 @@ def table(figures):
     reach = {outcome: chance(effects[outcome][1:]) for outcome in OUTCOMES}
     return rows + [
         {"setting": f"chance (95 %): {of}"} | {OUTCOMES[o]: f"±{reach[o][i]:.3f}" for o in OUTCOMES}
-        for i, of in enumerate(("a setting looked at alone", "the largest of all"))
+        for i, of in enumerate(("a setting looked at alone", f"the largest of {len(rows) - 1}"))
     ]
 
 
