@@ -48,8 +48,11 @@ def slice_viewer(volume, reference, prediction):
     affine = volume.affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in box])
     image, labels = image[box], labels[box]
     with warnings.catch_warnings():
-        # Where every voxel of the box is marked there is nothing below the threshold.
-        warnings.filterwarnings("ignore", "Threshold given was")
+        # Where every voxel of the box is marked there is nothing below the threshold, and where none
+        # is, nothing above.
+        warnings.filterwarnings(
+            "ignore", "Threshold given was|The given float value must not exceed"
+        )
         page = view_img(
             nibabel.Nifti1Image(labels, affine),
             bg_img=nibabel.Nifti1Image(image, affine) if at_hand else False,

@@ -141,6 +141,14 @@ def test_three_heads_of_full_size_fit_into_thirty_megabytes():
     assert len(page) < MAX_BYTES / 4
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("marked", [0, 1])
+def test_a_head_of_which_nothing_or_all_is_marked_is_shown_without_a_warning(marked):
+    volume, reference, prediction = scene()
+    page, _ = viewer.slice_viewer(volume, reference * 0 + marked, prediction * 0 + marked)
+    assert "brainsprite(" in page
+
+
 def shown_colours(frame):
     """Return the set of colours that the viewer's canvas shows, as 0xRRGGBB."""
     return set(

@@ -67,11 +67,9 @@ def main(argv=None):
     budget = contest.Budget.given(arguments)
     plan = plan_training(settings, arguments, budget, len(runs))
 
-    options = as_arguments(arguments.config, (*arguments.overrides, *planned(settings, name, plan)))
-    if name == "transfer" and not settings.transfer.initial_weights:
-        pre_trained = folder.parents[1] / f"{base}-pre_train" / folder.name / "pre_train"
-        weights = pre_trained / "best.weights.h5"
-        options += as_arguments(overrides=[f"transfer.initial_weights={weights}"])
+    pre_trained = folder.parents[1] / f"{base}-pre_train" / folder.name / "pre_train"
+    own = planned(settings, name, plan, pre_trained)
+    options = as_arguments(arguments.config, (*arguments.overrides, *own))
     train = import_module(script).main
 
     def train_all():
@@ -101,10 +99,16 @@ def plan_training(settings, arguments, budget, networks):
     return costs | {"networks": networks, "epochs": epochs, "steps": steps}
 
 
-def planned(settings, name, plan):
-    """Return the settings that hold a stage to its plan."""
-    slices = plan["steps"] * getattr(settings, name).batch_size
-    return f"slices.per_epoch={slices}", f"{name}.epochs={plan['epochs']}"
+def planned(settings, name, plan, pre_trained):
+    """Return the settings that hold a stage to its plan, and transfer to what was pre-trained so."""
+    stage = getattr(settings, name)
+    own = [
+        f"slices.per_epoch={plan['steps'] * stage.batch_size}",
+        f"{name}.epochs={plan['epochs']}",
+    ]
+    if name == "transfer" and not stage.initial_weights:
+        own.append(f"transfer.initial_weights={pre_trained / 'best.weights.h5'}")
+    return own
 
 
 def score(trained, folder, parts, options):
