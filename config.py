@@ -94,6 +94,8 @@ class Stage(Section):
     schedule: Literal["constant", "cosine"]
     weight_strength: Annotated[float, Field(ge=0)]
     dice_of: Literal["batch", "image"]
+    false_negative_weight: Annotated[float, Field(gt=0, lt=1)]
+    focal_power: Annotated[float, Field(gt=0)]
     cross_entropy: Annotated[float, Field(ge=0)]
     augmentation: bool
 

@@ -27,6 +27,10 @@ BEFORE = {
     "unet": {"residual": False},
     "augmentation": {"crop": None, "elastic": 0, "low_resolution": 0},
 }
+BEFORE |= {
+    stage: {"dice_of": "batch", "false_negative_weight": 0.5, "focal_power": 1}
+    for stage in ("pre_train", "train", "transfer")
+}
 PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
 
 

@@ -41,7 +41,13 @@ def compile_model(model, stage, steps, jit):
         rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * steps, alpha=0.01)
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
-        loss=WeightedDiceLoss(stage.weight_strength, stage.cross_entropy, stage.dice_of),
+        loss=WeightedDiceLoss(
+            stage.weight_strength,
+            stage.cross_entropy,
+            stage.dice_of,
+            stage.false_negative_weight,
+            stage.focal_power,
+        ),
         metrics=[OverlapMetrics()],
         jit_compile=resolve_jit(jit),
     )

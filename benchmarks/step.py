@@ -4,8 +4,6 @@
 .venv/bin/python -m benchmarks.step --filters 8 16 32 --compile
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from benchmarks.bench import (
@@ -35,25 +33,22 @@ def make_batch(batch=BATCH, seed=0):
 
 
 def build_keras(filters, dropout=DROPOUT, batch_normalisation=True):
+    from config import load_settings
     from unet import build_unet
 
-    return build_unet(
-        filters, dropout, batch_normalisation, residual=False, foreground_prior=0.5, neighbours=0,
-        mirror=False,
-    )  # fmt: skip
+    changes = {"filters": filters, "dropout": dropout, "batch_normalisation": batch_normalisation}
+    return build_unet(**load_settings().unet.model_dump() | changes)
 
 
 def make_keras_step(model, batch=BATCH):
     """Compile a model as the stages do; return a callable that does one step of `fit`."""
     import tensorflow as tf
 
+    from config import load_settings
     from training import compile_model
 
-    stage = SimpleNamespace(
-        learning_rate=RATE, schedule="constant", weight_strength=STRENGTH, dice_of="batch",
-        cross_entropy=0.0,
-    )  # fmt: skip
-    compile_model(model, stage, steps=1, jit=False)
+    changes = [f"train.learning_rate={RATE}", f"train.weight_strength={STRENGTH}"]
+    compile_model(model, load_settings(overrides=changes).train, steps=1, jit=False)
     model.optimizer.build(model.trainable_variables)
     batches = iter(tf.data.Dataset.from_tensors(make_batch(batch)).repeat())
     model.make_train_function()

@@ -289,6 +289,19 @@ def test_trainings_of_two_experiments_are_not_mixed(trained, tmp_path, monkeypat
     assert len(trained) == 1
 
 
+def test_a_setting_that_has_come_since_does_not_make_kept_trainings_another_experiment(
+    trained, tmp_path
+):
+    factors.main([str(tmp_path), *STRONG, "--trainings", "3"])
+    path = tmp_path / "kept" / "training-03.json"
+    kept = json.loads(path.read_text())
+    del kept["recipe"]["train"]["focal_power"]
+    save_json(path, kept)
+    factors.main([str(tmp_path), *STRONG, "--trainings"])
+    with refused("training-03.json", "other settings"):
+        factors.main([str(tmp_path), *STRONG, "--set", "train.focal_power=0.75", "--trainings"])
+
+
 def save_figures(results, contender, seed, dice, healthy_ml=1.0):
     """Write what a contender leaves: figures of a scan a subject and of heads without lesion."""
     folder = results / contender / f"seed-{seed}"

@@ -31,7 +31,7 @@ def square(size=3):
     return mask
 
 
-def numpy_loss(mask, probability, strength, smooth=1.0):
+def numpy_loss(mask, probability, strength, missed=0.5, smooth=1.0):
     """The same loss from scipy's morphology and plain sums, image by image."""
     overlap = size = 0.0
     window = np.ones((3, 3))
@@ -40,7 +40,8 @@ def numpy_loss(mask, probability, strength, smooth=1.0):
         eroded = ndimage.binary_erosion(y, window, border_value=1)
         w = 1 / (1 + strength * (dilated & ~eroded))
         overlap += (w * y * p).sum()
-        size += (w * y).sum() + (w * p).sum()
+        # True positives, and errors of both kinds as Tversky weighs them.
+        size += 2 * (w * (y * p + missed * y * (1 - p) + (1 - missed) * (1 - y) * p)).sum()
     return 1 - (2 * overlap + smooth) / (size + smooth)
 
 
@@ -111,6 +112,42 @@ def test_dice_of_images_is_the_mean_of_each_alone(mask, probability, strength):
     ]
     loss = WeightedDiceLoss(strength, cross_entropy=0.0, dice_of="image")(mask, probability)
     assert float(loss) == pytest.approx(np.mean(alone), abs=1e-5)
+
+
+@given(MASKS, PROBABILITIES, STRENGTHS, st.sampled_from([0.3, 0.7]))
+def test_errors_of_both_kinds_weigh_as_tversky_has_them(mask, probability, strength, missed):
+    loss = float(weighted_dice_loss(mask, probability, strength, "batch", missed))
+    assert loss == pytest.approx(numpy_loss(mask, probability, strength, missed), abs=1e-5)
+
+
+def test_what_is_missed_costs_more_than_what_is_wrongly_marked_if_told_so():
+    too_small, too_large = (
+        [float(weighted_dice_loss(square(3), square(size), 0.0, "batch", m)) for m in (0.3, 0.7)]
+        for size in (1, 5)
+    )
+    # Of 9 pixels 8 are missed: 1 - (2·1 + 1) / (2·(1 + 8 m) + 1); or 16 more are marked.
+    assert too_small == pytest.approx([1 - 3 / 7.8, 1 - 3 / 14.2])
+    assert too_large == pytest.approx([1 - 19 / 41.4, 1 - 19 / 28.6])
+
+
+@pytest.mark.parametrize("dice_of", ["batch", "image"])
+@pytest.mark.parametrize("power", [0.75, 2.0])
+def test_the_focal_loss_is_a_power_of_the_loss_and_can_be_learnt_from_at_both_ends(dice_of, power):
+    import tensorflow as tf
+
+    mask = np.concatenate([square(3), np.zeros_like(square(3))])
+    for marked in (np.concatenate([square(2), square(1)]), mask, 1 - mask):
+        alone = [
+            float(weighted_dice_loss(*images, 1.0, "batch"))
+            for images in ((mask[:1], marked[:1]), (mask[1:], marked[1:]), (mask, marked))
+        ]
+        expected = alone[2] ** power if dice_of == "batch" else np.mean(np.power(alone[:2], power))
+        probability = tf.constant(marked)
+        with tf.GradientTape() as tape:
+            tape.watch(probability)
+            loss = WeightedDiceLoss(1.0, 0.0, dice_of, focal_power=power)(mask, probability)
+        assert float(loss) == pytest.approx(expected, abs=1e-5)
+        assert np.isfinite(tape.gradient(loss, probability)).all()
 
 
 def test_a_small_lesion_that_is_missed_counts_less_in_a_batch_than_in_its_image():

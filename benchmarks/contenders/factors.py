@@ -115,13 +115,26 @@ def look_up(settings, key):
 def recipe(number, arguments):
     """Return all that decides a training, to tell a kept one of another experiment."""
     overrides = [*arguments.overrides, *overrides_of(number)]
-    everything = load_settings(arguments.config, overrides).model_dump(
+    plan = {"cpu_seconds": CPU_SECONDS, "epochs": EPOCHS}
+    return what_decides(load_settings(arguments.config, overrides)) | plan
+
+
+def what_decides(settings):
+    return settings.model_dump(
+        mode="json",
         exclude=dict.fromkeys(("paths", "brats17", "pre_train", "transfer", "demo"), True)
         # What ours.py plans.
-        | {"split": {"table"}, "slices": {"per_epoch"}, "train": {"epochs"}}
+        | {"split": {"table"}, "slices": {"per_epoch"}, "train": {"epochs"}},
     )
-    plan = {"cpu_seconds": CPU_SECONDS, "epochs": EPOCHS}
-    return json.loads(json.dumps(everything | plan))
+
+
+def with_settings_since(kept):
+    """Add to the recipe of a kept training what was no setting yet: config.yaml has it off."""
+    return kept | {
+        name: section | kept[name]
+        for name, section in what_decides(load_settings()).items()
+        if isinstance(section, dict)
+    }
 
 
 def read_kept(number, arguments):
@@ -130,7 +143,7 @@ def read_kept(number, arguments):
     if not path.exists():
         return None
     kept = load_json(path, "delete it and train anew")
-    if kept["recipe"] != recipe(number, arguments):
+    if with_settings_since(kept["recipe"]) != recipe(number, arguments):
         raise InputError(
             f"{path}: is of other settings than those of this command and FACTORS; move the folder "
             "away to begin another experiment"
