@@ -18,6 +18,7 @@ BASE_FILE = Path(__file__).with_name("config.yaml")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInteger = Annotated[int, Field(ge=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -90,19 +91,26 @@ class Augmentation(Section):
 class Stage(Section):
     epochs: PositiveInteger
     batch_size: PositiveInteger
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: PositiveNumber
     schedule: Literal["constant", "cosine"]
+    warm_up: Fraction
+    clip_norm: PositiveNumber | None
+    weight_average: Fraction
     weight_strength: Annotated[float, Field(ge=0)]
     dice_of: Literal["batch", "image"]
     false_negative_weight: Annotated[float, Field(gt=0, lt=1)]
-    focal_power: Annotated[float, Field(gt=0)]
+    focal_power: PositiveNumber
     cross_entropy: Annotated[float, Field(ge=0)]
     augmentation: bool
 
 
 class TransferStage(Stage):
     initial_weights: str | None
-    trainable: Literal["all"] | Annotated[list[str], Field(min_length=1)]
+    trainable: (
+        Literal["all"]
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[dict[str, PositiveNumber], Field(min_length=1)]
+    )
 
 
 class Evaluation(Section):

@@ -28,9 +28,12 @@ BEFORE = {
     "augmentation": {"crop": None, "elastic": 0, "low_resolution": 0},
 }
 BEFORE |= {
-    stage: {"dice_of": "batch", "false_negative_weight": 0.5, "focal_power": 1}
+    stage: {
+        "warm_up": 0, "clip_norm": None, "weight_average": 0, "dice_of": "batch",
+        "false_negative_weight": 0.5, "focal_power": 1,
+    }
     for stage in ("pre_train", "train", "transfer")
-}
+}  # fmt: skip
 PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
 
 

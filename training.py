@@ -16,6 +16,7 @@ import figures
 from files import InputError
 from hardware import resolve_jit
 from losses import OverlapMetrics, WeightedDiceLoss
+from optimizer import averaged_weights, make_optimizer
 from weights import load_weights, save_weights
 
 
@@ -24,7 +25,7 @@ def set_random_seed(seed):
     keras.utils.set_random_seed(seed)
 
 
-def compile_model(model, stage, steps, jit):
+def compile_model(model, stage, steps, jit, rates=None):
     """Give a model the loss, the optimizer and the figures of a stage.
 
     Parameters
@@ -35,12 +36,11 @@ def compile_model(model, stage, steps, jit):
         Batches an epoch, for the schedule of the learning rate.
     jit : bool or "auto"
         Whether XLA compiles a step (see `hardware.resolve_jit`).
+    rates : dict of str to float, optional
+        From `unet.choose_trainable`.
     """
-    rate = stage.learning_rate
-    if stage.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, stage.epochs * steps, alpha=0.01)
     model.compile(
-        optimizer=keras.optimizers.Adam(rate),
+        optimizer=make_optimizer(stage, steps, rates),
         loss=WeightedDiceLoss(
             stage.weight_strength,
             stage.cross_entropy,
@@ -75,6 +75,7 @@ def fit(model, parts, run):
         keep.save_what_follows(model)
     epochs = run.settings.epochs
     done = len(run.history)
+    averages = [keras.callbacks.SwapEMAWeights()] if run.settings.weight_average else []
     try:
         with run.saying_what_is_kept():
             model.fit(
@@ -84,7 +85,7 @@ def fit(model, parts, run):
                 epochs=epochs,
                 validation_data=parts.validation.dataset(),
                 shuffle=False,
-                callbacks=[_Reseed(run.seed), _StopAtNonFinite(parts), keep],
+                callbacks=[_Reseed(run.seed), _StopAtNonFinite(parts), *averages, keep],
                 verbose=0,
             )
     except tf.errors.OpError:
@@ -183,7 +184,8 @@ class _Keep(keras.callbacks.Callback):
     def save_what_follows(self, model):
         """Write what follows from a committed epoch; again after a start, for a kill may be first."""
         if self.run.best["epoch"] == len(self.run.history):
-            save_weights(model, self.run.best_weights)
+            with averaged_weights(model, self.run.settings):
+                save_weights(model, self.run.best_weights)
         self.run.save_what_follows()
 
 

@@ -35,7 +35,7 @@ def main(argv=None):
     )
     load_weights(model, pre_trained)
     # Before compiling: afterwards a change of what is trainable is silently without effect.
-    choose_trainable(model, settings.transfer.trainable)
+    rates = choose_trainable(model, settings.transfer.trainable)
 
     lesions = Parts("atlas", settings, settings.transfer)
     check_unseen(lesions.subjects, pre_trained)
@@ -43,7 +43,7 @@ def main(argv=None):
     if transfer.finished:
         return
 
-    compile_model(model, settings.transfer, lesions.training.steps, hardware.jit)
+    compile_model(model, settings.transfer, lesions.training.steps, hardware.jit, rates)
     fit(model, lesions, transfer)
     save_prediction_pictures(model, lesions, transfer)
     transfer.finish()

@@ -103,9 +103,15 @@ def choose_trainable(model, groups):
     ----------
     model : keras.Model
         From `build_unet`.
-    groups : "all" or list of str
+    groups : "all", list of str or dict of str to float
         Beginnings of layer names: ``encoder``, ``bottleneck``, ``decoder``, ``head``, or finer, as
-        ``decoder_1``.
+        ``decoder_1``. Of a dict the values multiply the learning rate; of two names that fit a
+        layer the longer one counts.
+
+    Returns
+    -------
+    dict of str to float
+        By what the learning rate of each layer is to be multiplied; empty if all have one rate.
 
     Raises
     ------
@@ -119,8 +125,13 @@ def choose_trainable(model, groups):
                 f"transfer.trainable: no layer is named {group}; layer groups are "
                 f"{', '.join(GROUPS)}, or finer, as encoder_1 or decoder_{LEVELS}"
             )
+    rates = {}
     for layer in model.layers:
-        layer.trainable = any(_belongs(layer, group) for group in groups)
+        fitting = [group for group in groups if _belongs(layer, group)]
+        layer.trainable = bool(fitting)
+        if fitting and isinstance(groups, dict):
+            rates[layer.name] = groups[max(fitting, key=len)]
+    return rates
 
 
 def _belongs(layer, group):

@@ -27,6 +27,10 @@ from parallel import CORES
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 3
+# What goes on from step to step beside the weights.
+WITH_A_STATE = [
+    "--set", "train.weight_average=0.9", "--set", "train.warm_up=0.3", "--set", "train.schedule=cosine",
+]  # fmt: skip
 # Another seed kills at other moments; the result must be the same.
 SEED = 0
 
@@ -96,7 +100,7 @@ def words(tiny_overrides, prepared, tmp_path_factory):
 
     def make(folder):
         return [
-            *tiny_overrides, "--set", f"train.epochs={EPOCHS}",
+            *tiny_overrides, "--set", f"train.epochs={EPOCHS}", *WITH_A_STATE,
             "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={folder}",
         ]  # fmt: skip
 

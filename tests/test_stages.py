@@ -12,7 +12,10 @@ import pre_train_model
 import train_model
 import transfer_learning
 from config import load_settings
-from weights import read_weights
+from data import Parts
+from training import compile_model
+from unet import build_unet
+from weights import load_weights, read_weights
 
 GOLDEN = Path(__file__).with_name("golden_history.json")
 FIGURES = ("loss", "dice", "precision", "recall")
@@ -99,6 +102,24 @@ def test_transfer_starts_from_exactly_the_pre_trained_arrays(runs, arguments, tm
     before, after = read_weights(weights), read_weights(folder / "transfer" / "best.weights.h5")
     for name, same in same_arrays(before, after).items():
         assert same == (name != "head"), name
+
+
+def test_what_is_kept_is_the_mean_of_the_weights_that_validated(runs, arguments, tmp_path):
+    weights = runs / "pre_train" / "best.weights.h5"
+    changes = [f"transfer.initial_weights={weights}", "transfer.weight_average=0.9"]
+    words = elsewhere(arguments, tmp_path, *changes, "transfer.trainable={decoder: 0.1, head: 1}")
+    transfer_learning.main(words)
+    kept = tmp_path / "transfer" / "best.weights.h5"
+    best = json.loads((tmp_path / "transfer" / "run.json").read_text())["best"]
+    settings = load_settings(None, words[1::2])
+    parts = Parts("atlas", settings, settings.transfer)
+    model = build_unet(**settings.unet.model_dump())
+    load_weights(model, kept)
+    compile_model(model, settings.transfer, parts.training.steps, jit=False)
+    figures = model.evaluate(parts.validation.dataset(), return_dict=True, verbose=0)
+    assert figures == pytest.approx({name: best[f"val_{name}"] for name in FIGURES}, abs=1e-5)
+    for name, same in same_arrays(read_weights(weights), read_weights(kept)).items():
+        assert same == (not name.startswith(("decoder", "head"))), name
 
 
 def test_transfer_without_pre_trained_weights_is_refused_by_name(arguments, tmp_path):

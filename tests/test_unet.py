@@ -109,6 +109,15 @@ def test_frozen_layers_do_not_move_and_the_others_do(groups):
         assert moved == (groups == "all" or layer.name.startswith(tuple(groups))), layer.name
 
 
+def test_groups_may_have_rates_of_their_own_and_the_longer_name_counts():
+    model = small_unet()
+    rates = choose_trainable(model, {"decoder": 0.5, "decoder_1": 0.1, "head": 1.0})
+    assert {rates[layer.name] for layer in model.layers if layer.trainable} == {0.5, 0.1, 1.0}
+    assert rates["decoder_1_conv_2"] == 0.1 and rates["decoder_2_conv_1"] == 0.5
+    assert not model.get_layer("encoder_1_conv_1").trainable
+    assert choose_trainable(model, "all") == choose_trainable(model, ["head"]) == {}
+
+
 def test_a_group_that_fits_no_layer_is_refused_by_name():
     with refused("transfer.trainable", "decodr", "encoder"):
         choose_trainable(small_unet(), ["decodr"])
