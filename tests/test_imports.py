@@ -16,7 +16,8 @@ SCRIPTS = {
 }
 # All others start within a second.
 USE_KERAS = {"data", "fast_layers", "inference", "losses", "predict", "training", "unet", "weights"}
-USE_KERAS |= {"hardware", "pre_train_model", "train_model", "transfer_learning", "evaluate"}
+USE_KERAS |= {"optimizer", "pre_train_model", "train_model", "transfer_learning"}
+USE_KERAS |= {"evaluate", "hardware"}
 
 
 def imports(tree, everywhere):
