@@ -30,12 +30,23 @@ def make_optimizer(stage, steps, rates=None):
 
 
 def learning_rate(stage, steps):
-    """Return the rate of a stage of so many steps: a number, or a Keras schedule.
+    """Say how the learning rate of a stage goes.
 
     Over the first `warm_up` of the steps it rises from 0; then it stays, or falls along half a
     cosine to 1 % at the last.
+
+    Parameters
+    ----------
+    stage : config.Stage
+    steps : int
+        Of all its epochs.
+
+    Returns
+    -------
+    float or keras.optimizers.schedules.LearningRateSchedule
     """
-    rate, rising = stage.learning_rate, round(stage.warm_up * steps)
+    # A schedule needs a step after the rise.
+    rate, rising = stage.learning_rate, min(round(stage.warm_up * steps), steps - 1)
     last = 0.01 if stage.schedule == "cosine" else 1.0
     if rising:
         return keras.optimizers.schedules.CosineDecay(
@@ -74,12 +85,21 @@ class LayerwiseAdam(keras.optimizers.Adam):
 
 @contextlib.contextmanager
 def averaged_weights(model, stage):
-    """Have the running mean of the weights in the model during a block, if the stage keeps one."""
+    """Have the running mean of the weights in the model during a block, if the stage keeps one.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Compiled with the optimizer of `make_optimizer`.
+    stage : config.Stage
+    """
     if not stage.weight_average:
         yield
         return
     exchange = keras.callbacks.SwapEMAWeights()
     exchange.set_model(model)
     exchange.on_test_begin()
-    yield
-    exchange.on_test_end()
+    try:
+        yield
+    finally:
+        exchange.on_test_end()

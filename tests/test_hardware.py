@@ -102,9 +102,11 @@ def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on, d
 
 
 def test_a_run_on_two_devices_killed_in_its_second_epoch_ends_with_the_same_weights(train_on):
-    whole, killed = train_on(2, "whole"), train_on(2, "killed", until="epoch   1/2")
+    average = "train.weight_average=0.9"
+    whole = train_on(2, "whole", average)
+    killed = train_on(2, "killed", average, until="epoch   1/2")
     assert len(history(killed)) == 1
-    assert train_on(2, "killed") == killed
+    assert train_on(2, "killed", average) == killed
     assert history(killed) == history(whole)
     assert largest_difference(killed, whole, epochs=2) == 0
 
@@ -114,6 +116,7 @@ def test_two_processes_of_five_devices_killed_on_the_way_end_where_one_device_en
 ):
     # Of the last of 24 validation slices, 4, the second process gets none.
     changes = ["train.batch_size=20", "slices.per_epoch=40", "train.augmentation=true"]
+    changes.append("train.weight_average=0.9")
     train_on_jax(1, 1, "one", *changes)
     train_on_jax(2, 5, "two", *changes, until="epoch   1/2")
     first, second = train_on_jax(2, 5, "two", *changes)
@@ -130,7 +133,8 @@ def test_two_processes_of_five_devices_killed_on_the_way_end_where_one_device_en
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_learns_and_keeps_its_weights_in_32_bits(train_on, precision):
-    run = train_on(1, precision, f"hardware.precision={precision}")
+    changes = [f"hardware.precision={precision}", "train.weight_average=0.5", "train.clip_norm=1"]
+    run = train_on(1, precision, *changes)
     epochs = history(run)
     assert epochs[-1]["loss"] < epochs[0]["loss"] < 1
     weights = read_weights(run / "best.weights.h5")

@@ -16,7 +16,7 @@ def stage(**changes):
 
 
 def two_layers():
-    """Two layers of one weight each, both 1; the second doubles nothing but the first."""
+    """Two layers in a row, each of one weight, 1."""
     options = {"use_bias": False, "kernel_initializer": "ones"}
     image = keras.Input((1,))
     x = keras.layers.Dense(1, name="first", **options)(image)
@@ -46,6 +46,13 @@ def test_the_rate_rises_then_falls_along_a_cosine_to_a_hundredth_at_the_last_ste
     assert rates == pytest.approx([0, RATE / 2, RATE, RATE * (0.01 + 0.99 / 2), RATE / 100])
     rates = rates_of(stage(schedule="cosine"), 100, (0, 50, 100))
     assert rates == pytest.approx([RATE, RATE * (0.01 + 0.99 / 2), RATE / 100])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_rise_over_nearly_all_of_few_steps_still_reaches_the_rate(schedule):
+    few = stage(warm_up=0.95, schedule=schedule)
+    assert max(rates_of(few, 3, range(3))) == pytest.approx(RATE)
+    assert learning_rate(stage(warm_up=0.95), 1) == RATE
 
 
 def test_a_long_gradient_is_shortened_as_a_whole():

@@ -104,10 +104,13 @@ def test_transfer_starts_from_exactly_the_pre_trained_arrays(runs, arguments, tm
         assert same == (name != "head"), name
 
 
-def test_what_is_kept_is_the_mean_of_the_weights_that_validated(runs, arguments, tmp_path):
+def test_what_is_kept_is_the_mean_that_validated_and_groups_learn_at_their_rates(
+    runs, arguments, tmp_path
+):
     weights = runs / "pre_train" / "best.weights.h5"
     changes = [f"transfer.initial_weights={weights}", "transfer.weight_average=0.9"]
-    words = elsewhere(arguments, tmp_path, *changes, "transfer.trainable={decoder: 0.1, head: 1}")
+    rates = "transfer.trainable={decoder: 0.001, decoder_1: 1, head: 1}"
+    words = elsewhere(arguments, tmp_path, *changes, rates)
     transfer_learning.main(words)
     kept = tmp_path / "transfer" / "best.weights.h5"
     best = json.loads((tmp_path / "transfer" / "run.json").read_text())["best"]
@@ -118,8 +121,12 @@ def test_what_is_kept_is_the_mean_of_the_weights_that_validated(runs, arguments,
     compile_model(model, settings.transfer, parts.training.steps, jit=False)
     figures = model.evaluate(parts.validation.dataset(), return_dict=True, verbose=0)
     assert figures == pytest.approx({name: best[f"val_{name}"] for name in FIGURES}, abs=1e-5)
-    for name, same in same_arrays(read_weights(weights), read_weights(kept)).items():
+    before, after = read_weights(weights), read_weights(kept)
+    for name, same in same_arrays(before, after).items():
         assert same == (not name.startswith(("decoder", "head"))), name
+    moved = {name: np.abs(after[name][0] - before[name][0]).max() for name in before}
+    # A step of Adam is hardly ever longer than its rate, here 0.01 and a thousandth of it.
+    assert moved["decoder_2_conv_1"] < 0.001 < 0.01 < moved["decoder_1_conv_1"]
 
 
 def test_transfer_without_pre_trained_weights_is_refused_by_name(arguments, tmp_path):

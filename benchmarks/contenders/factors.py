@@ -120,6 +120,7 @@ def recipe(number, arguments):
 
 
 def what_decides(settings):
+    """Return the settings that change what a training comes to, as they are kept."""
     return settings.model_dump(
         mode="json",
         exclude=dict.fromkeys(("paths", "brats17", "pre_train", "transfer", "demo"), True)
