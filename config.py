@@ -67,7 +67,10 @@ class UNet(Section):
     filters: PositiveInteger
     dropout: Fraction
     batch_normalisation: bool
+    instance_normalisation: bool
     residual: bool
+    attention: bool
+    deep_supervision: bool
     foreground_prior: Annotated[float, Field(gt=0, lt=1)]
     neighbours: Annotated[int, Field(ge=0)]
     mirror: bool

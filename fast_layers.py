@@ -1,7 +1,8 @@
-"""Keras' BatchNormalization and Dropout, computed in fewer passes over memory on TensorFlow.
+"""The network's own layers.
 
-Both keep the names, weights and meaning of their Keras parents, and are the parents themselves on
-any other backend. Above the convolutions they are nearly all that a training step costs on a CPU.
+`FusedBatchNormalization` and `ByteDropout` are computed in fewer passes over memory on TensorFlow. Both
+keep the names, weights and meaning of their Keras parents, and are the parents themselves on any
+other backend. Above the convolutions they are nearly all that a training step costs on a CPU.
 """
 
 import keras
@@ -60,3 +61,18 @@ class ByteDropout(keras.layers.Dropout):
         draws = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.reduce_prod(shape)]
         keep = tf.reshape(draws, shape) >= dropped
         return tf.where(keep, inputs * (256 / (256 - dropped)), tf.zeros_like(inputs))
+
+
+@keras.saving.register_keras_serializable("lesions")
+class AnswerOnly(keras.layers.Layer):
+    """Deep supervision: probabilities of coarser levels beside the answer, while training alone.
+
+    Of a list of tensors (B, H, W, 1), the answer first, it gives all as channels (B, H, W, count) in
+    training, and the answer as it is otherwise: who validates or predicts sees no other network.
+    """
+
+    def call(self, inputs, training=False):
+        return ops.concatenate(inputs, axis=-1) if training else inputs[0]
+
+    def compute_output_shape(self, input_shapes):
+        return input_shapes[0]

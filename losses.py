@@ -142,6 +142,9 @@ def mean_cross_entropy(mask, probability):
 class WeightedDiceLoss(keras.losses.Loss):
     """`weighted_dice_loss` as a Keras loss, always in float32.
 
+    Of several channels (see `unet.build_unet`, deep supervision) the first is the answer, and each
+    counts half as much as the one before; together they count one.
+
     Parameters
     ----------
     strength : float
@@ -166,11 +169,18 @@ class WeightedDiceLoss(keras.losses.Loss):
         }  # fmt: skip
 
     def call(self, mask, probability):
+        maps = ops.split(probability, probability.shape[-1], axis=-1)
+        shares = [0.5**level for level in range(len(maps))]
+        losses = [s * self.loss_of(mask, p) for s, p in zip(shares, maps, strict=True)]
+        loss = sum(losses) / sum(shares)
+        # As a vector of one: Keras gives each of several devices its share of a mean, not of a scalar.
+        return ops.expand_dims(loss, 0)
+
+    def loss_of(self, mask, probability):
         loss = weighted_dice_loss(mask, probability, **self.dice)
         if self.cross_entropy:
             loss += self.cross_entropy * mean_cross_entropy(mask, probability)
-        # As a vector of one: Keras gives each of several devices its share of a mean, not of a scalar.
-        return ops.expand_dims(loss, 0)
+        return loss
 
     def get_config(self):
         return self.dice | {"cross_entropy": self.cross_entropy, "name": self.name}
@@ -201,6 +211,7 @@ class OverlapMetrics(keras.metrics.Metric):
         )
 
     def update_state(self, mask, probability, sample_weight=None):
+        probability = probability[..., :1]  # the answer; deep supervision's levels follow
         # Counts within one batch are small enough for float32.
         prediction = ops.cast((probability > self.threshold) & (mask != NO_IMAGE), "float32")
         mask = ops.cast(mask == 1, "float32")

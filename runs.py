@@ -24,7 +24,9 @@ from lineage import whom_a_run_sees
 # What runs did from before there was a choice.
 BEFORE = {
     "precision": "float32",
-    "unet": {"residual": False},
+    "unet": dict.fromkeys(
+        ("instance_normalisation", "residual", "attention", "deep_supervision"), False
+    ),
     "augmentation": {"crop": None, "elastic": 0, "low_resolution": 0},
 }
 BEFORE |= {

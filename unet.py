@@ -9,19 +9,21 @@ import keras
 from keras import layers
 
 from channels import count_channels
-from fast_layers import ByteDropout, FusedBatchNormalization
+from fast_layers import AnswerOnly, ByteDropout, FusedBatchNormalization
 from files import InputError
 
 LEVELS = 4
 # Of the running mean and variance that validation and prediction use. With Keras' 0.99 they lag
 # hundreds of steps behind and a short run validates on stale ones; 0.9 is PyTorch's.
 MOMENTUM = 0.9
+SUPERVISED = (2, 3)  # not the lowest, as in nnU-Net
 GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
 def build_unet(
-    filters, dropout, batch_normalisation, residual, foreground_prior, neighbours, mirror
-):
+    filters, dropout, batch_normalisation, instance_normalisation, residual, attention,
+    deep_supervision, foreground_prior, neighbours, mirror,
+):  # fmt: skip
     """Build a U-Net [1]_ for images of any size divisible by 16.
 
     Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,
@@ -35,9 +37,17 @@ def build_unet(
         Share of values dropped after each pooling and each joining of a skip connection.
     batch_normalisation : bool
         After each convolution of a block.
+    instance_normalisation : bool
+        In its place: each image by its own mean and variance [2]_.
     residual : bool
         What goes into a block of two convolutions is added to what comes out of them, before the
-        last ReLU [2]_, through a convolution of one pixel that brings it to the block's width.
+        last ReLU [3]_, through a convolution of one pixel that brings it to the block's width.
+    attention : bool
+        What a skip connection carries is multiplied, pixel by pixel, by a gate from 0 to 1 that
+        the level below opens [4]_.
+    deep_supervision : bool
+        While training, levels 2 and 3 of the decoder give a probability as well [5]_, in channels
+        that follow that of the answer (see `fast_layers.AnswerOnly`).
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
     neighbours : int
@@ -53,26 +63,54 @@ def build_unet(
     References
     ----------
     .. [1] Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
-    .. [2] He, Zhang, Ren, Sun (2016), Deep residual learning for image recognition, CVPR.
+    .. [2] Ulyanov, Vedaldi, Lempitsky (2016), Instance normalization, arXiv:1607.08022.
+    .. [3] He, Zhang, Ren, Sun (2016), Deep residual learning for image recognition, CVPR.
+    .. [4] Oktay et al. (2018), Attention U-Net, MIDL.
+    .. [5] Lee et al. (2015), Deeply-supervised nets, AISTATS; the levels as in Isensee et al. (2021),
+       nnU-Net, Nature Methods.
     """
+
+    def normalise(x, name):
+        if instance_normalisation:
+            return layers.GroupNormalization(groups=-1, name=name)(x)
+        if batch_normalisation:
+            return FusedBatchNormalization(momentum=MOMENTUM, name=name)(x)
+        return x
 
     def block(x, width, name):
         shortcut = x
         for i in (1, 2):
             x = layers.Conv2D(
-                width, 3, padding="same", use_bias=not batch_normalisation,
+                width, 3, padding="same",
+                use_bias=not (batch_normalisation or instance_normalisation),
                 kernel_initializer="he_normal", name=f"{name}_conv_{i}",
             )(x)  # fmt: skip
-            if batch_normalisation:
-                x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_norm_{i}")(x)
+            x = normalise(x, f"{name}_norm_{i}")
             if residual and i == 2:
                 shortcut = layers.Conv2D(width, 1, name=f"{name}_shortcut")(shortcut)
                 x = layers.Add(name=f"{name}_sum")([x, shortcut])
             x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
         return x
 
+    def gate(skip, below, width, name):
+        both = [
+            layers.Conv2D(width // 2 or 1, 1, name=f"{name}_{of}")(x)
+            for of, x in (("skip", skip), ("below", below))
+        ]
+        x = layers.Activation("relu", name=f"{name}_relu")(layers.Add(name=f"{name}_sum")(both))
+        opened = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_opened")(x)
+        return layers.Multiply(name=name)([skip, opened])
+
+    def probability_of(x, name):
+        return layers.Conv2D(
+            1, 1, activation="sigmoid", dtype="float32", name=name,
+            bias_initializer=keras.initializers.Constant(
+                math.log(foreground_prior / (1 - foreground_prior))
+            ),
+        )(x)  # fmt: skip
+
     image = keras.Input((None, None, count_channels(neighbours, mirror)), name="image")
-    x, skips = image, []
+    x, skips, coarse = image, [], []
     for level in range(1, LEVELS + 1):
         x = block(x, filters * 2 ** (level - 1), f"encoder_{level}")
         skips.append(x)
@@ -82,15 +120,21 @@ def build_unet(
     for level in range(LEVELS, 0, -1):
         width = filters * 2 ** (level - 1)
         x = layers.Conv2DTranspose(width, 2, strides=2, name=f"decoder_{level}_up")(x)
-        x = layers.Concatenate(name=f"decoder_{level}_skip")([skips.pop(), x])
+        skip = skips.pop()
+        if attention:
+            skip = gate(skip, x, width, f"decoder_{level}_gate")
+        x = layers.Concatenate(name=f"decoder_{level}_skip")([skip, x])
         x = ByteDropout(dropout, name=f"decoder_{level}_dropout")(x)
         x = block(x, width, f"decoder_{level}")
-    probability = layers.Conv2D(
-        1, 1, activation="sigmoid", dtype="float32", name="head",
-        bias_initializer=keras.initializers.Constant(
-            math.log(foreground_prior / (1 - foreground_prior))
-        ),
-    )(x)  # fmt: skip
+        if deep_supervision and level in SUPERVISED:
+            small = probability_of(x, f"decoder_{level}_head")
+            enlarge = layers.UpSampling2D(
+                2 ** (level - 1), dtype="float32", name=f"decoder_{level}_enlarge"
+            )
+            coarse.insert(0, enlarge(small))
+    probability = probability_of(x, "head")
+    if coarse:
+        probability = AnswerOnly(dtype="float32", name="answer")([probability, *coarse])
     return keras.Model(image, probability, name="unet")
 
 

@@ -6,12 +6,13 @@ import pytest
 from conftest import refused
 
 from fast_layers import ByteDropout, FusedBatchNormalization
-from losses import WeightedDiceLoss
+from losses import OverlapMetrics, WeightedDiceLoss
 from unet import build_unet, choose_trainable
 
 REFERENCE = {
-    "filters": 8, "dropout": 0.2, "batch_normalisation": True, "residual": False,
-    "foreground_prior": 0.5, "neighbours": 0, "mirror": False,
+    "filters": 8, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
+    "residual": False, "attention": False, "deep_supervision": False, "foreground_prior": 0.5,
+    "neighbours": 0, "mirror": False,
 }  # fmt: skip
 
 
@@ -68,18 +69,83 @@ def test_a_residual_block_adds_its_input_to_what_it_gives(batch_normalisation):
     assert model.count_params() == plain.count_params() + shortcuts
 
 
+def test_instance_normalisation_takes_each_image_by_itself():
+    images, _ = lesion_slices(4)
+    images *= np.array([1, 2, 5, 20], np.float32)[:, None, None, None]
+    model = small_unet(instance_normalisation=True, dropout=0.0)
+    assert not any("moving" in weight.path for weight in model.weights)
+    first = model.get_layer("encoder_1_norm_1")
+    normalised = np.asarray(keras.Model(model.input, first.output)(images, training=True))
+    np.testing.assert_allclose(normalised.mean((1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(normalised.std((1, 2)), 1, atol=2e-2)
+    together = np.asarray(model(images, training=True))
+    alone = np.concatenate([model(images[i : i + 1], training=False) for i in range(4)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_gate_lets_through_what_the_level_below_opens():
+    images, _ = lesion_slices(2)
+    model = small_unet(attention=True)
+    gate, opened = model.get_layer("decoder_2_gate"), model.get_layer("decoder_2_gate_opened")
+    skip = model.get_layer("encoder_2_relu_2").output
+    inside = keras.Model(model.input, [skip, opened.output, gate.output])
+    carried, share, passed = map(np.asarray, inside(images))
+    assert share.shape == (*carried.shape[:3], 1) and 0 < share.min() < share.max() < 1
+    np.testing.assert_allclose(passed, carried * share, rtol=1e-5)
+    joined = model.get_layer("decoder_2_skip").input
+    assert joined[0] is gate.output
+    # What opens it: the skip connection and, through the transposed convolution, the level below.
+    assert model.get_layer("decoder_2_gate_below").input is model.get_layer("decoder_2_up").output
+    assert model.get_layer("decoder_2_gate_skip").input is skip
+
+
+def test_deep_supervision_judges_coarse_levels_while_training_alone():
+    images, masks = lesion_slices(2)
+    model = small_unet(deep_supervision=True, dropout=0.0)
+    keras.utils.set_random_seed(0)
+    plain = small_unet(dropout=0.0)
+    for layer in plain.layers:
+        layer.set_weights(model.get_layer(layer.name).get_weights())
+    in_training = np.asarray(model(images, training=True))
+    assert in_training.shape == (2, 48, 48, 3)
+    np.testing.assert_array_equal(in_training[..., :1], plain(images, training=True))
+    for channel, side in ((1, 2), (2, 4)):  # constant on squares of that side
+        blocks = in_training[..., channel].reshape(2, 48 // side, side, 48 // side, side)
+        assert (blocks == blocks[:, :, :1, :, :1]).all() and np.unique(blocks).size > 9
+    np.testing.assert_array_equal(model(images, training=False), plain(images, training=False))
+    loss = WeightedDiceLoss(1.0, cross_entropy=0.5, dice_of="batch")
+    of_each = [float(loss(masks, in_training[..., c : c + 1])) for c in range(3)]
+    assert len(set(of_each)) == 3
+    expected = (4 * of_each[0] + 2 * of_each[1] + of_each[2]) / 7
+    assert float(loss(masks, in_training)) == pytest.approx(expected, rel=1e-5)
+    figures = []
+    for channels in (3, 1):
+        metric = OverlapMetrics(threshold=0.45)
+        metric.update_state(masks, in_training[..., :channels])
+        figures.append({name: float(value) for name, value in metric.result().items()})
+    assert figures[0] == figures[1] and figures[0]["recall"] > 0
+
+
 def test_layer_names_are_the_same_in_every_build():
     names = [layer.name for layer in small_unet().layers]
     assert names == [layer.name for layer in small_unet().layers]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("residual", [False, True])
-def test_the_network_overfits_eight_slices(residual):
+@pytest.mark.parametrize(
+    "changes, rate",
+    [
+        ({}, 0.003),
+        ({"residual": True}, 0.003),
+        ({"attention": True}, 0.01),
+        ({"instance_normalisation": True, "deep_supervision": True}, 0.01),
+    ],
+)
+def test_the_network_overfits_eight_slices(changes, rate):
     images, masks = lesion_slices()
-    model = small_unet(filters=8, dropout=0.0, residual=residual)
+    model = small_unet(filters=8, dropout=0.0, **changes)
     model.compile(
-        optimizer=keras.optimizers.Adam(0.003),
+        optimizer=keras.optimizers.Adam(rate),
         loss=WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch"),
     )
     model.fit(images, masks, batch_size=8, epochs=80, verbose=0)
