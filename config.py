@@ -65,6 +65,7 @@ class Split(Section):
 
 class UNet(Section):
     filters: PositiveInteger
+    levels: Annotated[int, Field(ge=1, le=5)]
     dropout: Fraction
     batch_normalisation: bool
     instance_normalisation: bool
@@ -163,6 +164,19 @@ class Settings(Section):
         crop, size = self.augmentation.crop, self.slices.size
         if crop and crop > size:
             raise ValueError(f"augmentation.crop = {crop}: slices.size is only {size}")
+        return self
+
+    @model_validator(mode="after")
+    def levels_halve_evenly(self):
+        factor = 2**self.unet.levels
+        for name, side in (
+            ("slices.size", self.slices.size),
+            ("augmentation.crop", self.augmentation.crop),
+        ):
+            if side and side % factor:
+                raise ValueError(
+                    f"unet.levels = {self.unet.levels}: {name} = {side} is not a multiple of {factor}"
+                )
         return self
 
     def save(self, path):

@@ -24,11 +24,12 @@ from lineage import whom_a_run_sees
 # What runs did from before there was a choice.
 BEFORE = {
     "precision": "float32",
-    "unet": dict.fromkeys(
-        ("instance_normalisation", "residual", "attention", "deep_supervision"), False
-    ),
+    "unet": {
+        "levels": 4, "instance_normalisation": False, "residual": False, "attention": False,
+        "deep_supervision": False,
+    },
     "augmentation": {"crop": None, "elastic": 0, "low_resolution": 0},
-}
+}  # fmt: skip
 BEFORE |= {
     stage: {
         "warm_up": 0, "clip_norm": None, "weight_average": 0, "dice_of": "batch",

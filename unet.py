@@ -12,19 +12,17 @@ from channels import count_channels
 from fast_layers import AnswerOnly, ByteDropout, FusedBatchNormalization
 from files import InputError
 
-LEVELS = 4
 # Of the running mean and variance that validation and prediction use. With Keras' 0.99 they lag
 # hundreds of steps behind and a short run validates on stale ones; 0.9 is PyTorch's.
 MOMENTUM = 0.9
-SUPERVISED = (2, 3)  # not the lowest, as in nnU-Net
 GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
 def build_unet(
-    filters, dropout, batch_normalisation, instance_normalisation, residual, attention,
+    filters, levels, dropout, batch_normalisation, instance_normalisation, residual, attention,
     deep_supervision, foreground_prior, neighbours, mirror,
 ):  # fmt: skip
-    """Build a U-Net [1]_ for images of any size divisible by 16.
+    """Build a U-Net [1]_ for images of any size divisible by 2**levels.
 
     Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,
     ``decoder_4_up``, ``head``), by which weights are carried over and parts are frozen.
@@ -32,7 +30,9 @@ def build_unet(
     Parameters
     ----------
     filters : int
-        Of the first level; doubles on each of the 4 levels below.
+        Of the first level; doubles on each level below.
+    levels : int
+        So many times height and width are halved.
     dropout : float
         Share of values dropped after each pooling and each joining of a skip connection.
     batch_normalisation : bool
@@ -46,7 +46,7 @@ def build_unet(
         What a skip connection carries is multiplied, pixel by pixel, by a gate from 0 to 1 that
         the level below opens [4]_.
     deep_supervision : bool
-        While training, levels 2 and 3 of the decoder give a probability as well [5]_, in channels
+        While training, all levels of the decoder but the lowest give a probability [5]_, in channels
         that follow that of the answer (see `fast_layers.AnswerOnly`).
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
@@ -111,13 +111,13 @@ def build_unet(
 
     image = keras.Input((None, None, count_channels(neighbours, mirror)), name="image")
     x, skips, coarse = image, [], []
-    for level in range(1, LEVELS + 1):
+    for level in range(1, levels + 1):
         x = block(x, filters * 2 ** (level - 1), f"encoder_{level}")
         skips.append(x)
         x = layers.MaxPooling2D(name=f"encoder_{level}_pool")(x)  # halves H and W
         x = ByteDropout(dropout, name=f"encoder_{level}_dropout")(x)
-    x = block(x, filters * 2**LEVELS, "bottleneck")  # (B, H/16, W/16, 16·filters)
-    for level in range(LEVELS, 0, -1):
+    x = block(x, filters * 2**levels, "bottleneck")
+    for level in range(levels, 0, -1):
         width = filters * 2 ** (level - 1)
         x = layers.Conv2DTranspose(width, 2, strides=2, name=f"decoder_{level}_up")(x)
         skip = skips.pop()
@@ -126,7 +126,7 @@ def build_unet(
         x = layers.Concatenate(name=f"decoder_{level}_skip")([skip, x])
         x = ByteDropout(dropout, name=f"decoder_{level}_dropout")(x)
         x = block(x, width, f"decoder_{level}")
-        if deep_supervision and level in SUPERVISED:
+        if deep_supervision and 1 < level < levels:
             small = probability_of(x, f"decoder_{level}_head")
             enlarge = layers.UpSampling2D(
                 2 ** (level - 1), dtype="float32", name=f"decoder_{level}_enlarge"
@@ -167,7 +167,7 @@ def choose_trainable(model, groups):
         if not any(_belongs(layer, group) for layer in model.layers):
             raise InputError(
                 f"transfer.trainable: no layer is named {group}; layer groups are "
-                f"{', '.join(GROUPS)}, or finer, as encoder_1 or decoder_{LEVELS}"
+                f"{', '.join(GROUPS)}, or finer, as encoder_1 or decoder_1"
             )
     rates = {}
     for layer in model.layers:

@@ -23,10 +23,11 @@ FIGURES = ("loss", "dice", "precision", "recall")
 
 @pytest.fixture(scope="module")
 def arguments(tiny_overrides, prepared, tmp_path_factory):
-    """Arguments of a tiny run into a folder of its own; `.runs` is the folder."""
+    """Arguments of a tiny run, with a network as deep as the real one, into a folder of its own."""
     runs = tmp_path_factory.mktemp("runs")
     return [
-        *tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
+        *tiny_overrides, "--set", "unet.levels=4",
+        "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
     ]  # fmt: skip
 
 

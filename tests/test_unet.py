@@ -10,7 +10,7 @@ from losses import OverlapMetrics, WeightedDiceLoss
 from unet import build_unet, choose_trainable
 
 REFERENCE = {
-    "filters": 8, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
+    "filters": 8, "levels": 4, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
     "residual": False, "attention": False, "deep_supervision": False, "foreground_prior": 0.5,
     "neighbours": 0, "mirror": False,
 }  # fmt: skip
@@ -41,9 +41,13 @@ def test_the_reference_network_has_8_filters_at_the_top_and_128_at_the_bottom():
     assert model.count_params() == 487_881
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (48, 32)])
-def test_any_image_size_divisible_by_16_gives_a_probability_of_that_size(shape):
-    probability = np.asarray(small_unet()(np.zeros((2, *shape, 1))))
+@pytest.mark.parametrize(
+    "levels, shape", [(4, (16, 16)), (4, (48, 32)), (1, (18, 2)), (5, (32, 64))]
+)
+def test_any_image_size_that_can_be_halved_gives_a_probability_of_that_size(levels, shape):
+    model = small_unet(levels=levels)
+    probability = np.asarray(model(np.zeros((2, *shape, 1))))
+    assert model.get_layer("bottleneck_conv_1").filters == 2 * 2**levels
     assert probability.shape == (2, *shape, 1)
     assert probability.dtype == np.float32
     assert ((probability > 0) & (probability < 1)).all()

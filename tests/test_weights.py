@@ -15,7 +15,7 @@ from weights import load_weights, read_weights, save_weights
 def network(filters=2, seed=0, **changes):
     keras.utils.set_random_seed(seed)
     options = {
-        "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
+        "levels": 4, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
         "residual": False, "attention": False, "deep_supervision": False,
         "foreground_prior": 0.5, "neighbours": 0, "mirror": False,
     }  # fmt: skip
