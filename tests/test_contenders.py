@@ -196,16 +196,18 @@ def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
     return whose | figures | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
 
 
-def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trainings():
-    on = factors.design().astype(int)
-    together = np.full((15, 15), 4)
-    np.fill_diagonal(together, 8)
+@pytest.mark.parametrize("screening", factors.SCREENINGS.values(), ids=factors.SCREENINGS)
+def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trainings(screening):
+    on = factors.design(screening).astype(int)
+    together = np.full((len(screening), len(screening)), len(on) / 4)
+    np.fill_diagonal(together, len(on) / 2)
     np.testing.assert_array_equal(on.T @ on, together)
 
 
-def test_every_factor_changes_every_setting_of_its_own():
+@pytest.mark.parametrize("screening", factors.SCREENINGS.values(), ids=factors.SCREENINGS)
+def test_every_factor_changes_every_setting_of_its_own(screening):
     plain = load_settings()
-    for keys in factors.FACTORS.values():
+    for keys in screening.values():
         assert all(factors.look_up(plain, key) != value for key, value in keys.items())
 
 
@@ -213,12 +215,13 @@ def test_effects_are_told_apart_and_chance_is_told_from_the_small_ones():
     # The fold and six settings bring much, the eight others 0.01 to 0.08 either way.
     small = np.arange(1, 9) * np.tile([0.01, -0.01], 4)
     brought = np.array([0.3, 0.5, -0.5, 0.5, 0.5, 0.5, 0.5, *small])
-    outcome = 0.4 + factors.design() @ brought
+    on = factors.design(factors.FIRST)
+    outcome = 0.4 + on @ brought
     outcomes = ("dice", "lesion_f1", "pooled_dice", "wrong_ml")
     figures = pandas.DataFrame(dict.fromkeys(outcomes, outcome))
-    *rows, alone, largest = factors.table(figures.assign(lesion_f1=0.1))
-    np.testing.assert_allclose(factors.effect(outcome), brought)
-    assert [row["setting"] for row in rows] == list(factors.FACTORS)
+    *rows, alone, largest = factors.table(figures.assign(lesion_f1=0.1), factors.FIRST)
+    np.testing.assert_allclose(factors.effect(outcome, on), brought)
+    assert [row["setting"] for row in rows] == list(factors.FIRST)
     assert rows[2]["Dice"] == "−0.500" and rows[8]["best pooled Dice"] == "−0.020"
     assert rows[2]["mean of Dice and F1"] == "−0.250"
     # 1.5 times the median of the small ones, 0.045, times the quantiles of t at 14 / 3 degrees of
@@ -254,8 +257,8 @@ STRONG = ["--config", str(ROOT / "configs" / "strong.yaml")]
 
 
 def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_path, capsys):
-    (tmp_path / "factors-08" / "seed-0").mkdir(parents=True)  # of one that was stopped
-    factors.main([str(tmp_path), *STRONG, "--trainings", "0", "8"])
+    (tmp_path / "first-08" / "seed-0").mkdir(parents=True)  # of one that was stopped
+    factors.main(["first", str(tmp_path), *STRONG, "--trainings", "0", "8"])
     first, last = trained
     assert (first.unet.mirror, first.augmentation.crop, first.fold) == (True, 160, 1)
     assert (first.unet.neighbours, first.augmentation.gamma) == (1, 0.2)
@@ -264,7 +267,7 @@ def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_pa
     assert (last.augmentation.elastic, last.augmentation.gamma) == (0, 0)
     assert last.train.schedule == "constant"
     assert last.train.learning_rate == first.train.learning_rate == 0.001
-    kept = json.loads((tmp_path / "kept" / "training-08.json").read_text())
+    kept = json.loads((tmp_path / "kept" / "first" / "training-08.json").read_text())
     # The second training of this fixture; subjects count alike, whatever their sessions.
     assert kept["dice"] == pytest.approx(((0.2 + 2 / 20) / 2 + 0.4) / 2)
     # Of 5 ml of lesion and 9 ml marked beyond, half is wrong.
@@ -273,33 +276,35 @@ def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_pa
     assert "still to be made: 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15" in (
         capsys.readouterr().out
     )
-    factors.main([str(tmp_path), *STRONG])
+    factors.main(["first", str(tmp_path), *STRONG])
     assert len(trained) == 16
     assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 8
     assert "| chance (95 %): the largest of 14" in capsys.readouterr().out
 
 
 def test_trainings_of_two_experiments_are_not_mixed(trained, tmp_path, monkeypatch):
-    factors.main([str(tmp_path), *STRONG, "--trainings", "3"])
+    factors.main(["first", str(tmp_path), *STRONG, "--trainings", "3"])
     with refused("training-03.json", "other settings"):
-        factors.main([str(tmp_path), *STRONG, "--set", "seed=1"])
-    monkeypatch.setattr(factors, "CPU_SECONDS", 900)
+        factors.main(["first", str(tmp_path), *STRONG, "--set", "seed=1"])
+    monkeypatch.setitem(factors.CPU_SECONDS, "first", 900)
     with refused("training-03.json", "other settings"):
-        factors.main([str(tmp_path), *STRONG, "--trainings"])
+        factors.main(["first", str(tmp_path), *STRONG, "--trainings"])
     assert len(trained) == 1
 
 
 def test_a_setting_that_has_come_since_does_not_make_kept_trainings_another_experiment(
     trained, tmp_path
 ):
-    factors.main([str(tmp_path), *STRONG, "--trainings", "3"])
-    path = tmp_path / "kept" / "training-03.json"
+    factors.main(["first", str(tmp_path), *STRONG, "--trainings", "3"])
+    path = tmp_path / "kept" / "first" / "training-03.json"
     kept = json.loads(path.read_text())
     del kept["recipe"]["train"]["focal_power"]
     save_json(path, kept)
-    factors.main([str(tmp_path), *STRONG, "--trainings"])
+    factors.main(["first", str(tmp_path), *STRONG, "--trainings"])
     with refused("training-03.json", "other settings"):
-        factors.main([str(tmp_path), *STRONG, "--set", "train.focal_power=0.75", "--trainings"])
+        factors.main(
+            ["first", str(tmp_path), *STRONG, "--set", "train.focal_power=0.75", "--trainings"]
+        )
 
 
 def save_figures(results, contender, seed, dice, healthy_ml=1.0):

@@ -1,22 +1,22 @@
-"""Tell what single settings bring: fifteen of them in sixteen short trainings.
+"""Tell what single settings bring: fifteen of them in sixteen short trainings, or seven in eight.
 
-One of them is the fold, so that the subjects of two folds judge. Each is on (at the value of FACTORS)
-in eight of the trainings and off (as in config.yaml) in the other eight, whatever the configuration
-says, and of any two settings each combination comes four times (a saturated two-level fractional
-factorial [1]_): so the mean over eight less that of the other eight is the main effect of one, and every
-training counts for all of them. What two settings bring together beyond their sum is added to the
-effect of a third (aliased); each has seven such pairs, and those that stand side by side in FACTORS, as
-(2, 3) or (4, 5), fall on the fold. How far chance reaches is told from the effects themselves, assuming
-that most settings bring next to nothing [2]_.
+One of them is the fold, so that the subjects of two folds judge. Each is on (at the value in
+SCREENINGS) in half of the trainings and off (as in config.yaml) in the other half, whatever the
+configuration says, and of any two settings each combination comes in a quarter (a saturated two-level
+fractional factorial [1]_): so the mean over one half less that over the other is the main effect of one,
+and every training counts for all of them. What two settings bring together beyond their sum is added
+to the effect of a third (aliased); of fifteen each has seven such pairs, of seven three, and those that
+stand side by side, as (2, 3) or (4, 5), fall on the fold. How far chance reaches is told from the effects
+themselves, assuming that most settings bring next to nothing [2]_.
 
 Keeps   the figures of each training in benchmarks/results/factors, so that they may be made a few at
         a time; nothing is scored on held-back subjects
 
 .. [1] Plackett and Burman, "The design of optimum multifactorial experiments", Biometrika 33 (1946);
-       here by Hadamard's matrix of 16
+       here by Hadamard's matrices of 16 and 8
 .. [2] Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989)
 
-    python -m benchmarks.contenders.factors contenders --config configs/strong.yaml
+    python -m benchmarks.contenders.factors first contenders --config configs/strong.yaml
 """
 
 import json
@@ -38,13 +38,13 @@ from config import load_settings
 from files import InputError, load_json, save_json
 
 KEPT = RESULTS / "factors"
-CPU_SECONDS, EPOCHS = 600, 4
+CPU_SECONDS, EPOCHS = {"first": 600, "second": 900}, 4
 OUTCOMES = {
     "dice": "Dice", "lesion_f1": "lesion F1", "mean": "mean of Dice and F1",
     "pooled_dice": "best pooled Dice", "wrong_ml": "false-positive volume, ml",
 }  # fmt: skip
 # What is on or off together, and the values where it is on.
-FACTORS = {
+FIRST = {
     "fold 1 instead of 0": {"fold": 1},
     "few empty slices": {"slices.empty_per_lesion": 0.3},
     "as many slices of each subject": {"slices.balanced": True},
@@ -66,19 +66,33 @@ FACTORS = {
         "unet.dropout": 0.1, "augmentation.rotation_degrees": 15.0, "augmentation.shift": 0.05,
     },
 }  # fmt: skip
+SECOND = {
+    "fold 1 instead of 0": {"fold": 1},
+    "focal Tversky": {"train.false_negative_weight": 0.7, "train.focal_power": 0.75},
+    "warm-up, clipping": {"train.warm_up": 0.1, "train.clip_norm": 1.0},
+    "running mean of the weights": {"train.weight_average": 0.99},
+    "instance normalisation": {"unet.instance_normalisation": True},
+    "attention gates": {"unet.attention": True},
+    "deep supervision": {"unet.deep_supervision": True},
+}
+SCREENINGS = {"first": FIRST, "second": SECOND}
 
 
 def add_arguments(parser):
-    parser.add_argument("results", type=Path, metavar="FOLDER", help="gets factors-<number>")
+    parser.add_argument("screening", choices=SCREENINGS, help="the fifteen settings, or the seven")
+    parser.add_argument("results", type=Path, metavar="FOLDER", help="gets <screening>-<number>")
     parser.add_argument(
-        "--trainings", type=int, nargs="*", choices=range(len(design())), metavar="NUMBER",
-        help="of 0 to 15, those to be made if they are not kept yet; default: all",
+        "--trainings", type=int, nargs="*", metavar="NUMBER",
+        help="from 0 on, those to be made if they are not kept yet; default: all",
     )  # fmt: skip
 
 
 def main(argv=None):
     settings, arguments = read_settings(__doc__, argv, add_arguments)
-    everyone = range(len(design()))
+    factors = SCREENINGS[arguments.screening]
+    everyone = range(len(design(factors)))
+    if unknown := set(arguments.trainings or ()) - set(everyone):
+        raise InputError(f"--trainings: {unknown.pop()} is not one of 0 to {everyone[-1]}")
     kept = partial(read_kept, arguments=arguments)
     figures = list(map(kept, everyone))
     for number in everyone if arguments.trainings is None else arguments.trainings:
@@ -88,20 +102,20 @@ def main(argv=None):
     if missing := [number for number in everyone if figures[number] is None]:
         print(f"still to be made: {', '.join(map(str, missing))}")
     else:
-        print(markdown(table(pandas.DataFrame(figures))))
+        print(markdown(table(pandas.DataFrame(figures), factors)))
 
 
-def design():
+def design(factors):
     """Return which factors are on, (trainings, factors); in the first training all."""
-    return hadamard(len(FACTORS) + 1)[:, 1:] > 0
+    return hadamard(len(factors) + 1)[:, 1:] > 0
 
 
-def overrides_of(number):
-    """Return what makes the settings of a training from those of the command."""
-    plain = load_settings()
-    return [
+def overrides_of(number, arguments):
+    """Return the overrides of the command and those of a training, which win."""
+    plain, factors = load_settings(), SCREENINGS[arguments.screening]
+    return [*arguments.overrides] + [
         f"{key}={json.dumps(value if on else look_up(plain, key))}"
-        for keys, on in zip(FACTORS.values(), design()[number], strict=True)
+        for keys, on in zip(factors.values(), design(factors)[number], strict=True)
         for key, value in keys.items()
     ]
 
@@ -114,8 +128,8 @@ def look_up(settings, key):
 
 def recipe(number, arguments):
     """Return all that decides a training, to tell a kept one of another experiment."""
-    overrides = [*arguments.overrides, *overrides_of(number)]
-    plan = {"cpu_seconds": CPU_SECONDS, "epochs": EPOCHS}
+    overrides = overrides_of(number, arguments)
+    plan = {"cpu_seconds": CPU_SECONDS[arguments.screening], "epochs": EPOCHS}
     return what_decides(load_settings(arguments.config, overrides)) | plan
 
 
@@ -138,15 +152,19 @@ def with_settings_since(kept):
     }
 
 
+def kept_path(number, arguments):
+    return KEPT / arguments.screening / f"training-{number:02d}.json"
+
+
 def read_kept(number, arguments):
     """Read the figures of a training that is kept, or return None."""
-    path = KEPT / f"training-{number:02d}.json"
+    path = kept_path(number, arguments)
     if not path.exists():
         return None
     kept = load_json(path, "delete it and train anew")
     if with_settings_since(kept["recipe"]) != recipe(number, arguments):
         raise InputError(
-            f"{path}: is of other settings than those of this command and FACTORS; move the folder "
+            f"{path}: is of other settings than those of this command and SCREENINGS; move the folder "
             "away to begin another experiment"
         )
     return kept
@@ -154,20 +172,20 @@ def read_kept(number, arguments):
 
 def train(number, settings, arguments):
     """Make a training in a process of its own, and keep its figures."""
-    name = f"factors-{number:02d}"
+    name = f"{arguments.screening}-{number:02d}"
     folder = arguments.results / name / f"seed-{settings.seed}"
     if folder.exists():  # stopped before its figures were kept
         folder.rename(folder.with_name(f"{folder.name}-{datetime.now():%Y%m%d-%H%M%S}"))
     command = [
         sys.executable, "-m", "benchmarks.contenders.ours", "--validation-only", "--name", name,
-        "--results", arguments.results, "--cpu-seconds", CPU_SECONDS, "--epochs", EPOCHS,
+        "--results", arguments.results, "--cpu-seconds", CPU_SECONDS[arguments.screening],
+        "--epochs", EPOCHS,
     ]  # fmt: skip
-    overrides = (*arguments.overrides, *overrides_of(number))
-    command += as_arguments(arguments.config, overrides)
+    command += as_arguments(arguments.config, overrides_of(number, arguments))
     if code := subprocess.run(map(str, command)).returncode:
         sys.exit(code)
     save_json(
-        KEPT / f"training-{number:02d}.json",
+        kept_path(number, arguments),
         figures_of(folder, settings.seed) | {
             "budget": load_json(folder / "budget.json", "train anew"),
             "recipe": recipe(number, arguments),
@@ -189,19 +207,22 @@ def figures_of(folder, seed):
     }  # fmt: skip
 
 
-def table(figures):
+def table(figures, factors):
     """Describe what each factor brings, and in the last rows how much may be chance.
 
     Parameters
     ----------
     figures : pandas.DataFrame
         The outcomes, one row a training, in the order of the design.
+    factors : dict
+        Of the screening.
     """
     figures = figures.assign(mean=figures[["dice", "lesion_f1"]].mean(axis=1))
-    effects = {outcome: effect(figures[outcome].to_numpy(float)) for outcome in OUTCOMES}
+    on = design(factors)
+    effects = {outcome: effect(figures[outcome].to_numpy(float), on) for outcome in OUTCOMES}
     rows = [
         {"setting": name} | {OUTCOMES[o]: signed(effects[o][i], 3) for o in OUTCOMES}
-        for i, name in enumerate(FACTORS)
+        for i, name in enumerate(factors)
     ]
     # The fold is known to matter.
     reach = {outcome: chance(effects[outcome][1:]) for outcome in OUTCOMES}
@@ -211,9 +232,8 @@ def table(figures):
     ]
 
 
-def effect(outcome):
+def effect(outcome, on):
     """Return the mean where a factor is on less the mean where it is off, for each."""
-    on = design()
     return np.array([outcome[column].mean() - outcome[~column].mean() for column in on.T])
 
 
