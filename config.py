@@ -168,6 +168,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def levels_halve_evenly(self):
+        if self.unet.deep_supervision and self.unet.levels < 3:
+            raise ValueError(
+                f"unet.deep_supervision: with unet.levels = {self.unet.levels} no level is in between"
+            )
         factor = 2**self.unet.levels
         for name, side in (
             ("slices.size", self.slices.size),

@@ -167,8 +167,8 @@ def segment(probability, threshold, smallest_voxels):
 
 def square_size(shape, size):
     """Return the side of the square for slices of a volume: `size`, or the next 32 that fits."""
-    # 32 suits a network of any depth.
-    return max(size, -(-max(shape[:2]) // 32) * 32)
+    # 32 suits a network of any depth; what fits is scored as it was trained.
+    return size if max(shape[:2]) <= size else -(-max(shape[:2]) // 32) * 32
 
 
 def is_about_1_mm(volume):

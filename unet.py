@@ -38,13 +38,13 @@ def build_unet(
     batch_normalisation : bool
         After each convolution of a block.
     instance_normalisation : bool
-        In its place: each image by its own mean and variance [2]_.
+        In its place: each channel of each image by its own mean and variance [2]_.
     residual : bool
         What goes into a block of two convolutions is added to what comes out of them, before the
         last ReLU [3]_, through a convolution of one pixel that brings it to the block's width.
     attention : bool
-        What a skip connection carries is multiplied, pixel by pixel, by a gate from 0 to 1 that
-        the level below opens [4]_.
+        What a skip connection carries is multiplied, pixel by pixel, by a gate from 0 to 1 that it
+        opens together with the level below [4]_.
     deep_supervision : bool
         While training, all levels of the decoder but the lowest give a probability [5]_, in channels
         that follow that of the answer (see `fast_layers.AnswerOnly`).
@@ -58,7 +58,8 @@ def build_unet(
     Returns
     -------
     keras.Model
-        From (B, H, W, C) to the probability of lesion, float32, (B, H, W, 1).
+        From (B, H, W, C) to the probability of lesion, float32, (B, H, W, 1); while training under
+        deep supervision (B, H, W, levels - 1).
 
     References
     ----------

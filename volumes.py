@@ -161,7 +161,7 @@ def volume_to_slices(voxels, size):
     """
     width, height, depth = voxels.shape
     if max(width, height) > size:
-        fitting = -(-max(width, height) // 16) * 16
+        fitting = -(-max(width, height) // 32) * 32  # for a network of any depth
         raise InputError(
             f"axial slices are {width}×{height} voxels, larger than slices.size = {size}; "
             f"set slices.size to {fitting}"

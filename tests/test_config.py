@@ -50,6 +50,7 @@ def sections(model=Settings):
         ("augmentation.crop=320", ["augmentation.crop = 320", "slices.size is only 240"]),
         ("augmentation.crop=100", ["augmentation.crop = 100", "multiple of 16"]),
         ("slices.size", ["--set slices.size", "section.key=value"]),
+        ("unet={levels: 2, deep_supervision: true}", ["unet.deep_supervision", "levels = 2"]),
         ("unet.levels=5", ["unet.levels = 5", "slices.size = 240", "multiple of 32"]),
         ("slices.size=[", ["--set slices.size", "YAML"]),
     ],

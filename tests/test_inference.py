@@ -18,6 +18,7 @@ from inference import (
     load_network,
     predict_probability,
     segment,
+    square_size,
 )
 from intensity import standardise
 from screening import unlike_training
@@ -244,3 +245,10 @@ def test_a_part_of_a_head_thick_slices_and_other_intensities_are_warned_of(whole
     assert "unusual intensities" in other
     (flat,), _ = warnings(tmp_path, np.round(whole_head / 200), RAS)
     assert "grey levels" in flat
+
+
+@pytest.mark.parametrize(
+    "shape, side", [((197, 233, 189), 240), ((240, 240, 155), 240), ((241, 200, 9), 256)]
+)
+def test_a_scan_that_fits_is_predicted_on_the_square_of_the_training(shape, side):
+    assert square_size(shape, 240) == side

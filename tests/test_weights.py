@@ -38,7 +38,7 @@ def test_loaded_weights_are_exactly_the_saved_ones(saved):
 
 
 def test_weights_to_hand_on_carry_no_optimizer(tmp_path):
-    model = network()
+    model = network(levels=2)
     model.compile(optimizer="adam", loss="mse")
     model.fit(np.zeros((1, 16, 16, 1)), np.zeros((1, 16, 16, 1)), verbose=0)
     for optimizer in (False, True):
