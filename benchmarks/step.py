@@ -37,6 +37,7 @@ def build_keras(filters, dropout=DROPOUT, batch_normalisation=True):
     from unet import build_unet
 
     changes = {"filters": filters, "dropout": dropout, "batch_normalisation": batch_normalisation}
+    changes["levels"] = 4  # as torch_unet.py has
     return build_unet(**load_settings().unet.model_dump() | changes)
 
 
