@@ -64,8 +64,8 @@ class ByteDropout(keras.layers.Dropout):
 
 
 @keras.saving.register_keras_serializable("lesions")
-class AnswerOnly(keras.layers.Layer):
-    """Deep supervision: probabilities of coarser levels beside the answer, while training alone.
+class DeepSupervision(keras.layers.Layer):
+    """Hand on the probabilities of coarser levels beside the answer, while training alone.
 
     Of a list of tensors (B, H, W, 1), the answer first, it gives all as channels (B, H, W, count) in
     training, and the answer as it is otherwise: who validates or predicts sees no other network.

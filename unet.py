@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 from channels import count_channels
-from fast_layers import AnswerOnly, ByteDropout, FusedBatchNormalization
+from fast_layers import ByteDropout, DeepSupervision, FusedBatchNormalization
 from files import InputError
 
 # Of the running mean and variance that validation and prediction use. With Keras' 0.99 they lag
@@ -47,7 +47,7 @@ def build_unet(
         opens together with the level below [4]_.
     deep_supervision : bool
         While training, all levels of the decoder but the lowest give a probability [5]_, in channels
-        that follow that of the answer (see `fast_layers.AnswerOnly`).
+        that follow that of the answer (see `fast_layers.DeepSupervision`).
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
     neighbours : int
@@ -135,7 +135,7 @@ def build_unet(
             coarse.insert(0, enlarge(small))
     probability = probability_of(x, "head")
     if coarse:
-        probability = AnswerOnly(dtype="float32", name="answer")([probability, *coarse])
+        probability = DeepSupervision(dtype="float32", name="answer")([probability, *coarse])
     return keras.Model(image, probability, name="unet")
 
 

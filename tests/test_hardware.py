@@ -197,6 +197,7 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
     identity = facts["identity"]
     del identity["precision"], identity["unet"]["residual"], identity["augmentation"]["elastic"]
     del identity["unet"]["attention"], identity["unet"]["deep_supervision"]
+    del identity["unet"]["instance_normalisation"]
     del identity["train"]["focal_power"]
     (tmp_path / "train" / "run.json").write_text(json.dumps(facts))
     train_model.main([*arguments, "--set", "hardware.devices=1", "--set", "hardware.jit=false"])
