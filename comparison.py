@@ -21,11 +21,13 @@ FIGURES = {
     "precision": Figure("precision", "", 3, True),
     "recall": Figure("recall", "", 3, True),
     "lesion_f1": Figure("lesion F1", "", 3, True),
+    "lesion_dice": Figure("lesion-wise Dice", "", 3, True),
     "hd95_mm": Figure("HD95", "mm", 1, False),
     "assd_mm": Figure("surface distance", "mm", 2, False),
     "volume_difference_ml": Figure("volume difference", "ml", 2, False),
     "voxel_difference": Figure("voxel difference", "", 0, False),
     "lesion_count_difference": Figure("lesion count difference", "", 2, False),
+    "false_positive_ml": Figure("wrong lesions", "ml", 2, False),
 }
 VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
 

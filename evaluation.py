@@ -12,13 +12,14 @@ import numpy as np
 
 from files import InputError, file_hash, whole_file
 from inference import segment
-from metrics import box_of, subject_metrics
+from lesions import box_of
+from metrics import subject_metrics
 from operating_point import (
     THRESHOLDS,
     choose_operating_point,
     chosen_operating_point,
     ends_of,
-    overlap_grids,
+    figure_grids,
     save_operating_point,
     threshold_levels,
     voxels,
@@ -119,7 +120,7 @@ def score_thresholds(predictor_and_case):
     Returns
     -------
     grid : ndarray
-        `operating_point.overlap_grids` with all slices, and with those alone that training knew.
+        `operating_point.figure_grids` with all slices, and with those alone that training knew.
     ends_mm, height_mm : float
         What training left out at both ends of the scan, and how high it is.
     subject : str
@@ -128,7 +129,7 @@ def score_thresholds(predictor_and_case):
     volume, reference, levels = load_scored(predictor, case)
     box = box_of(levels | reference)
     grid = np.stack([
-        overlap_grids(marked[box], reference[box], volume.spacing_mm)
+        figure_grids(marked[box], reference[box], volume.spacing_mm)
         for marked in (levels, without_ends(levels, case.skip))
     ])  # fmt: skip
     slice_mm = float(volume.spacing_mm[2])

@@ -15,7 +15,7 @@ from channels import as_channels, count_channels
 from cli import read_settings
 from files import InputError
 from intensity import standardise
-from metrics import remove_small
+from lesions import remove_small
 from volumes import Volume, slices_to_volume, volume_to_slices
 
 BATCH = 16

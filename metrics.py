@@ -1,8 +1,7 @@
 """Per-subject 3D metrics and paired statistics; numpy and scipy only.
 
-A mask is (X, Y, Z), and each voxel of it that is not 0 is lesion: 0/255 counts the same as 0/1. One
-lesion is one component of voxels that touch by a face (6-connectivity, as the ATLAS challenge has
-it); cubes that touch by an edge or a corner are two. The subject is the unit of every statistic.
+A mask is (X, Y, Z), and each voxel of it that is not 0 is lesion: 0/255 counts the same as 0/1. The
+subject is the unit of every statistic.
 
 References
 ----------
@@ -24,6 +23,7 @@ import numpy as np
 from scipy import ndimage, spatial, stats
 
 from files import InputError
+from lesions import box_of, label_lesions, lesion_wise, match_lesions
 
 STRATA = ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
 SIGNIFICANCE = 0.05
@@ -47,9 +47,10 @@ def subject_metrics(reference, prediction, spacing_mm):
         - ``dice``, ``precision``, ``recall``: see `overlap`.
         - ``hd95_mm``, ``assd_mm``: see `surface_distances`. NaN if one mask is empty.
         - ``volume_difference_ml``: prediction minus reference, negative where lesion was missed.
-        - ``lesion_f1``, ``lesion_count_difference``: see `lesion_wise`.
-        - ``voxel_difference``: ``|Σp − Σt|``, never negative. With Dice and the two above it makes
-          the ATLAS challenge's four [2]_.
+        - ``lesion_f1``, ``lesion_dice``, ``lesion_count_difference``, ``false_positive_ml``: see
+          `lesions.lesion_wise`.
+        - ``voxel_difference``: ``|Σp − Σt|``, never negative. With Dice, lesion-wise F1 and the
+          lesion count it makes the ATLAS challenge's four [2]_.
 
     Raises
     ------
@@ -72,18 +73,9 @@ def subject_metrics(reference, prediction, spacing_mm):
         **overlap(reference, prediction),
         **surface_distances(reference, prediction, spacing_mm),
         "volume_difference_ml": (sizes[1] - sizes[0]) * voxel_ml,
-        **lesion_wise(reference, prediction),
+        **lesion_wise(match_lesions(*map(label_lesions, (reference, prediction))), voxel_ml),
         "voxel_difference": abs(sizes[1] - sizes[0]),
     }
-
-
-def box_of(found):
-    """Return the slices of the box that holds every voxel that is not 0: no figure needs more.
-
-    Of an empty volume it is one voxel, which the figures of nothing need.
-    """
-    box = ndimage.find_objects((np.asarray(found) != 0).view(np.uint8))
-    return box[0] if box else (slice(1),) * found.ndim
 
 
 def overlap(reference, prediction):
@@ -106,36 +98,6 @@ def overlap(reference, prediction):
     parts = {"dice": (2 * both, p + r), "precision": (both, p), "recall": (both, r)}
     return {
         name: part / whole if whole else float(p + r == 0) for name, (part, whole) in parts.items()
-    }
-
-
-def lesion_wise(reference, prediction):
-    """Compare two masks lesion by lesion, whatever the size of each.
-
-    ``lesion_f1 = TP / (TP + (FP + FN) / 2)``, with TP the lesions of the reference that at least
-    one predicted voxel touches, FN its other lesions, and FP the predicted lesions that touch no
-    voxel of the reference [2]_. One prediction that bridges two lesions finds both. F1 is 1 if both
-    masks are empty and 0 if one is.
-
-    Parameters
-    ----------
-    reference, prediction : ndarray, bool, shape (X, Y, Z)
-
-    Returns
-    -------
-    dict
-        ``lesion_f1``: float in [0, 1]; ``lesion_count_difference``: int, how many lesions the one
-        has more than the other.
-    """
-    lesions, lesion_count = ndimage.label(reference)
-    predicted, predicted_count = ndimage.label(prediction)
-    both = reference & prediction
-    found = np.unique(lesions[both]).size
-    wrong = predicted_count - np.unique(predicted[both]).size
-    errors = wrong + lesion_count - found
-    return {
-        "lesion_f1": found / (found + errors / 2) if found + errors else 1.0,
-        "lesion_count_difference": abs(predicted_count - lesion_count),
     }
 
 
@@ -173,29 +135,6 @@ def surface_distances(reference, prediction, spacing_mm):
         "hd95_mm": float(max(np.percentile(distances, 95) for distances in directed)),
         "assd_mm": float(np.concatenate(directed).mean()),
     }
-
-
-def remove_small(mask, smallest_voxels):
-    """Empty the lesions of a mask that have fewer than `smallest_voxels` voxels.
-
-    Parameters
-    ----------
-    mask : ndarray, bool or uint8, shape (X, Y, Z)
-    smallest_voxels : int
-        Up to 1 leaves the mask as it is.
-
-    Returns
-    -------
-    ndarray, type and shape of `mask`
-    """
-    if smallest_voxels <= 1:
-        return mask
-    box = box_of(mask)
-    lesions, _ = ndimage.label(mask[box])
-    large = np.bincount(lesions.ravel()) >= smallest_voxels
-    kept = np.zeros_like(mask)
-    kept[box] = mask[box] * large[lesions]
-    return kept
 
 
 def volume_stratum(lesion_volume_ml):

@@ -24,13 +24,16 @@ DEFINITIONS = (
     ("precision", "TP / P: share of the prediction that is lesion."),
     ("recall", "TP / R: share of the lesion that is found."),
     ("lesion F1", "As Dice, but counted in lesions (voxels that touch by a face); one that is touched "
-     "by a single voxel is found."),
+     "by a single voxel is found, and so is one that a mask of half the brain covers (ATLAS challenge)."),
+    ("lesion-wise Dice", "Mean Dice of each lesion with what touches it; a missed and a wrong lesion "
+     "count as 0 (BraTS 2023)."),
     ("HD95, mm", "95th percentile of the distances from one surface to the other, the larger of both "
      "directions. Does not exist if one mask is empty."),
     ("surface distance, mm", "Mean distance of both surfaces to each other."),
     ("volume difference, ml", "Prediction minus mask; compared by its size."),
     ("voxel difference", "The same in voxels, without its sign (ATLAS challenge)."),
     ("lesion count difference", "How many lesions one mask has more than the other."),
+    ("wrong lesions, ml", "Volume of the predicted lesions that touch none of the mask."),
 )  # fmt: skip
 ANSWERS = {
     "helped": ("Yes: {what} helped", "helped"),

@@ -4,11 +4,10 @@ Needs no TensorFlow.
 """
 
 import numpy as np
-from scipy import ndimage
 
 from files import InputError
 from inference import is_about_1_mm, times
-from metrics import box_of
+from lesions import box_of, label_lesions
 from slices import load_manifest
 
 # Less than that to the right, front and top cuts into nearly every adult's brain.
@@ -76,8 +75,7 @@ def read_training_scales(network):
 
 def measure(mask, scaled, mean, voxel_ml):
     """Count and measure the lesions; left and right of the middle of the head, not of the grid."""
-    labels, count = ndimage.label(mask[box_of(mask)])
-    sizes = np.bincount(labels.ravel())[1:]
+    _, sizes = label_lesions(mask[box_of(mask)])
     planes = np.flatnonzero(head_profiles(scaled, mean)[0])
     beside = np.arange(mask.shape[0]) - (planes[0] + planes[-1]) / 2
     by_plane = mask.sum((1, 2), dtype=np.int64)  # (X,)
@@ -87,4 +85,4 @@ def measure(mask, scaled, mean, voxel_ml):
         "volume_ml": sizes.sum(), "largest_ml": sizes.max(initial=0),
         "left_ml": left, "right_ml": sizes.sum() - left,
     }  # fmt: skip
-    return {"lesions": count} | {n: round(float(v) * voxel_ml, 4) for n, v in voxels.items()}
+    return {"lesions": sizes.size} | {n: round(float(v) * voxel_ml, 4) for n, v in voxels.items()}

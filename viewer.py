@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 
 from figures import MASK, PREDICTION
-from metrics import box_of
+from lesions import box_of
 
 # In the mask alone, in both, in the prediction alone; told apart by colour-blind eyes.
 COLOURS = {"missed": MASK, "found": "#009E73", "wrongly marked": PREDICTION}

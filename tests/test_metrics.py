@@ -12,12 +12,14 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
-from metrics import STRATA, compare, remove_small, subject_metrics, summary, volume_stratum
+from lesions import remove_small
+from metrics import STRATA, compare, subject_metrics, summary, volume_stratum
 
 MM = (1.0, 1.0, 1.0)
 KEYS = [
     *("lesion_volume_ml", "dice", "precision", "recall", "hd95_mm", "assd_mm"),
-    *("volume_difference_ml", "lesion_f1", "lesion_count_difference", "voxel_difference"),
+    *("volume_difference_ml", "lesion_f1", "lesion_dice", "lesion_count_difference"),
+    *("false_positive_ml", "voxel_difference"),
 ]
 FACES = [np.array(step) for axis in np.eye(3, dtype=int) for step in (axis, -axis)]
 
@@ -56,16 +58,27 @@ def flood_fill(mask):
     return components
 
 
-def challenges_four(reference, prediction):
+PERFECT = {"dice", "precision", "recall", "lesion_f1", "lesion_dice"}
+
+
+def lesion_figures(reference, prediction):
+    """The ATLAS challenge's four, the lesion-wise Dice of BraTS, and what is marked for nothing."""
     t, p = (set(map(tuple, np.argwhere(mask).tolist())) for mask in (reference, prediction))
     lesions, predicted = flood_fill(reference), flood_fill(prediction)
-    tp = sum(1 for lesion in lesions if lesion & p)
-    fn = sum(1 for lesion in lesions if not lesion & p)
-    fp = sum(1 for lesion in predicted if not lesion & t)
+    touching = [set().union(*(one for one in predicted if one & lesion)) for lesion in lesions]
+    each = [
+        2 * len(lesion & found) / (len(lesion) + len(found))
+        for lesion, found in zip(lesions, touching, strict=True)
+    ]
+    tp, fn = sum(map(bool, touching)), sum(not found for found in touching)
+    wrong = [lesion for lesion in predicted if not lesion & t]
+    fp = len(wrong)
     return {
         "dice": 2 * len(t & p) / (len(t) + len(p)) if t or p else 1.0,
         "lesion_f1": tp / (tp + (fp + fn) / 2) if t or p else 1.0,
+        "lesion_dice": sum(each) / (tp + fn + fp) if t or p else 1.0,
         "lesion_count_difference": abs(len(lesions) - len(predicted)),
+        "false_positive_ml": sum(map(len, wrong)) / 1000,
         "voxel_difference": abs(len(t) - len(p)),
     }
 
@@ -101,8 +114,8 @@ def mask_pairs(draw, largest):
 
 @settings(max_examples=1000)
 @given(mask_pairs((6, 5, 5)))
-def test_the_challenges_four_equal_the_slow_and_obvious_ones(masks):
-    expected = challenges_four(*masks)
+def test_figures_of_lesions_equal_the_slow_and_obvious_ones(masks):
+    expected = lesion_figures(*masks)
     found = subject_metrics(*masks, MM)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
@@ -126,7 +139,9 @@ def test_swapping_the_masks_swaps_precision_and_recall_and_changes_no_other_agre
     del found["lesion_volume_ml"], swapped["lesion_volume_ml"]
     if masks[0].any() and masks[1].any():
         # Who is found in whom is not symmetric: one prediction may bridge two lesions.
-        del found["lesion_f1"], swapped["lesion_f1"]
+        for name in ("lesion_f1", "lesion_dice"):
+            del found[name], swapped[name]
+    del found["false_positive_ml"], swapped["false_positive_ml"]
     assert found == pytest.approx(swapped, nan_ok=True)
 
 
@@ -135,8 +150,7 @@ def test_a_perfect_prediction_has_perfect_figures(masks):
     found = subject_metrics(masks[0], masks[0], MM)
     lesion_volume_ml = found.pop("lesion_volume_ml")
     assert lesion_volume_ml == pytest.approx(masks[0].sum() / 1000)
-    perfect = {"dice", "precision", "recall", "lesion_f1"}
-    assert found == {name: float(name in perfect) for name in found}
+    assert found == {name: float(name in PERFECT) for name in found}
 
 
 @given(mask_pairs((5, 4, 4)), st.tuples(*[st.integers(0, 3)] * 6))
@@ -186,17 +200,22 @@ def test_hand_worked_lesions():
     prediction = cubes((0, 5, 0), (8, 5, 5))
     prediction[4, 4, 4] = prediction[5, 5, 5] = 1
     assert figures(reference, prediction, "lesion_f1", "lesion_count_difference") == (1 / 3, 1)
+    # The found one has 8 voxels, 2 of them are marked, and no others: Dice 2 × 2 / (8 + 2), of five.
+    assert figures(reference, prediction, "lesion_dice") == (pytest.approx(0.4 / 5),)
+    assert figures(reference, prediction, "false_positive_ml", spacing_mm=(1, 1, 3)) == (
+        pytest.approx(16 * 0.003),
+    )
 
 
 def test_two_masks_without_lesion_agree_perfectly():
     found = subject_metrics(EMPTY, EMPTY, MM)
-    perfect = {"dice", "precision", "recall", "lesion_f1"}
-    assert found == {name: float(name in perfect) for name in KEYS}
+    assert found == {name: float(name in PERFECT) for name in KEYS}
 
 
 @pytest.mark.parametrize("masks", [(EMPTY, CUBE), (CUBE, EMPTY)])
 def test_one_mask_without_lesion_has_ratios_of_0_and_no_distance(masks):
-    assert figures(*masks, "dice", "precision", "recall", "lesion_f1") == (0, 0, 0, 0)
+    assert set(figures(*masks, *PERFECT)) == {0}
+    assert figures(*masks, "false_positive_ml") == (masks[1].sum() / 1000,)
     assert figures(*masks, "lesion_count_difference", "voxel_difference") == (1, 8)
     assert all(map(math.isnan, figures(*masks, "hd95_mm", "assd_mm")))
 
@@ -212,6 +231,8 @@ def test_one_prediction_that_bridges_two_lesions_finds_both():
     reference, bridge = cubes((1, 4, 4), (8, 4, 4)), np.zeros_like(EMPTY)
     bridge[2:9, 4, 4] = 1
     assert figures(reference, bridge, "lesion_f1", "lesion_count_difference") == (1, 1)
+    # Of 8 voxels each one is marked, of 7; 2 × 1 / (8 + 7) on both sides.
+    assert figures(reference, bridge, "lesion_dice") == (pytest.approx(2 / 15),)
     # The other way round, two predictions find one lesion, and none is wrong.
     assert figures(bridge, reference, "lesion_f1", "lesion_count_difference") == (1, 1)
 

@@ -9,15 +9,16 @@ from scipy.ndimage import gaussian_filter
 
 from files import file_hash
 from inference import segment
-from metrics import lesion_wise, overlap
+from metrics import subject_metrics
 from operating_point import (
     PLAIN,
     SMALLEST_ML,
     THRESHOLDS,
+    WRONG_ML,
     choose_operating_point,
     chosen_operating_point,
     ends_of,
-    overlap_grids,
+    figure_grids,
     read_operating_point,
     save_operating_point,
     threshold_levels,
@@ -25,8 +26,8 @@ from operating_point import (
     written,
 )
 
-# Of one scan: with all slices and with those that training knew, Dice and F1.
-GRID = (2, 2, len(THRESHOLDS), len(SMALLEST_ML))
+# Of one scan: with all slices and with those that training knew; Dice, lesion-wise Dice, wrong ml.
+GRID = (2, 3, len(THRESHOLDS), len(SMALLEST_ML))
 
 
 def test_levels_are_the_probability_in_tenths_rounded_down():
@@ -36,7 +37,7 @@ def test_levels_are_the_probability_in_tenths_rounded_down():
     assert wanted[-1] == 9
 
 
-def test_the_grids_of_dice_and_f1_are_those_of_the_masks(rng=np.random.default_rng(0)):  # noqa: B008
+def test_the_grids_are_the_figures_of_the_masks(rng=np.random.default_rng(0)):  # noqa: B008
     smooth = gaussian_filter(rng.random((30, 30, 30)), 1.5)
     others = gaussian_filter(rng.random((30, 30, 30)), 1.5)
     probability = np.float32((smooth - smooth.min()) / np.ptp(smooth))
@@ -47,47 +48,72 @@ def test_the_grids_of_dice_and_f1_are_those_of_the_masks(rng=np.random.default_r
         smooth > 2,
     ):
         levels = threshold_levels(probability)
-        grids = overlap_grids(levels, reference.astype(np.uint8), (1, 1, 1))
+        grids = figure_grids(levels, reference.astype(np.uint8), (1, 1, 1))
         masks = [
             [segment(probability, t, ml / 0.001) > 0 for ml in SMALLEST_ML] for t in THRESHOLDS
         ]
-        for grid, figures, name in zip(
-            grids, (overlap, lesion_wise), ("dice", "lesion_f1"), strict=True
-        ):
-            wanted = [[figures(reference, mask)[name] for mask in row] for row in masks]
+        figures = [[subject_metrics(reference, mask, (1, 1, 1)) for mask in row] for row in masks]
+        for grid, name in zip(grids, ("dice", "lesion_dice", "false_positive_ml"), strict=True):
+            wanted = [[found[name] for found in row] for row in figures]
             assert grid == pytest.approx(np.array(wanted))
             assert len(np.unique(grid)) > 1
 
 
 def test_the_operating_point_counts_a_subject_once_however_many_sessions():
     good, bad = np.zeros((2, *GRID))
-    good[0, :, 1, 2], bad[0, :, 6, 3] = 1, 0.9
+    good[0, :2, 1, 2], bad[0, :2, 6, 3] = 1, 0.9
     point = choose_operating_point([good, bad, bad], ["a", "b", "b"])
     assert (point["threshold"], point["smallest_ml"]) == (THRESHOLDS[1], SMALLEST_ML[2])
-    assert (point["mean_dice"], point["mean_lesion_f1"], point["subjects"]) == (0.5, 0.5, 2)
+    assert (point["mean_dice"], point["mean_lesion_dice"], point["subjects"]) == (0.5, 0.5, 2)
 
 
-def test_the_operating_point_weighs_dice_and_f1_alike():
+def test_the_operating_point_weighs_dice_and_lesion_wise_dice_alike():
     grid = np.zeros(GRID)
     grid[0, 0, 3, 4], grid[0, 1, 3, 4] = 0.6, 0.1
     grid[0, 0, 5, 6], grid[0, 1, 5, 6] = 0.5, 0.3
     grid[0, 0, 7, 8], grid[0, 1, 7, 8] = 0.1, 0.6
     point = choose_operating_point([grid], ["a"])
     assert (point["threshold"], point["smallest_ml"]) == (THRESHOLDS[5], SMALLEST_ML[6])
-    assert (point["mean_dice"], point["mean_lesion_f1"]) == (0.5, 0.3)
+    assert (point["mean_dice"], point["mean_lesion_dice"]) == (0.5, 0.3)
+
+
+@pytest.mark.parametrize(("second_best", "chosen"), [(0.5, 6), (0.3, 6), (0.29, 2)])
+def test_points_with_many_wrong_lesions_are_left_out_unless_the_others_are_not_half_as_good(
+    second_best, chosen
+):
+    grids = np.zeros((3, *GRID))
+    grids[:, 0, :2, 2, 0], grids[:, 0, :2, 6, 0] = 0.6, second_best
+    grids[:, :, 2] = WRONG_ML + 0.1
+    # Of the second best one subject of three has more, which its median does not see.
+    grids[:2, 0, 2, 6, 0] = WRONG_ML
+    point = choose_operating_point(grids, ["a", "b", "c"])
+    assert point["threshold"] == THRESHOLDS[chosen]
+    assert point["median_false_positive_ml"] == pytest.approx(WRONG_ML + (chosen == 2) / 10)
+
+
+def test_half_a_brain_in_one_piece_is_no_good_point_though_all_lesions_are_found_by_it():
+    reference = np.zeros((20, 20, 20), np.uint8)
+    reference[2:4, 2:4, 2:4] = reference[15:18, 15:18, 15:18] = 1
+    levels = np.full(reference.shape, THRESHOLDS.index(0.5), np.uint8)
+    levels[15:18, 15:18, 14:18] = len(THRESHOLDS)
+    litres = levels > 0
+    assert subject_metrics(reference, litres, (1, 1, 1))["lesion_f1"] == 1
+    grid = figure_grids(levels, reference, (1, 1, 1))
+    assert choose_operating_point([[grid, grid]], ["a"])["threshold"] == 0.5
 
 
 def test_of_equal_operating_points_the_plainest_is_taken():
-    point = choose_operating_point([np.ones(GRID)], ["a"])
+    grid = np.ones(GRID) * [[[[1]], [[1]], [[0]]]]
+    point = choose_operating_point([grid], ["a"])
     assert (point["threshold"], point["smallest_ml"]) == (0.5, 0)
     assert not point["trained_slices_only"]
 
 
 def test_slices_that_training_left_out_are_left_empty_only_where_that_is_better():
     grids = np.full((3, *GRID), 0.5)
-    grids[:, 1, :, 4, 0] = 0.6
+    grids[:, 1, :2, 4, 0] = 0.6
     assert choose_operating_point(grids, ["a", "b", "c"])["trained_slices_only"]
-    grids[:, 0, :, 2, 0] = 0.7
+    grids[:, 0, :2, 2, 0] = 0.7
     point = choose_operating_point(grids, ["a", "b", "c"])
     assert not point["trained_slices_only"]
     assert point["threshold"] == THRESHOLDS[2]

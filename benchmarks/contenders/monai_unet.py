@@ -225,7 +225,7 @@ def choose_point(cases, predict):
     """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
     from operating_point import (
         choose_operating_point,
-        overlap_grids,
+        figure_grids,
         threshold_levels,
         without_ends,
     )
@@ -237,7 +237,7 @@ def choose_point(cases, predict):
         reference = load_mask(case.scan.mask, case.labels, volume)
         levels = threshold_levels(predict(volume))
         tried = (levels, without_ends(levels, case.skip))
-        grids.append([overlap_grids(marked, reference, volume.spacing_mm) for marked in tried])
+        grids.append([figure_grids(marked, reference, volume.spacing_mm) for marked in tried])
     return choose_operating_point(grids, [case.scan.subject for case in cases])
 
 

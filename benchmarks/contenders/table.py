@@ -20,7 +20,7 @@ import pandas
 from benchmarks.bench import RESULTS, markdown
 from benchmarks.contenders.healthy import HEALTHY
 from cli import read_settings, run
-from comparison import compare_runs, describe, signed
+from comparison import FIGURES, compare_runs, describe, signed
 from files import InputError, whole_file
 
 KEPT = RESULTS / "contenders"
@@ -73,7 +73,9 @@ def load_rows(kept):
         )
     if not tables:
         raise InputError(f"{kept}: no <contender>/seed-<seed>/metrics.csv is in it")
-    return pandas.concat(tables, ignore_index=True)
+    rows = pandas.concat(tables, ignore_index=True)
+    # Figures that came later are missing in what was kept before.
+    return rows.reindex(columns=[*rows, *(name for name in FIGURES if name not in rows)])
 
 
 def table(rows, ours, seed):

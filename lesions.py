@@ -1,0 +1,148 @@
+"""Two masks compared lesion by lesion; numpy and scipy only.
+
+One lesion is one component of voxels that touch by a face (6-connectivity, as the ATLAS challenge has
+it); cubes that touch by an edge or a corner are two.
+
+References
+----------
+.. [1] Liew et al.: A large, curated, open-source stroke neuroimaging dataset to improve lesion
+   segmentation algorithms. Scientific Data 9:320, 2022 (ATLAS v2.0). The challenge's figures are
+   defined by its code, github.com/npnl/atlas2_grand_challenge, isles/scoring.py at 55b9524.
+.. [2] Moawad et al.: The Brain Tumor Segmentation – Metastases (BraTS-METS) challenge 2023.
+   arXiv:2306.00838; github.com/rachitsaluja/brats_val_2023.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+
+class Lesions(NamedTuple):
+    """Of two masks the sizes of their lesions, in voxels, and which of them overlap.
+
+    Attributes
+    ----------
+    reference, predicted : ndarray, int, shape (lesions,)
+    pairs : ndarray, int, shape (3, overlapping pairs)
+        The predicted lesion, that of the reference (both from 0), and the voxels in both.
+    """
+
+    reference: np.ndarray
+    predicted: np.ndarray
+    pairs: np.ndarray
+
+
+def label_lesions(mask):
+    """Number the lesions of a mask.
+
+    Parameters
+    ----------
+    mask : ndarray, bool or uint8, shape (X, Y, Z)
+
+    Returns
+    -------
+    labels : ndarray, int32, shape (X, Y, Z)
+        From 1; 0 is background.
+    sizes : ndarray, int, shape (lesions,)
+        In voxels.
+    """
+    labels, count = ndimage.label(mask)
+    return labels, np.bincount(labels.ravel(), minlength=count + 1)[1:]
+
+
+def match_lesions(reference, predicted):
+    """Find which lesions of two masks overlap, from what `label_lesions` says of each."""
+    (references, reference_sizes), (predictions, predicted_sizes) = reference, predicted
+    both = (references > 0) & (predictions > 0)
+    width = max(reference_sizes.size, 1)
+    numbers = (predictions[both] - 1) * np.int64(width) + references[both] - 1
+    pairs, shared = np.unique(numbers, return_counts=True)
+    return Lesions(reference_sizes, predicted_sizes, np.stack([*divmod(pairs, width), shared]))
+
+
+def keep_predicted(lesions, kept):
+    """Leave out predicted lesions.
+
+    Parameters
+    ----------
+    lesions : Lesions
+    kept : ndarray, bool, shape (predicted lesions,)
+    """
+    pairs = lesions.pairs[:, kept[lesions.pairs[0]]]
+    pairs[0] = (np.cumsum(kept) - 1)[pairs[0]]
+    return lesions._replace(predicted=lesions.predicted[kept], pairs=pairs)
+
+
+def lesion_wise(lesions, voxel_ml):
+    """Compare two masks lesion by lesion, whatever the size of each.
+
+    With TP the lesions of the reference that at least one predicted voxel touches, FN its other
+    lesions, and FP the predicted lesions that touch no voxel of the reference::
+
+        lesion_f1   = TP / (TP + (FP + FN) / 2)
+        lesion_dice = Σ Dice of each TP / (TP + FP + FN)
+
+    F1 is the ATLAS challenge's [1]_. To it a single voxel finds a lesion, and so does half of the
+    brain in one piece; lesion-wise Dice, that of BraTS [2]_ without its dilation and smallest lesion,
+    compares each TP with all predicted lesions that touch it. One prediction that bridges two
+    lesions finds both. Both are 1 if both masks are empty and 0 if one is.
+
+    Parameters
+    ----------
+    lesions : Lesions
+    voxel_ml : float
+        Volume of a voxel.
+
+    Returns
+    -------
+    dict
+        ``lesion_f1``, ``lesion_dice``: float in [0, 1]; ``lesion_count_difference``: int, how many
+        lesions the one has more than the other; ``false_positive_ml``: volume of FP.
+    """
+    predicted, found, shared = lesions.pairs
+    count = lesions.reference.size
+    in_both = np.bincount(found, shared, count)
+    touching = np.bincount(found, lesions.predicted[predicted], count)
+    dice = 2 * in_both / (touching + lesions.reference)
+    wrong = np.delete(lesions.predicted, predicted)
+    true = np.count_nonzero(in_both)
+    errors = wrong.size + count - true
+    return {
+        "lesion_f1": true / (true + errors / 2) if true + errors else 1.0,
+        "lesion_dice": float(dice.sum()) / (true + errors) if true + errors else 1.0,
+        "lesion_count_difference": abs(lesions.predicted.size - count),
+        "false_positive_ml": int(wrong.sum()) * voxel_ml,
+    }
+
+
+def remove_small(mask, smallest_voxels):
+    """Empty the lesions of a mask that have fewer than `smallest_voxels` voxels.
+
+    Parameters
+    ----------
+    mask : ndarray, bool or uint8, shape (X, Y, Z)
+    smallest_voxels : int
+        Up to 1 leaves the mask as it is.
+
+    Returns
+    -------
+    ndarray, type and shape of `mask`
+    """
+    if smallest_voxels <= 1:
+        return mask
+    box = box_of(mask)
+    labels, sizes = label_lesions(mask[box])
+    large = np.append(False, sizes >= smallest_voxels)
+    kept = np.zeros_like(mask)
+    kept[box] = mask[box] * large[labels]
+    return kept
+
+
+def box_of(found):
+    """Return the slices of the box that holds every voxel that is not 0: no figure needs more.
+
+    Of an empty volume it is one voxel, which the figures of nothing need.
+    """
+    box = ndimage.find_objects((np.asarray(found) != 0).view(np.uint8))
+    return box[0] if box else (slice(1),) * found.ndim
