@@ -65,6 +65,11 @@ def test_skipped_layers_keep_their_weights(saved):
         ({"filters": 4}, ["encoder_1_conv_1", "(3, 3, 1, 2)", "(3, 3, 1, 4)"]),
         ({"neighbours": 1}, ["encoder_1_conv_1", "(3, 3, 1, 2)", "(3, 3, 3, 2)"]),
         ({"batch_normalisation": False}, ["encoder_1_conv_1"]),
+        ({"instance_normalisation": True}, ["encoder_1_norm_1"]),
+        ({"residual": True}, ["encoder_1_shortcut"]),
+        ({"attention": True}, ["decoder_4_gate"]),
+        ({"deep_supervision": True}, ["decoder_2_head"]),
+        ({"levels": 3}, ["bottleneck_conv_1"]),
     ],
 )
 def test_weights_of_another_network_are_refused_by_name_and_nothing_is_loaded(saved, other, named):
@@ -74,6 +79,23 @@ def test_weights_of_another_network_are_refused_by_name_and_nothing_is_loaded(sa
         load_weights(model, saved)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"instance_normalisation": True}, "encoder_1_norm_1"),
+        ({"residual": True}, "shortcut is not in the network"),
+        ({"attention": True}, "is not in the network"),
+        ({"deep_supervision": True}, "is not in the network"),
+        ({"levels": 5}, "bottleneck_conv_1"),
+    ],
+)
+def test_the_plain_network_refuses_weights_of_one_that_has_more(tmp_path, other, named):
+    path = tmp_path / "best.weights.h5"
+    save_weights(network(**other), path)
+    with refused(path, named):
+        load_weights(network(), path)
 
 
 def test_a_renamed_layer_is_refused_though_all_shapes_fit(saved):
