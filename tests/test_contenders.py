@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pandas
 import pytest
@@ -19,6 +20,7 @@ from comparison import FIGURES
 from config import load_settings
 from files import InputError, save_csv, save_json
 from splits import load_split
+from trained import find_cases
 
 
 @pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table", "factors"])
@@ -69,7 +71,19 @@ def test_a_cost_is_that_of_the_second_call_and_waiting_is_free():
     assert len(calls) == 2
 
 
-def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, monkeypatch):
+def copy_scan(prepared, image, mask):
+    """Write a scan of the tiny data set as one without lesion."""
+    split = load_split(prepared, "atlas", 0)
+    scan = find_cases(prepared, split, "training")[0].scan
+    image.parent.mkdir(parents=True, exist_ok=True)
+    image.write_bytes(scan.image.read_bytes())
+    stored = nibabel.load(scan.mask)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine), mask)
+
+
+def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
+    arguments, prepared, tmp_path, monkeypatch
+):
     import evaluate
     import report
     from parallel import in_parallel
@@ -79,6 +93,7 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])
     monkeypatch.setattr(ours, "MEASURED_STEPS", 1)
     monkeypatch.setattr(healthy, "HEADS", 1)
+    monkeypatch.setattr(healthy, "write_head", lambda _, *files: copy_scan(prepared, *files))
     results = ["--results", str(tmp_path), "--cpu-seconds"]
     monkeypatch.setattr(ours, "EPOCHS", 2)
     # A second a step, in training and in validation; more steps than the slices have in a round.
@@ -92,9 +107,46 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(arguments, tmp_path, mo
     assert json.loads((folder / "train" / "operating_point.json").read_text())["chosen_on"]
     assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
     without_lesion = pandas.read_csv(folder / "healthy" / "evaluation" / "metrics.csv")
-    assert (without_lesion.lesion_volume_ml == 0).all() and len(without_lesion) == 1
+    assert (without_lesion.lesion_volume_ml == 0).all()
+    assert without_lesion.subject.str.startswith(healthy.SYNTHETIC).sum() == 1
     with refused("is there already"):
         ours.main([*arguments, *results, "1", "--name", "tiny"])
+
+
+def heads_like(*lesion_corners, side=6):
+    """A bright head, lopsided in its grid, with darker lesions; the mask."""
+    x, y, z = np.indices((60, 50, 40), np.float32)
+    head = np.hypot(np.hypot((x - 33) / 24, (y - 24) / 20), (z - 19) / 16) < 1
+    # Alike on both sides, but for the brightness.
+    texture = np.cos(abs(x - 33)) + np.sin(y) + np.cos(z / 2)
+    whole = np.float32(head * (100 + 10 * texture) * (1 + 0.002 * (x - 33)))
+    lesion = np.zeros(head.shape, bool)
+    for i, j, k in lesion_corners:
+        lesion[i : i + side, j : j + side, k : k + side] = True
+    return whole, np.where(lesion, whole * 0.3, whole), lesion
+
+
+def test_a_lesion_is_covered_by_the_other_side_as_bright_as_what_is_around():
+    whole, scan, lesion = heads_like((15, 20, 15))
+    covered = healthy.cover_lesion(scan, lesion)
+    assert np.abs(covered - whole)[lesion].max() < 6 < np.abs(scan - whole)[lesion].min()
+    assert np.abs(covered - whole).max() < 6
+    far = np.ones(lesion.shape, bool)
+    far[8:28, 13:33, 8:28] = False
+    np.testing.assert_array_equal(covered[far], scan[far])
+
+
+def test_a_lesion_on_both_sides_cannot_be_covered():
+    _, scan, lesion = heads_like((15, 20, 15), (46, 22, 15))
+    assert healthy.cover_lesion(scan, lesion) is None
+
+
+@pytest.mark.parametrize("shift", [-3, 0, 2])
+def test_mirroring_moves_the_middle_and_lets_nothing_in(shift):
+    line = np.arange(1, 8)[:, None, None]
+    found = healthy.mirrored(line, shift)[:, 0, 0].tolist()
+    wanted = [7 - (i - shift) if 0 <= i - shift < 7 else 0 for i in range(7)]
+    assert found == wanted
 
 
 def test_a_scan_that_changed_is_refused_before_the_budget_is_spent(
@@ -127,7 +179,7 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
         return SimpleNamespace(main=lambda options: started.setdefault(name, options))
 
     monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(ours, "mark_healthy", lambda *_: None)
+    monkeypatch.setattr(ours, "healthy_cases", lambda *_: [])
     monkeypatch.setattr(ours, "import_module", script)
     plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60", "--stage"]
     ours.main([*plan, "pre_train"])
@@ -312,7 +364,11 @@ def save_figures(results, contender, seed, dice, healthy_ml=1.0):
     folder = results / contender / f"seed-{seed}"
     rows = [scan_row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
     save_csv(folder / "evaluation" / "metrics.csv", rows)
-    rows = [scan_row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.1, healthy_ml, 9.0))]
+    rows = [
+        scan_row(f"{kind}{i}", 0.0, factor * ml, 0.0)
+        for kind, factor in (("s", 0.1), (healthy.SYNTHETIC, 1))
+        for i, ml in enumerate((0.1, healthy_ml, 9.0))
+    ]
     save_csv(folder / "healthy" / "evaluation" / "metrics.csv", rows)
     save_json(folder / "budget.json", {"epochs": 10 + seed, "steps": 200})
 
@@ -332,8 +388,10 @@ def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
     assert first["Dice"].startswith("0.600 (0.") and second["Dice"].startswith("0.450 (0.")
     assert (first["seeds"], first["steps"], second["steps"]) == (2, "2,000 2,200", "2,000")
     assert first["Dice by seed"] == "0.550 0.650"
-    column = "false positives, ml, median (range)"
-    assert first[column] == "0.75 (0.10–9.00)" and second[column] == "2.00 (0.10–9.00)"
+    column = "false positives, {} heads, ml, median (range)".format
+    assert first[column("synthetic")] == "0.75 (0.10–9.00)"
+    assert second[column("synthetic")] == "2.00 (0.10–9.00)"
+    assert first[column("held-back")] == "0.07 (0.01–0.90)"
     assert second["Dice − strong"].startswith("−0.150 (−0.150 to −0.150; p = 0.0")
     assert second["lesion F1 − strong"].startswith("−0.075 ")
     assert first["Dice − strong"] == ""

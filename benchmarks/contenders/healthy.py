@@ -1,32 +1,53 @@
-"""Heads without lesion: what a contender marks in them is wrong.
+"""Heads without lesion: what a contender marks in them is wrong. All contenders get the same.
 
-They are synthetic, as those of demo.py, with what looks like a stroke and is none: wide perivascular
-spaces, pockets of CSF, open sulci. All contenders get the same.
+Some are the held-back heads with the lesion covered by what lies opposite of it. The others are
+synthetic, as those of demo.py, with what looks like a stroke and is none: wide perivascular spaces,
+pockets of CSF, open sulci; no contender has ever seen a synthetic head.
 """
 
 import numpy as np
+from scipy import ndimage
 
 HEADS = 6
 HEALTHY = "healthy"  # the folder of all of them, and of each contender's figures
+SYNTHETIC = "sub-healthy"  # what the subjects of synthetic heads are called, and a number
 SEED = (0, 2)  # demo.py's data sets have 0 and 1 as second word
 AIR = 0.02  # darkest grey level of the head
+# Of the cover, in voxels of about 1 mm: how far it reaches beyond the lesion, over how many it fades
+# out, and how far around the brightness of both sides is compared.
+MARGIN, FADE, AROUND = 4, 3, 12
+FARTHEST = 16  # the middle of the head lies no farther from that of the grid, in half voxels
 
 
 def healthy_cases(results, settings):
     """List the healthy heads as cases with an empty mask, written to ``<results>/healthy`` once."""
+    from splits import load_split
+    from trained import find_cases
+
+    split = load_split(settings.paths.prepared, "atlas", settings.fold)
+    held_back = find_cases(settings.paths.prepared, split, "test")
+    return [*covered_cases(results, settings, held_back), *synthetic_cases(results, settings)]
+
+
+def synthetic_cases(results, settings):
+    cases = []
+    for index in range(HEADS):
+        case = empty_case(results, settings, f"{SYNTHETIC}{index + 1}")
+        if not case.scan.mask.exists():
+            write_head(index, case.scan.image, case.scan.mask)
+        cases.append(case)
+    return cases
+
+
+def empty_case(results, settings, subject):
     from scans import Scan
     from trained import Case
 
-    folder, cases = results / HEALTHY, []
-    for index in range(HEADS):
-        subject = f"sub-healthy{index + 1}"
-        image = folder / f"{subject}{settings.atlas.image_suffix}.nii.gz"
-        mask = folder / f"{subject}{settings.atlas.mask_suffix}.nii.gz"
-        if not mask.exists():
-            write_head(index, image, mask)
-        scan = Scan("atlas", subject, "", "", image, mask)
-        cases.append(Case(scan, None, 0.0, settings.slices.skip))
-    return cases
+    image, mask = (
+        results / HEALTHY / f"{subject}{suffix}.nii.gz"
+        for suffix in (settings.atlas.image_suffix, settings.atlas.mask_suffix)
+    )
+    return Case(Scan("atlas", subject, "", "", image, mask), None, 0.0, settings.slices.skip)
 
 
 def write_head(index, image, mask):
@@ -42,3 +63,68 @@ def write_head(index, image, mask):
     scan[anatomy[..., 0] < AIR] = 0
     save_nifti(image, scan, affine)
     save_nifti(mask, np.zeros(head.shape, np.uint8), affine)
+
+
+def covered_cases(results, settings, held_back):
+    """List those held-back heads whose lesion can be covered; one scan of each."""
+    from demo import save_nifti
+    from volumes import load_mask, load_volume
+
+    cases = {}
+    for case in held_back:
+        empty = empty_case(results, settings, case.scan.subject)
+        if case.scan.subject in cases:
+            continue
+        if not empty.scan.mask.exists():
+            volume = load_volume(case.scan.image)
+            lesion = load_mask(case.scan.mask, case.labels, volume) > 0
+            covered = cover_lesion(volume.voxels.astype(np.float32), lesion)
+            if covered is None:
+                continue
+            save_nifti(empty.scan.image, covered, volume.affine)
+            save_nifti(empty.scan.mask, np.zeros(lesion.shape, np.uint8), volume.affine)
+        cases[case.scan.subject] = empty
+    return list(cases.values())
+
+
+def cover_lesion(voxels, lesion):
+    """Cover a lesion by the tissue on the other side of the head, as bright as what is around.
+
+    Parameters
+    ----------
+    voxels : ndarray, float32, shape (X, Y, Z)
+        In RAS orientation, about 1 mm.
+    lesion : ndarray, bool, shape (X, Y, Z)
+
+    Returns
+    -------
+    ndarray, float32, shape (X, Y, Z), or None
+        None where both sides have lesion at the same place.
+    """
+    wide = ndimage.binary_dilation(lesion, iterations=MARGIN)
+    shift = middle_of(voxels)
+    other, other_wide = mirrored(voxels, shift), mirrored(wide, shift)
+    if (lesion & other_wide).any():
+        return None
+    compared = (~(wide | other_wide) & (voxels > 0) & (other > 0)).astype(np.float32)
+    ours, theirs = (ndimage.gaussian_filter(side * compared, AROUND) for side in (voxels, other))
+    brighter = np.clip(ours / np.maximum(theirs, np.finfo(np.float32).tiny), 0.5, 2)
+    share = np.clip(1 - ndimage.distance_transform_edt(~wide) / FADE, 0, 1).astype(np.float32)
+    return voxels * (1 - share) + other * brighter * share
+
+
+def middle_of(voxels):
+    """Return by how many voxels the mirrored head has to move to the right to lie on the head."""
+    coarse = ndimage.gaussian_filter(voxels, 2)[:, ::3, ::3]
+    return max(
+        range(-FARTHEST, FARTHEST + 1),
+        key=lambda shift: np.corrcoef(coarse.ravel(), mirrored(coarse, shift).ravel())[0, 1],
+    )
+
+
+def mirrored(voxels, shift):
+    """Mirror from left to right, then move to the right; what comes in is 0."""
+    moved = np.zeros_like(voxels)
+    inside = slice(max(shift, 0), len(voxels) + min(shift, 0))
+    moved[inside] = np.roll(voxels[::-1], shift, axis=0)[inside]
+    return moved

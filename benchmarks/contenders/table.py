@@ -6,8 +6,8 @@ Keeps   them in benchmarks/results/contenders, so that the table grows from one 
 
 A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
 subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are what
-is marked in heads without one; steps are those of all networks that are averaged. Without a folder
-the table is made of what was kept before.
+is marked in heads without one, the held-back with their lesion covered and synthetic ones; steps are
+those of all networks that are averaged. Without a folder the table is made of what was kept before.
 
     python -m benchmarks.contenders.table contenders --ours strong
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas
 
 from benchmarks.bench import RESULTS, markdown
-from benchmarks.contenders.healthy import HEALTHY
+from benchmarks.contenders.healthy import HEALTHY, SYNTHETIC
 from cli import read_settings, run
 from comparison import FIGURES, compare_runs, describe, signed
 from files import InputError, whole_file
@@ -94,19 +94,21 @@ def table(rows, ours, seed):
     if contenders[0] != ours:
         raise InputError(f"--ours {ours}: is not among {', '.join(contenders)}")
     has_lesion = rows.lesion_volume_ml > 0
-    healthy, rows = rows[~has_lesion], rows[has_lesion]
-    for part in (rows, healthy):  # what was kept of older runs may be without healthy heads
+    synthetic = rows.subject.str.startswith(SYNTHETIC)
+    covered, synthetic = rows[~has_lesion & ~synthetic], rows[~has_lesion & synthetic]
+    rows = rows[has_lesion]
+    for part in (rows, covered, synthetic):  # older runs may be without healthy heads
         subjects = part.groupby("run").subject.agg(frozenset)
         expected = subjects.get(ours, subjects.iloc[0] if len(subjects) else None)
         if odd := [name for name in subjects.index if subjects[name] != expected]:
             raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
+    healthy = {"held-back": covered, "synthetic": synthetic}
     return [row(rows, healthy, name, ours, seed) for name in contenders]
 
 
 def row(rows, healthy, name, ours, seed):
     own = rows[rows.run == name]
     found = describe(own, seed)
-    wrong_ml = healthy[healthy.run == name].groupby("subject").volume_difference_ml.mean()
     by_seed = own.groupby("seed")[["dice"]].mean().dice
     cells = {
         "contender": f"**{name}**" if name == ours else name,
@@ -116,8 +118,10 @@ def row(rows, healthy, name, ours, seed):
         "Dice": with_interval(found["figures"]["dice"]),
         "lesion F1": with_interval(found["figures"]["lesion_f1"]),
         "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
-        "false positives, ml, median (range)": with_range(wrong_ml) if len(wrong_ml) else "–",
     }
+    for kind, heads in healthy.items():
+        wrong_ml = heads[heads.run == name].groupby("subject").volume_difference_ml.mean()
+        cells[f"false positives, {kind} heads, ml, median (range)"] = with_range(wrong_ml)
     compared = name != ours and compare_runs(rows, name, ours, seed)["figures"]
     for figure, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
         cells[f"{label} − {ours}"] = difference(compared[figure]) if compared else ""
@@ -125,6 +129,8 @@ def row(rows, healthy, name, ours, seed):
 
 
 def with_range(values):
+    if not len(values):
+        return "–"
     return f"{values.median():.2f} ({values.min():.2f}–{values.max():.2f})"
 
 
