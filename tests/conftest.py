@@ -144,7 +144,7 @@ def tiny_overrides(tiny_trees):
         "split.folds": 3,
         "split.test_fraction": 0.2,
         "unet.filters": 2,
-        "unet.levels": 2,  # most of a tiny run is TensorFlow putting the network together
+        "unet.levels": 1,  # most of a tiny run is TensorFlow putting the network together
     }
     for stage in ("pre_train", "train", "transfer"):
         settings |= {

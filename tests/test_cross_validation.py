@@ -157,8 +157,8 @@ def tried_at(levels):
     """What `score_thresholds` found: for each subject the one threshold that is any good."""
     found = []
     for number, level in enumerate(levels):
-        grid = np.zeros((2, 2, len(THRESHOLDS), len(SMALLEST_ML)))
-        grid[0, :, level, 0] = 1
+        grid = np.zeros((2, 3, len(THRESHOLDS), len(SMALLEST_ML)))
+        grid[0, :2, level, 0] = 1
         found.append((grid, 2.0, 16.0, f"s{number}"))
     return found
 
