@@ -56,7 +56,7 @@ def match_lesions(reference, predicted):
     (references, reference_sizes), (predictions, predicted_sizes) = reference, predicted
     both = (references > 0) & (predictions > 0)
     width = max(reference_sizes.size, 1)
-    numbers = (predictions[both] - 1) * np.int64(width) + references[both] - 1
+    numbers = (predictions[both] - 1).astype(np.int64) * width + references[both] - 1
     pairs, shared = np.unique(numbers, return_counts=True)
     return Lesions(reference_sizes, predicted_sizes, np.stack([*divmod(pairs, width), shared]))
 

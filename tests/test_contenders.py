@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import refused
+from conftest import LPS, refused, write_nifti
 
 from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, factors, healthy, ours, split, table
@@ -19,8 +19,10 @@ from cli import as_arguments
 from comparison import FIGURES
 from config import load_settings
 from files import InputError, save_csv, save_json
+from scans import Scan
 from splits import load_split
-from trained import find_cases
+from trained import Case, find_cases
+from volumes import load_mask, load_volume
 
 
 @pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table", "factors"])
@@ -136,9 +138,40 @@ def test_a_lesion_is_covered_by_the_other_side_as_bright_as_what_is_around():
     np.testing.assert_array_equal(covered[far], scan[far])
 
 
-def test_a_lesion_on_both_sides_cannot_be_covered():
-    _, scan, lesion = heads_like((15, 20, 15), (46, 22, 15))
-    assert healthy.cover_lesion(scan, lesion) is None
+@pytest.mark.parametrize("apart", [2, 11, 13])
+def test_a_lesion_that_would_be_covered_by_lesion_is_not(apart):
+    # Of 6 voxels, so one of them ends where the cover of the other fades out: 4 + 2 beyond.
+    _, scan, lesion = heads_like((15, 15, 15), (46, 15 + apart, 15))
+    assert (healthy.cover_lesion(scan, lesion) is None) == (apart < 12)
+
+
+def test_a_head_without_lesion_stays_as_it_is():
+    whole, _, lesion = heads_like()
+    np.testing.assert_array_equal(healthy.cover_lesion(whole, lesion), whole)
+
+
+def test_each_held_back_head_that_can_be_covered_is_written_once(tmp_path):
+    settings, cases = load_settings(), []
+    for subject, session, corners in (
+        ("sub-a", "1", [(15, 20, 15)]), ("sub-a", "2", [(15, 20, 15)]),
+        ("sub-b", "", [(15, 20, 15), (46, 22, 15)]),
+    ):  # fmt: skip
+        _, scan, lesion = heads_like(*corners)
+        files = [tmp_path / f"{subject}{session}{kind}.nii.gz" for kind in ("image", "mask")]
+        for file, voxels in zip(files, (scan, lesion.astype(np.uint8)), strict=True):
+            write_nifti(file, voxels, LPS)
+        cases.append(Case(Scan("atlas", subject, session, "", *files), None, 0.0, 50))
+    (case,) = healthy.covered_cases(tmp_path, settings, cases)
+    assert case.scan.subject == "sub-a" and case.scan.image.parent == tmp_path / "healthy"
+    made = load_volume(case.scan.image)
+    assert not load_mask(case.scan.mask, None, made).any()
+    original = load_volume(cases[0].scan.image)
+    np.testing.assert_allclose(made.affine, original.affine)
+    lesion = load_mask(cases[0].scan.mask, None, original) > 0
+    assert made.voxels[lesion].mean() > 2 * original.voxels[lesion].mean()
+    before = case.scan.image.stat().st_mtime_ns
+    assert healthy.covered_cases(tmp_path, settings, cases) == [case]
+    assert case.scan.image.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])
@@ -413,7 +446,7 @@ def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
         table.table(rows, "strong", seed=0)
     other_heads = rows.assign(subject=rows.subject.where(rows.run == "strong", "x"))
     with refused("peer", "other subjects"):
-        table.table(other_heads[other_heads.lesion_volume_ml == 0], "strong", seed=0)
+        table.table(other_heads[other_heads.healthy], "strong", seed=0)
     with refused("--ours best", "peer, strong"):
         table.table(rows, "best", seed=0)
 

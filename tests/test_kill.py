@@ -124,6 +124,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_never_was(words, reference,
         return len(json.loads(path.read_text())["history"]) if path.exists() else 0
 
     kill_after("train_model", arguments, rng.uniform(0.5, 4))
+    kill("train_model", arguments, "data.Batches.batch:1")
     # Within the weights of the first epoch, and before they or their commit are moved into place.
     kill("train_model", arguments, "pathlib.Path.write_bytes:1")
     kill("train_model", arguments, f"pathlib.Path.replace:{rng.randint(1, 2)}")

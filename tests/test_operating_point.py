@@ -93,13 +93,17 @@ def test_points_with_many_wrong_lesions_are_left_out_unless_the_others_are_not_h
 
 def test_half_a_brain_in_one_piece_is_no_good_point_though_all_lesions_are_found_by_it():
     reference = np.zeros((20, 20, 20), np.uint8)
-    reference[2:4, 2:4, 2:4] = reference[15:18, 15:18, 15:18] = 1
-    levels = np.full(reference.shape, THRESHOLDS.index(0.5), np.uint8)
+    for x in range(0, 15, 3):  # five that are missed, and one that is found
+        reference[x : x + 2, 2:4, 2:4] = 1
+    reference[15:18, 15:18, 15:18] = 1
+    levels = np.full(reference.shape, THRESHOLDS.index(0.7), np.uint8)
     levels[15:18, 15:18, 14:18] = len(THRESHOLDS)
-    litres = levels > 0
-    assert subject_metrics(reference, litres, (1, 1, 1))["lesion_f1"] == 1
+    half_a_brain, found = (
+        subject_metrics(reference, levels > THRESHOLDS.index(t), (1, 1, 1)) for t in (0.5, 0.7)
+    )
+    assert half_a_brain["dice"] + half_a_brain["lesion_f1"] > found["dice"] + found["lesion_f1"]
     grid = figure_grids(levels, reference, (1, 1, 1))
-    assert choose_operating_point([[grid, grid]], ["a"])["threshold"] == 0.5
+    assert choose_operating_point([[grid, grid]], ["a"])["threshold"] == 0.7
 
 
 def test_of_equal_operating_points_the_plainest_is_taken():

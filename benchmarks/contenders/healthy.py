@@ -1,6 +1,6 @@
 """Heads without lesion: what a contender marks in them is wrong. All contenders get the same.
 
-Some are the held-back heads with the lesion covered by what lies opposite of it. The others are
+Some are the held-back heads with the lesion covered by what lies opposite it. The others are
 synthetic, as those of demo.py, with what looks like a stroke and is none: wide perivascular spaces,
 pockets of CSF, open sulci; no contender has ever seen a synthetic head.
 """
@@ -99,17 +99,19 @@ def cover_lesion(voxels, lesion):
     Returns
     -------
     ndarray, float32, shape (X, Y, Z), or None
-        None where both sides have lesion at the same place.
+        None where what lies opposite is lesion too, or the lesion lies in the middle.
     """
+    if not lesion.any():
+        return voxels.copy()
     wide = ndimage.binary_dilation(lesion, iterations=MARGIN)
+    share = np.clip(1 - ndimage.distance_transform_edt(~wide) / FADE, 0, 1).astype(np.float32)
     shift = middle_of(voxels)
-    other, other_wide = mirrored(voxels, shift), mirrored(wide, shift)
-    if (lesion & other_wide).any():
+    if (mirrored(lesion, shift) & (share > 0)).any():
         return None
+    other, other_wide = mirrored(voxels, shift), mirrored(wide, shift)
     compared = (~(wide | other_wide) & (voxels > 0) & (other > 0)).astype(np.float32)
     ours, theirs = (ndimage.gaussian_filter(side * compared, AROUND) for side in (voxels, other))
     brighter = np.clip(ours / np.maximum(theirs, np.finfo(np.float32).tiny), 0.5, 2)
-    share = np.clip(1 - ndimage.distance_transform_edt(~wide) / FADE, 0, 1).astype(np.float32)
     return voxels * (1 - share) + other * brighter * share
 
 

@@ -69,7 +69,9 @@ def load_rows(kept):
         plan = json.loads(path.with_name("budget.json").read_text())
         steps = plan.get("networks", 1) * plan["epochs"] * plan["steps"]
         tables.append(
-            pandas.read_csv(path).assign(run=path.parts[-3], seed=path.parts[-2], steps=steps)
+            pandas.read_csv(path).assign(
+                run=path.parts[-3], seed=path.parts[-2], steps=steps, healthy=path.stem == "healthy"
+            )
         )
     if not tables:
         raise InputError(f"{kept}: no <contender>/seed-<seed>/metrics.csv is in it")
@@ -93,10 +95,9 @@ def table(rows, ours, seed):
     contenders = sorted(rows.run.unique(), key=lambda name: (name != ours, name))
     if contenders[0] != ours:
         raise InputError(f"--ours {ours}: is not among {', '.join(contenders)}")
-    has_lesion = rows.lesion_volume_ml > 0
     synthetic = rows.subject.str.startswith(SYNTHETIC)
-    covered, synthetic = rows[~has_lesion & ~synthetic], rows[~has_lesion & synthetic]
-    rows = rows[has_lesion]
+    covered, synthetic = rows[rows.healthy & ~synthetic], rows[rows.healthy & synthetic]
+    rows = rows[(rows.lesion_volume_ml > 0) & ~rows.healthy]
     for part in (rows, covered, synthetic):  # older runs may be without healthy heads
         subjects = part.groupby("run").subject.agg(frozenset)
         expected = subjects.get(ours, subjects.iloc[0] if len(subjects) else None)
