@@ -191,16 +191,18 @@ def chosen_operating_point(weights):
     Raises
     ------
     InputError
-        If it was chosen for other weights, or is none of those that are tried.
+        If it was chosen for other weights or by another rule, or is none of those that are tried:
+        runs whose points were chosen in different ways are not to be compared.
     """
     path = _file(weights)
     if not path.exists():
         return None
     point = read_operating_point(weights)
     stored = load_json(path, "run evaluate.py --part validation")
-    if stored.get("weights") != file_hash(weights) or point["threshold"] not in THRESHOLDS:
+    chosen_so = "mean_lesion_dice" in stored and point["threshold"] in THRESHOLDS
+    if stored.get("weights") != file_hash(weights) or not chosen_so:
         raise InputError(
-            f"{path}: was not chosen for {Path(weights).name} as it is now; "
+            f"{path}: was not chosen for {Path(weights).name} as it is now, in today's way; "
             "run evaluate.py --part validation first"
         )
     return point

@@ -155,15 +155,20 @@ def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):
         read_operating_point(weights)
 
 
-@pytest.mark.parametrize("change", [{"weights": "0123456789abcdef"}, {"threshold": 0.123}])
-def test_a_point_of_other_weights_or_none_of_those_tried_is_not_used_on_test(change, tmp_path):
+@pytest.mark.parametrize(
+    "change", [{"weights": "0123456789abcdef"}, {"threshold": 0.123}, {"mean_lesion_dice": None}]
+)
+def test_a_point_of_other_weights_another_rule_or_none_of_those_tried_is_not_used_on_test(
+    change, tmp_path
+):
     weights, stored = tmp_path / "best.weights.h5", tmp_path / "operating_point.json"
     assert chosen_operating_point(weights) is None
     weights.write_bytes(b"weights")
-    good = PLAIN | {"weights": file_hash(weights)}
+    good = PLAIN | {"weights": file_hash(weights), "mean_lesion_dice": 0.5}
     stored.write_text(json.dumps(good))
     assert chosen_operating_point(weights) == PLAIN
-    stored.write_text(json.dumps(good | change))
+    changed = {name: value for name, value in (good | change).items() if value is not None}
+    stored.write_text(json.dumps(changed))
     with refused(stored, "--part validation"):
         chosen_operating_point(weights)
 
