@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,6 +125,28 @@ def write_brats17(folder):
 
 
 @pytest.fixture(scope="session")
+def quickly():
+    """Return what makes scripts do without processes and viewers while a MonkeyPatch holds.
+
+    Each process takes seconds to start, and `runs`, `prepared` and tests of their own have tried them.
+    """
+
+    def patch_scripts(patch):
+        import evaluate
+        import other_masks
+        import prep
+        import report
+        from parallel import in_parallel
+
+        for script in (prep, evaluate, other_masks):
+            patch.setattr(script, "in_parallel", partial(in_parallel, processes=1))
+        patch.setattr("evaluation.WRITERS", 1)
+        patch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+
+    return patch_scripts
+
+
+@pytest.fixture(scope="session")
 def tiny_trees(tmp_path_factory):
     """Folders `.atlas` (8 subjects, 9 scans) and `.brats17` (8 subjects); leave them as they are."""
     folder = tmp_path_factory.mktemp("trees")
@@ -175,7 +198,7 @@ def arguments(tiny_overrides, prepared, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def runs(arguments):
+def runs(arguments, quickly):
     """`.folder` of two runs, after `evaluate.py` on the validation, then the test part.
 
     `.points` are the operating points as they were between the two. Leave all as it is.
@@ -193,5 +216,7 @@ def runs(arguments):
     points = {
         run: (folder / run / "operating_point.json").read_bytes() for run in ("train", "transfer")
     }
-    evaluate.main([*arguments, "--part", "test"])
+    with pytest.MonkeyPatch.context() as patch:
+        quickly(patch)
+        evaluate.main([*arguments, "--part", "test"])
     return SimpleNamespace(folder=folder, points=points)

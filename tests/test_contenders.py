@@ -3,7 +3,6 @@
 import importlib
 import json
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,14 +83,9 @@ def copy_scan(prepared, image, mask):
 
 
 def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
-    arguments, prepared, tmp_path, monkeypatch
+    arguments, prepared, quickly, tmp_path, monkeypatch
 ):
-    import evaluate
-    import report
-    from parallel import in_parallel
-
-    monkeypatch.setattr(evaluate, "in_parallel", partial(in_parallel, processes=1))
-    monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+    quickly(monkeypatch)
     monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])
     monkeypatch.setattr(ours, "MEASURED_STEPS", 1)
     monkeypatch.setattr(healthy, "HEADS", 1)

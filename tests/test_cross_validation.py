@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,11 @@ from conftest import ATLAS, SKIP, refused
 import cross_validate
 import evaluate
 import inference
-import report
 import train_model
 from evaluation import choose_for_folds
 from inference import load_network, predict_probability, segment
 from metrics import subject_metrics
 from operating_point import PLAIN, SMALLEST_ML, THRESHOLDS, chosen_operating_point
-from parallel import in_parallel
 from splits import load_split
 from trained import Predictor
 from volumes import load_mask, load_volume
@@ -29,10 +26,8 @@ FOLDS = 3
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Spare processes and viewers, which other tests have tried."""
-    monkeypatch.setattr(evaluate, "in_parallel", partial(in_parallel, processes=1))
-    monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+def quick(quickly, monkeypatch):
+    quickly(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +46,12 @@ def folds(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scored(trained, arguments, tmp_path_factory):
+def scored(trained, arguments, quickly, tmp_path_factory):
     """Folder of an evaluation on the validation, then the test part; leave it as it is."""
     folder = tmp_path_factory.mktemp("scored")
     copy = shutil.copytree(trained, folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "in_parallel", partial(in_parallel, processes=1))
-        patch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+        quickly(patch)
         for part in ("validation", "test"):
             output = ["--output", str(folder / part)]
             evaluate.main([*arguments, "--part", part, *output, *runs_of(copy)])
@@ -193,8 +187,9 @@ def test_folds_whose_points_were_not_chosen_together_have_none_for_the_test_part
 # Which runs are one
 
 
-def test_two_runs_are_compared_over_the_subjects_of_all_folds(folds, arguments, tmp_path):
-    other = shutil.copytree(folds, tmp_path / "other")
+def test_two_runs_are_compared_over_the_subjects_of_all_folds(scored, arguments, tmp_path):
+    # With the predictions that are there already.
+    folds, other = (shutil.copytree(scored / "runs", tmp_path / name) for name in ("one", "other"))
     evaluate.main([*arguments, "--output", str(tmp_path), *runs_of(folds), *runs_of(other)])
     summary = load_json(tmp_path / "summary.json")["runs"]
     assert list(summary) == [str(place / "fold_*" / "train") for place in (folds, other)]
@@ -204,8 +199,9 @@ def test_two_runs_are_compared_over_the_subjects_of_all_folds(folds, arguments, 
 
 
 def test_a_run_that_lacks_folds_says_how_many_subjects_are_not_scored(
-    folds, arguments, prepared, tmp_path, capsys
+    scored, arguments, prepared, tmp_path, capsys
 ):
+    folds = shutil.copytree(scored / "runs", tmp_path / "runs")
     evaluate.main([*arguments, "--output", str(tmp_path), *runs_of(folds, range(2))])
     missing = len(load_split(prepared, "atlas", 2)["validation"])
     assert f"not over all folds; {missing} subjects are not scored" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import nibabel
@@ -14,13 +13,10 @@ from conftest import ATLAS, RAS, SKIP, refused, write_nifti
 
 import evaluate
 import inference
-import other_masks
-import report
 from comparison import FIGURES, compare_runs, describe
 from inference import load_network, predict_probability, segment
 from metrics import STRATA, subject_metrics, volume_stratum
 from operating_point import SMALLEST_ML, THRESHOLDS, WRONG_ML
-from parallel import in_parallel
 from splits import fingerprint, load_split
 from trained import find_cases
 from volumes import load_mask, load_volume
@@ -32,12 +28,9 @@ PERFECT = {name: float(figure.larger_is_better) for name, figure in FIGURES.item
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, request):
-    """Spare what `runs` and tests/test_report.py have done already: processes, and viewers."""
+def quick(quickly, monkeypatch, request):
     if "perfect" not in request.node.name:
-        for module in (evaluate, other_masks):
-            monkeypatch.setattr(module, "in_parallel", partial(in_parallel, processes=1))
-    monkeypatch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+        quickly(monkeypatch)
 
 
 def load_json(path):

@@ -58,13 +58,6 @@ def kill(script, words, moment):
     return out
 
 
-def kill_after(script, words, seconds):
-    process = start(script, words)
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
-
-
 def limit_files(size):
     """What a child process does first, so that no file of it grows beyond `size` bytes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -123,11 +116,9 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_never_was(words, reference,
         path = folder / "state.json"
         return len(json.loads(path.read_text())["history"]) if path.exists() else 0
 
-    kill_after("train_model", arguments, rng.uniform(0.5, 4))
-    kill("train_model", arguments, "data.Batches.batch:1")
-    # Within the weights of the first epoch, and before they or their commit are moved into place.
-    kill("train_model", arguments, "pathlib.Path.write_bytes:1")
-    kill("train_model", arguments, f"pathlib.Path.replace:{rng.randint(1, 2)}")
+    # Within the weights of the first epoch, or before they or their commit are moved into place.
+    moments = ("pathlib.Path.write_bytes:1", "pathlib.Path.replace:1", "pathlib.Path.replace:2")
+    kill("train_model", arguments, rng.choice(moments))
     assert epochs_kept() == 0
 
     # The disk is full from the first weights on; what is smaller still fits.
@@ -305,8 +296,7 @@ def test_evaluate_killed_at_any_moment_ends_as_one_that_never_was(words, referen
         shutil.copytree(reference, tmp_path / name / "train")
     predictions = tmp_path / "killed" / "train" / "predictions"
     for moment in (
-        "concurrent.futures.Future.result:2", "operating_point.save_json:1",
-        "evaluate.save_csv:1", "report.whole_file:1",
+        "concurrent.futures.Future.result:2", "operating_point.save_json:1", "report.whole_file:1",
     ):  # fmt: skip
         kill("evaluate", words(tmp_path / "killed"), moment)
         first = min(predictions.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime_ns)
