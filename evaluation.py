@@ -181,7 +181,7 @@ def stored_point(predictor):
     Raises
     ------
     InputError
-        If it was chosen for other weights, or for some of several alone.
+        If it was chosen for other weights, by another rule, or for some of several alone.
     """
     points = [chosen_operating_point(weights) for weights in predictor.weights]
     if any(point != points[0] for point in points):

@@ -18,6 +18,9 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 # More of wrong lesions in the median subject is too much, for a scan without lesion as for others.
 WRONG_ML = 1.0
+# How a point is chosen; kept with it, for runs whose points were chosen in different ways are not to be
+# compared.
+RULE = f"Dice + lesion-wise Dice, at most {WRONG_ML:g} ml of wrong lesions in the median subject"
 # Until evaluate.py has chosen a better one.
 PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "ends_mm": 0.0, "height_mm": 0.0, "flip": False}
 
@@ -153,7 +156,7 @@ def written(point):
 
 def save_operating_point(point, weights):
     """Store an operating point beside the weights that it was chosen for; return what is stored."""
-    stored = point | {"chosen_on": "validation", "weights": file_hash(weights)}
+    stored = point | {"chosen_on": "validation", "rule": RULE, "weights": file_hash(weights)}
     save_json(_file(weights), stored)
     return stored
 
@@ -191,21 +194,25 @@ def chosen_operating_point(weights):
     Raises
     ------
     InputError
-        If it was chosen for other weights or by another rule, or is none of those that are tried:
-        runs whose points were chosen in different ways are not to be compared.
+        If it was chosen for other weights or by another rule, or if its threshold is none of those
+        that are tried.
     """
     path = _file(weights)
     if not path.exists():
         return None
     point = read_operating_point(weights)
     stored = load_json(path, "run evaluate.py --part validation")
-    chosen_so = "mean_lesion_dice" in stored and point["threshold"] in THRESHOLDS
-    if stored.get("weights") != file_hash(weights) or not chosen_so:
-        raise InputError(
-            f"{path}: was not chosen for {Path(weights).name} as it is now, in today's way; "
-            "run evaluate.py --part validation first"
-        )
-    return point
+    if stored.get("weights") != file_hash(weights):
+        reason = f"was not chosen for {Path(weights).name} as it is now"
+    elif stored.get("rule") != RULE:
+        reason = "was chosen by an older rule"
+    elif point["threshold"] not in THRESHOLDS:
+        reason = f"its threshold is none of {', '.join(map(str, THRESHOLDS))}"
+    else:
+        return point
+    raise InputError(
+        f"{path}: {reason}; choose one by evaluate.py --part validation, with the same runs and --config"
+    )
 
 
 def _file(weights):

@@ -7,7 +7,6 @@ import pytest
 from conftest import refused
 from scipy.ndimage import gaussian_filter
 
-from files import file_hash
 from inference import segment
 from metrics import subject_metrics
 from operating_point import (
@@ -156,20 +155,26 @@ def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"weights": "0123456789abcdef"}, {"threshold": 0.123}, {"mean_lesion_dice": None}]
+    ("change", "reason"),
+    [
+        ({"weights": "0123456789abcdef"}, "not chosen for best.weights.h5 as it is now"),
+        ({"rule": "mean Dice"}, "by an older rule"),
+        ({"threshold": 0.123}, "its threshold is none of 0.1, 0.2"),
+    ],
 )
 def test_a_point_of_other_weights_another_rule_or_none_of_those_tried_is_not_used_on_test(
-    change, tmp_path
+    change, reason, tmp_path
 ):
     weights, stored = tmp_path / "best.weights.h5", tmp_path / "operating_point.json"
     assert chosen_operating_point(weights) is None
     weights.write_bytes(b"weights")
-    good = PLAIN | {"weights": file_hash(weights), "mean_lesion_dice": 0.5}
-    stored.write_text(json.dumps(good))
+    good = save_operating_point(PLAIN, weights)
     assert chosen_operating_point(weights) == PLAIN
-    changed = {name: value for name, value in (good | change).items() if value is not None}
-    stored.write_text(json.dumps(changed))
-    with refused(stored, "--part validation"):
+    stored.write_text(json.dumps(good | change))
+    with refused(stored, reason, "--part validation"):
+        chosen_operating_point(weights)
+    stored.write_text(json.dumps({name: good[name] for name in good if name not in change}))
+    with refused(stored):
         chosen_operating_point(weights)
 
 
