@@ -29,6 +29,7 @@ PERFECT = {name: float(figure.larger_is_better) for name, figure in FIGURES.item
 
 @pytest.fixture(autouse=True)
 def quick(quickly, monkeypatch, request):
+    # One test has the masks of another program scored by processes, and looked at.
     if "perfect" not in request.node.name:
         quickly(monkeypatch)
 

@@ -116,9 +116,11 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_never_was(words, reference,
         path = folder / "state.json"
         return len(json.loads(path.read_text())["history"]) if path.exists() else 0
 
-    # Within the weights of the first epoch, or before they or their commit are moved into place.
-    moments = ("pathlib.Path.write_bytes:1", "pathlib.Path.replace:1", "pathlib.Path.replace:2")
-    kill("train_model", arguments, rng.choice(moments))
+    # Within the weights of the first epoch; then, the folder being there, before their commit is moved.
+    kill("train_model", arguments, "pathlib.Path.write_bytes:1")
+    assert [path.name for path in folder.glob("*.weights.h5")] == [".partial-state-1.weights.h5"]
+    kill("train_model", arguments, "pathlib.Path.replace:2")
+    assert (folder / "state-1.weights.h5").exists()
     assert epochs_kept() == 0
 
     # The disk is full from the first weights on; what is smaller still fits.

@@ -28,6 +28,7 @@ def test_results_and_errors_come_in_the_order_of_the_items(processes):
     assert (results[0](), results[2]()) == (4, 1)
     with refused("3: is odd"):
         results[1]()
+    assert list(in_parallel(halve, [], "numbers", processes)) == []
 
 
 def test_a_process_never_gets_ctrl_c_not_even_while_it_imports():
