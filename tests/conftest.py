@@ -124,26 +124,21 @@ def write_brats17(folder):
         write_nifti(folder / grade / name / f"{name}_seg{ending}", labels, LPS)
 
 
-@pytest.fixture(scope="session")
-def quickly():
-    """Return what makes scripts do without processes and viewers while a MonkeyPatch holds.
+def quickly(patch):
+    """Let scripts do without processes and viewers while a MonkeyPatch holds.
 
     Each process takes seconds to start, and `runs`, `prepared` and tests of their own have tried them.
     """
+    import evaluate
+    import other_masks
+    import prep
+    import report
+    from parallel import in_parallel
 
-    def patch_scripts(patch):
-        import evaluate
-        import other_masks
-        import prep
-        import report
-        from parallel import in_parallel
-
-        for script in (prep, evaluate, other_masks):
-            patch.setattr(script, "in_parallel", partial(in_parallel, processes=1))
-        patch.setattr("evaluation.WRITERS", 1)
-        patch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
-
-    return patch_scripts
+    for script in (prep, evaluate, other_masks):
+        patch.setattr(script, "in_parallel", partial(in_parallel, processes=1))
+    patch.setattr("evaluation.WRITERS", 1)
+    patch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +193,7 @@ def arguments(tiny_overrides, prepared, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def runs(arguments, quickly):
+def runs(arguments):
     """`.folder` of two runs, after `evaluate.py` on the validation, then the test part.
 
     `.points` are the operating points as they were between the two. Leave all as it is.

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import LPS, refused, write_nifti
+from conftest import LPS, quickly, refused, write_nifti
 
 from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, factors, healthy, ours, split, table
@@ -83,7 +83,7 @@ def copy_scan(prepared, image, mask):
 
 
 def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
-    arguments, prepared, quickly, tmp_path, monkeypatch
+    arguments, prepared, tmp_path, monkeypatch
 ):
     quickly(monkeypatch)
     monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from conftest import ATLAS, SKIP, refused
+from conftest import ATLAS, SKIP, quickly, refused
 
 import cross_validate
 import evaluate
@@ -26,7 +26,7 @@ FOLDS = 3
 
 
 @pytest.fixture(autouse=True)
-def quick(quickly, monkeypatch):
+def quick(monkeypatch):
     quickly(monkeypatch)
 
 
@@ -46,7 +46,7 @@ def folds(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scored(trained, arguments, quickly, tmp_path_factory):
+def scored(trained, arguments, tmp_path_factory):
     """Folder of an evaluation on the validation, then the test part; leave it as it is."""
     folder = tmp_path_factory.mktemp("scored")
     copy = shutil.copytree(trained, folder / "runs")

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import ATLAS, RAS, SKIP, refused, write_nifti
+from conftest import ATLAS, RAS, SKIP, quickly, refused, write_nifti
 
 import evaluate
 import inference
@@ -28,7 +28,7 @@ PERFECT = {name: float(figure.larger_is_better) for name, figure in FIGURES.item
 
 
 @pytest.fixture(autouse=True)
-def quick(quickly, monkeypatch, request):
+def quick(monkeypatch, request):
     # One test has the masks of another program scored by processes, and looked at.
     if "perfect" not in request.node.name:
         quickly(monkeypatch)

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import ATLAS, BRATS, refused, write_nifti
+from conftest import ATLAS, BRATS, quickly, refused, write_nifti
 
 import prep
 
@@ -80,7 +80,7 @@ def test_a_second_start_does_nothing_again(prepared, tiny_overrides, tmp_path, c
 
 
 def test_parts_prepare_every_scan_once_and_a_start_without_part_writes_the_tables(
-    prepared, tiny_overrides, quickly, monkeypatch, tmp_path
+    prepared, tiny_overrides, monkeypatch, tmp_path
 ):
     quickly(monkeypatch)
     arguments = [*tiny_overrides, *assignments(prepared=tmp_path)]
@@ -197,7 +197,7 @@ def test_a_published_split_is_used_for_the_lesions(prepared, tiny_overrides, tmp
 
 
 def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_part(
-    tiny_trees, tiny_overrides, quickly, monkeypatch, tmp_path, capsys
+    tiny_trees, tiny_overrides, monkeypatch, tmp_path, capsys
 ):
     quickly(monkeypatch)
     # As a scan that was registered anew and handed in twice: no voxel is the same.
