@@ -8,11 +8,10 @@ import numpy as np
 
 # tf.data runs the threads; more of them inside OpenCV would only get in their way.
 cv2.setNumThreads(1)
-KNOTS = 32  # pixels between the knots of an elastic distortion
 
 
 def augment(
-    image, mask, rng, *, rotation_degrees, shift, zoom, flip, elastic, crop, gamma, noise, blur,
+    image, mask, rng, *, rotation_degrees, shift, zoom, flip, crop, gamma, noise, blur,
     low_resolution, bias_field,
 ):  # fmt: skip
     """Distort a slice at random, take a window of it, and alter the grey levels of its image.
@@ -24,8 +23,6 @@ def augment(
     rng : numpy.random.Generator
     rotation_degrees, shift, zoom, flip
         See `draw_distortions`.
-    elastic : float
-        See `draw_shifts`.
     crop : int or None
         Side of the window, in pixels; None takes all of the slice. See `draw_window`.
     gamma, noise, blur, low_resolution, bias_field : float
@@ -40,8 +37,7 @@ def augment(
     shape = mask.shape
     if crop:
         matrix, shape = draw_window(rng, image, mask, matrix, crop), (crop, crop)
-    shifts = draw_shifts(rng, shape, elastic) if elastic else None
-    image, mask = distort(image, mask, matrix, shape, shifts)
+    image, mask = distort(image, mask, matrix, shape)
     return alter(image, rng, gamma, noise, blur, low_resolution, bias_field), mask
 
 
@@ -109,30 +105,7 @@ def draw_window(rng, image, mask, matrix, side):
     return matrix
 
 
-def draw_shifts(rng, shape, elastic):
-    """Draw by how much each pixel of a result is shifted in the source, smoothly over the image.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    shape : (int, int)
-        H, W of the result.
-    elastic : float
-        Standard deviation at knots that are `KNOTS` pixels apart, in pixels of the source.
-
-    Returns
-    -------
-    ndarray, float32, shape (H, W, 2)
-        Along x and y.
-    """
-    knots = [-(-side // KNOTS) for side in shape]
-    shifts = rng.normal(0, elastic, (*knots, 2)).astype(np.float32)
-    height, width = (KNOTS * count for count in knots)
-    shifts = cv2.resize(shifts, (width, height), interpolation=cv2.INTER_CUBIC)
-    return shifts[: shape[0], : shape[1]]
-
-
-def distort(image, mask, matrix, shape=None, shifts=None):
+def distort(image, mask, matrix, shape=None):
     """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
 
     Parameters
@@ -143,8 +116,6 @@ def distort(image, mask, matrix, shape=None, shifts=None):
         From `draw_distortions` or `draw_window`.
     shape : (int, int), optional
         H, W of the result, if not those of the mask.
-    shifts : ndarray, optional
-        From `draw_shifts`, beyond the transform.
 
     Returns
     -------
@@ -153,17 +124,10 @@ def distort(image, mask, matrix, shape=None, shifts=None):
         Of the given shape. What comes in from outside the frame is 0.
     """
     height, width = shape or mask.shape
-    if shifts is None:
 
-        def move(pixels, interpolation):
-            flags = interpolation | cv2.WARP_INVERSE_MAP
-            return cv2.warpAffine(pixels, matrix, (width, height), flags=flags)
-    else:
-        places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
-        places = (places @ matrix[:, :2].T + matrix[:, 2] + shifts).astype(np.float32)
-
-        def move(pixels, interpolation):
-            return cv2.remap(pixels, places, None, interpolation)
+    def move(pixels, interpolation):
+        flags = interpolation | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(pixels, matrix, (width, height), flags=flags)
 
     # OpenCV drops an axis of one channel.
     moved = move(image, cv2.INTER_LINEAR).reshape(height, width, *image.shape[2:])

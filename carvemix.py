@@ -6,8 +6,6 @@ Shape letters: H, W pixels of a slice, C channels of its image.
 import cv2
 import numpy as np
 
-from channels import as_channels
-
 # Lesions come from at most so many slices above or below: the anatomy around them is alike.
 REACH = 8
 
@@ -64,8 +62,7 @@ class CarveMix:
         lesion, lesion_mask = self.reader.read_channels(donor)
         region = carve(lesion_mask, rng)
         lesion = cv2.LUT(lesion, self.levels(donor, row)).reshape(lesion.shape)
-        shown = as_channels([region] * (2 * self.reader.neighbours + 1), self.reader.mirror)
-        return np.where(shown, lesion, image), np.where(region, lesion_mask, mask)
+        return np.where(region[..., None], lesion, image), np.where(region, lesion_mask, mask)
 
     def draw(self, row, rng):
         """Draw another subject's lesion slice near the height of a row, or None if there is none."""

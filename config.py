@@ -69,12 +69,9 @@ class UNet(Section):
     dropout: Fraction
     batch_normalisation: bool
     instance_normalisation: bool
-    residual: bool
-    attention: bool
     deep_supervision: bool
     foreground_prior: Annotated[float, Field(gt=0, lt=1)]
     neighbours: Annotated[int, Field(ge=0)]
-    mirror: bool
 
 
 class Augmentation(Section):
@@ -82,7 +79,6 @@ class Augmentation(Section):
     shift: Fraction
     zoom: Fraction
     flip: bool
-    elastic: Annotated[float, Field(ge=0, le=5)]  # more, and tissue folds over itself
     crop: Annotated[int, Field(ge=16, multiple_of=16)] | None
     gamma: Annotated[float, Field(ge=0)]
     noise: Fraction
@@ -101,9 +97,6 @@ class Stage(Section):
     clip_norm: PositiveNumber | None
     weight_average: Fraction
     weight_strength: Annotated[float, Field(ge=0)]
-    dice_of: Literal["batch", "image"]
-    false_negative_weight: Annotated[float, Field(gt=0, lt=1)]
-    focal_power: PositiveNumber
     cross_entropy: Annotated[float, Field(ge=0)]
     augmentation: bool
 
@@ -190,6 +183,36 @@ class Settings(Section):
             temporary.write_text(text, "utf-8")
 
 
+# Settings of earlier versions, each with the value that still means what this version does.
+STAGES = ("pre_train", "train", "transfer")
+RETIRED = {
+    ("unet", "residual"): False,
+    ("unet", "attention"): False,
+    ("unet", "mirror"): False,
+    ("augmentation", "elastic"): 0,
+}
+for _stage in STAGES:
+    RETIRED |= {
+        (_stage, "dice_of"): "batch",
+        (_stage, "false_negative_weight"): 0.5,
+        (_stage, "focal_power"): 1,
+    }
+
+
+def without_retired(values):
+    """Leave out the settings of an earlier version that make no difference to this one."""
+
+    def keep(section, key, value):
+        return (section, key) not in RETIRED or value != RETIRED[section, key]
+
+    return {
+        section: {key: value for key, value in content.items() if keep(section, key, value)}
+        if isinstance(content, dict)
+        else content
+        for section, content in values.items()
+    }
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but ``1e-4`` is a number, as everyone but YAML 1.1 expects."""
 
@@ -241,7 +264,7 @@ def load_settings(overlay=None, overrides=()):
             value = {key: value}
         _replace(values, value)
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(without_retired(values))
     except ValidationError as error:
         raise InputError("settings: " + "; ".join(_explain(e) for e in error.errors())) from None
 
@@ -278,6 +301,11 @@ def _explain(error):
         key.append(name)
         field = known.model_fields.get(name)
         if field is None:
+            if tuple(names) in RETIRED:
+                return (
+                    f"{'.'.join(names)} = {error['input']!r}: earlier versions could do that; this one "
+                    "cannot"
+                )
             near = difflib.get_close_matches(name, known.model_fields, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             allowed = ", ".join(known.model_fields)

@@ -163,7 +163,7 @@ class Parts:
         self.rows = load_manifest(folder, dataset)
         split = load_split(folder, dataset, settings.fold)
         part = rows_of(self.rows, split)
-        self.reader = SliceReader(folder, self.rows, settings.unet.neighbours, settings.unet.mirror)
+        self.reader = SliceReader(folder, self.rows, settings.unet.neighbours)
         for name, prepared in (("skip", self.rows.z.min()), ("size", len(self.reader.read(0)[0]))):
             if prepared != (wanted := getattr(settings.slices, name)):
                 raise InputError(

@@ -11,7 +11,6 @@ import nibabel
 import numpy as np
 from nibabel.processing import resample_from_to
 
-from channels import as_channels, count_channels
 from cli import read_settings
 from files import InputError
 from intensity import standardise
@@ -50,8 +49,9 @@ class Network:
         from tensorflow.python.framework import convert_to_constants
 
         graph = tf.function(lambda images: self.model(images, training=False))
-        channels = count_channels(self.settings.unet.neighbours, self.settings.unet.mirror)
-        images = tf.TensorSpec((BATCH, None, None, channels), tf.float32)
+        images = tf.TensorSpec(
+            (BATCH, None, None, 2 * self.settings.unet.neighbours + 1), tf.float32
+        )
         return convert_to_constants.convert_variables_to_constants_v2(
             graph.get_concrete_function(images)
         )
@@ -207,14 +207,14 @@ def _predict_slices(network, images, mean, std):
     """Probability of 8-bit slices, (Z, H, W), in batches that all have one shape."""
     import tensorflow as tf
 
-    unet = network.settings.unet
-    around = np.arange(-unet.neighbours, unet.neighbours + 1)
+    neighbours = network.settings.unet.neighbours
+    around = np.arange(-neighbours, neighbours + 1)
     probability = np.empty(images.shape, np.float32)
     for start in range(0, len(images), BATCH):
         # The last batch is filled up with the last slice: a shape of its own would make TensorFlow
         # trace the network again.
         near = np.clip(np.arange(start, start + BATCH)[:, None] + around, 0, len(images) - 1)
-        batch = np.stack([as_channels(images[rows], unet.mirror) for rows in near])
+        batch = np.stack([np.stack(images[rows], -1) for rows in near])
         found = network.compiled(tf.constant(standardise(batch, mean, std)))[0].numpy()[..., 0]
         probability[start : start + BATCH] = found[: len(images) - start]
     return probability

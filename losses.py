@@ -52,19 +52,13 @@ def weight_map(mask, strength):
     return 1 / (1 + strength * boundary_band(mask))
 
 
-def weighted_dice_loss(
-    mask, probability, strength, dice_of, false_negative_weight=0.5, focal_power=1.0, smooth=1.0
-):
-    """Compute one minus the weighted Dice of a whole batch, or of its images, averaged.
+def weighted_dice_loss(mask, probability, strength, smooth=1.0):
+    """Compute one minus the weighted Dice of a whole batch.
 
-    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``. Of a batch the sums go over all pixels
-    of all its images, on however many devices, so that an image without lesion counts by what is
-    wrongly marked on it, and a large lesion by its size. Of images each has its own sums, and all
-    count the same: a lesion of one pixel that is missed costs half of what its image can. The
-    weight stands in every sum: a perfect prediction has loss 0, and strength 0 gives plain Dice.
-
-    Dice counts a missed pixel as much as one that is wrongly marked. With another
-    ``false_negative_weight`` m the index is Tversky's: ``2m Σ w·y + 2(1 - m) Σ w·p`` stand below.
+    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``, the sums over all pixels of all images of
+    the batch, on however many devices: an image without lesion counts by what is wrongly marked on
+    it. The weight stands in every sum: a perfect prediction has loss 0, and strength 0 gives plain
+    Dice.
 
     Parameters
     ----------
@@ -74,13 +68,8 @@ def weighted_dice_loss(
         0 to 1.
     strength : float
         See `weight_map`.
-    dice_of : "batch" or "image"
-    false_negative_weight : float
-        Above 0.5 what is missed costs more than what is wrongly marked.
-    focal_power : float
-        The loss (of each image, if of images) is raised to it.
     smooth : float
-        Keeps what is without any lesion finite: then the loss is 0 if nothing is marked.
+        Keeps a batch without any lesion finite: then the loss is 0 if nothing is marked.
 
     Returns
     -------
@@ -90,29 +79,12 @@ def weighted_dice_loss(
     References
     ----------
     Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
-    Salehi, Erdogmus, Gholipour (2017), MLMI: Tversky's index as a loss. Abraham, Khan (2019), ISBI:
-    its focal form, a false-negative weight of 0.7 and a power of 0.75.
     """
-    counts = ops.cast(mask != NO_IMAGE, mask.dtype)
-    weights = weight_map(mask, strength) * counts
-    axes = None if dice_of == "batch" else (1, 2, 3)
-    missed, wrong = 2 * false_negative_weight, 2 * (1 - false_negative_weight)
-    overlap = ops.sum(weights * mask * probability, axes)
-    size = ops.sum(weights * (missed * mask + wrong * probability), axes)
-
-    def loss_of(overlap, size):
-        loss = 1 - (2 * overlap + smooth) / (size + smooth)
-        if focal_power == 1:
-            return loss
-        # At 0, which rounding may also pass, a power below 1 has no gradient.
-        return ops.power(ops.maximum(loss, keras.config.epsilon()), focal_power)
-
-    if dice_of == "batch":
-        return loss_of(*sum_over_devices([overlap, size]))
-    image_counts = ops.max(counts, axes)
-    losses = image_counts * loss_of(overlap, size)
-    total, images = sum_over_devices([ops.sum(losses), ops.sum(image_counts)])
-    return total / images
+    weights = weight_map(mask, strength) * ops.cast(mask != NO_IMAGE, mask.dtype)
+    overlap = ops.sum(weights * mask * probability)
+    size = ops.sum(weights * (mask + probability))
+    overlap, size = sum_over_devices([overlap, size])
+    return 1 - (2 * overlap + smooth) / (size + smooth)
 
 
 def mean_cross_entropy(mask, probability):
@@ -151,22 +123,12 @@ class WeightedDiceLoss(keras.losses.Loss):
         See `weight_map`.
     cross_entropy : float
         So many times the mean binary cross-entropy of all pixels is added.
-    dice_of : "batch" or "image"
-    false_negative_weight, focal_power : float
-        See `weighted_dice_loss`.
     """
 
-    def __init__(
-        self, strength, cross_entropy, dice_of, false_negative_weight=0.5, focal_power=1.0,
-        name="weighted_dice_loss",
-    ):  # fmt: skip
+    def __init__(self, strength, cross_entropy, name="weighted_dice_loss"):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
-        self.cross_entropy = cross_entropy
-        self.dice = {
-            "strength": strength, "dice_of": dice_of,
-            "false_negative_weight": false_negative_weight, "focal_power": focal_power,
-        }  # fmt: skip
+        self.strength, self.cross_entropy = strength, cross_entropy
 
     def call(self, mask, probability):
         maps = ops.split(probability, probability.shape[-1], axis=-1)
@@ -177,13 +139,17 @@ class WeightedDiceLoss(keras.losses.Loss):
         return ops.expand_dims(loss, 0)
 
     def loss_of(self, mask, probability):
-        loss = weighted_dice_loss(mask, probability, **self.dice)
+        loss = weighted_dice_loss(mask, probability, self.strength)
         if self.cross_entropy:
             loss += self.cross_entropy * mean_cross_entropy(mask, probability)
         return loss
 
     def get_config(self):
-        return self.dice | {"cross_entropy": self.cross_entropy, "name": self.name}
+        return {
+            "strength": self.strength,
+            "cross_entropy": self.cross_entropy,
+            "name": self.name,
+        }
 
 
 @keras.saving.register_keras_serializable("lesions")

@@ -17,26 +17,11 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from config import without_retired
 from figures import print_results, save_learning_curves
 from files import InputError, file_hash, load_json, save_csv, save_json
 from lineage import whom_a_run_sees
 
-# What runs did from before there was a choice.
-BEFORE = {
-    "precision": "float32",
-    "unet": {
-        "levels": 4, "instance_normalisation": False, "residual": False, "attention": False,
-        "deep_supervision": False,
-    },
-    "augmentation": {"crop": None, "elastic": 0, "low_resolution": 0},
-}  # fmt: skip
-BEFORE |= {
-    stage: {
-        "warm_up": 0, "clip_norm": None, "weight_average": 0, "dice_of": "batch",
-        "false_negative_weight": 0.5, "focal_power": 1,
-    }
-    for stage in ("pre_train", "train", "transfer")
-}  # fmt: skip
 PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
 
 
@@ -111,7 +96,7 @@ class Run:
         """Go on with what the folder holds, if it is the very same run."""
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
         identity = json.loads(json.dumps(self.identity))
-        if differing := differences(earlier.get("identity", {}), identity):
+        if differing := differences(without_retired(earlier.get("identity", {})), identity):
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "
                 "start anew (the old folder is kept aside), or choose another paths.runs"
@@ -180,25 +165,13 @@ class Run:
         )
 
 
-def differences(one, other):
+def differences(one, other, prefix=""):
     """Name the keys in which the identities of two runs differ."""
-    return _differing(*(_with_choices_since(identity) for identity in (one, other)))
-
-
-def _with_choices_since(identity):
-    """Add to an identity what the run did where it had no choice yet."""
-    return identity | {
-        key: value | identity.get(key, {}) if isinstance(value, dict) else identity.get(key, value)
-        for key, value in BEFORE.items()
-    }
-
-
-def _differing(one, other, prefix=""):
     names = []
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            names += _differing(a, b, f"{prefix}{key}.")
+            names += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             names.append(prefix + key)
     return names

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import pandas
 
-from channels import as_channels, count_channels
 from files import InputError, OutputError, cannot_write, load_json, save_json, whole_file
 from intensity import standardise
 from likeness import make_thumbnail
@@ -229,17 +228,17 @@ class SliceReader:
         The prepared folder.
     rows : pandas.DataFrame
         From `load_manifest`.
-    neighbours, mirror
-        What `read_channels` adds (see `channels.as_channels`).
+    neighbours : int
+        Slices below and above each that `read_channels` adds.
 
     Attributes
     ----------
     channels : int
     """
 
-    def __init__(self, folder, rows, neighbours=0, mirror=False):
-        self.folder, self.neighbours, self.mirror = Path(folder), neighbours, mirror
-        self.channels = count_channels(neighbours, mirror)
+    def __init__(self, folder, rows, neighbours=0):
+        self.folder, self.neighbours = Path(folder), neighbours
+        self.channels = 2 * neighbours + 1
         # Plain lists: picking one value from a DataFrame costs as much as reading the slice.
         self.image, self.mask = rows["image"].tolist(), rows["mask"].tolist()
         self.position, self.mean, self.std = (rows[c].tolist() for c in ("position", "mean", "std"))
@@ -269,7 +268,7 @@ class SliceReader:
             image if i == row else self._load(self.image[i], self.position[i])
             for i in (min(max(i, first), last) for i in range(row - reach, row + reach + 1))
         ]
-        return as_channels(images, self.mirror), mask
+        return np.stack(images, -1), mask
 
     def standardise(self, row, image):
         """Bring an image of this row, as read or augmented, to the network's float32 scale."""

@@ -41,13 +41,7 @@ def compile_model(model, stage, steps, jit, rates=None):
     """
     model.compile(
         optimizer=make_optimizer(stage, steps, rates),
-        loss=WeightedDiceLoss(
-            stage.weight_strength,
-            stage.cross_entropy,
-            stage.dice_of,
-            stage.false_negative_weight,
-            stage.focal_power,
-        ),
+        loss=WeightedDiceLoss(stage.weight_strength, stage.cross_entropy),
         metrics=[OverlapMetrics()],
         jit_compile=resolve_jit(jit),
     )

@@ -8,7 +8,6 @@ import math
 import keras
 from keras import layers
 
-from channels import count_channels
 from fast_layers import ByteDropout, DeepSupervision, FusedBatchNormalization
 from files import InputError
 
@@ -19,8 +18,8 @@ GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
 def build_unet(
-    filters, levels, dropout, batch_normalisation, instance_normalisation, residual, attention,
-    deep_supervision, foreground_prior, neighbours, mirror,
+    filters, levels, dropout, batch_normalisation, instance_normalisation, deep_supervision,
+    foreground_prior, neighbours,
 ):  # fmt: skip
     """Build a U-Net [1]_ for images of any size divisible by 2**levels.
 
@@ -39,21 +38,13 @@ def build_unet(
         After each convolution of a block.
     instance_normalisation : bool
         In its place: each channel of each image by its own mean and variance [2]_.
-    residual : bool
-        What goes into a block of two convolutions is added to what comes out of them, before the
-        last ReLU [3]_, through a convolution of one pixel that brings it to the block's width.
-    attention : bool
-        What a skip connection carries is multiplied, pixel by pixel, by a gate from 0 to 1 that it
-        opens together with the level below [4]_.
     deep_supervision : bool
-        While training, all levels of the decoder but the lowest give a probability [5]_, in channels
+        While training, all levels of the decoder but the lowest give a probability [3]_, in channels
         that follow that of the answer (see `fast_layers.DeepSupervision`).
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
     neighbours : int
         So many slices below and above each are given to the network as further channels.
-    mirror : bool
-        All of them are given once more with left and right exchanged.
 
     Returns
     -------
@@ -65,9 +56,7 @@ def build_unet(
     ----------
     .. [1] Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
     .. [2] Ulyanov, Vedaldi, Lempitsky (2016), Instance normalization, arXiv:1607.08022.
-    .. [3] He, Zhang, Ren, Sun (2016), Deep residual learning for image recognition, CVPR.
-    .. [4] Oktay et al. (2018), Attention U-Net, MIDL.
-    .. [5] Lee et al. (2015), Deeply-supervised nets, AISTATS; the levels as in Isensee et al. (2021),
+    .. [3] Lee et al. (2015), Deeply-supervised nets, AISTATS; the levels as in Isensee et al. (2021),
        nnU-Net, Nature Methods.
     """
 
@@ -79,7 +68,6 @@ def build_unet(
         return x
 
     def block(x, width, name):
-        shortcut = x
         for i in (1, 2):
             x = layers.Conv2D(
                 width, 3, padding="same",
@@ -87,20 +75,8 @@ def build_unet(
                 kernel_initializer="he_normal", name=f"{name}_conv_{i}",
             )(x)  # fmt: skip
             x = normalise(x, f"{name}_norm_{i}")
-            if residual and i == 2:
-                shortcut = layers.Conv2D(width, 1, name=f"{name}_shortcut")(shortcut)
-                x = layers.Add(name=f"{name}_sum")([x, shortcut])
             x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
         return x
-
-    def gate(skip, below, width, name):
-        both = [
-            layers.Conv2D(width // 2 or 1, 1, name=f"{name}_{of}")(x)
-            for of, x in (("skip", skip), ("below", below))
-        ]
-        x = layers.Activation("relu", name=f"{name}_relu")(layers.Add(name=f"{name}_sum")(both))
-        opened = layers.Conv2D(1, 1, activation="sigmoid", name=f"{name}_opened")(x)
-        return layers.Multiply(name=name)([skip, opened])
 
     def probability_of(x, name):
         return layers.Conv2D(
@@ -110,7 +86,7 @@ def build_unet(
             ),
         )(x)  # fmt: skip
 
-    image = keras.Input((None, None, count_channels(neighbours, mirror)), name="image")
+    image = keras.Input((None, None, 2 * neighbours + 1), name="image")
     x, skips, coarse = image, [], []
     for level in range(1, levels + 1):
         x = block(x, filters * 2 ** (level - 1), f"encoder_{level}")
@@ -121,10 +97,7 @@ def build_unet(
     for level in range(levels, 0, -1):
         width = filters * 2 ** (level - 1)
         x = layers.Conv2DTranspose(width, 2, strides=2, name=f"decoder_{level}_up")(x)
-        skip = skips.pop()
-        if attention:
-            skip = gate(skip, x, width, f"decoder_{level}_gate")
-        x = layers.Concatenate(name=f"decoder_{level}_skip")([skip, x])
+        x = layers.Concatenate(name=f"decoder_{level}_skip")([skips.pop(), x])
         x = ByteDropout(dropout, name=f"decoder_{level}_dropout")(x)
         x = block(x, width, f"decoder_{level}")
         if deep_supervision and 1 < level < levels:

@@ -45,7 +45,7 @@ def train_briefly(prepared, folder, filters):
 
     model.compile(
         keras.optimizers.Adam(RATE),
-        WeightedDiceLoss(strength=1.0, cross_entropy=0.0, dice_of="batch"),
+        WeightedDiceLoss(strength=1.0, cross_entropy=0.0),
     )
     reader, count, _ = open_slices(prepared)
     rows = [row for row in range(count) if reader.read(row)[1].any()]

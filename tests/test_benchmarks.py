@@ -164,7 +164,7 @@ def test_pytorch_has_the_same_network():
     mask[:, 8:20, 10:18] = 1
     loss = weighted_dice_loss(torch.from_numpy(mask.transpose(0, 3, 1, 2)), found, 0.8)
     assert float(loss) == pytest.approx(
-        float(WeightedDiceLoss(0.8, cross_entropy=0.0, dice_of="batch")(mask, expected)), abs=1e-6
+        float(WeightedDiceLoss(0.8, cross_entropy=0.0)(mask, expected)), abs=1e-6
     )
 
 

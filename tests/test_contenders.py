@@ -13,7 +13,7 @@ import pytest
 from conftest import LPS, quickly, refused, write_nifti
 
 from benchmarks.bench import ROOT, cpu_seconds
-from benchmarks.contenders import contest, factors, healthy, ours, split, table
+from benchmarks.contenders import contest, healthy, ours, split, table
 from cli import as_arguments
 from comparison import FIGURES
 from config import load_settings
@@ -24,7 +24,7 @@ from trained import Case, find_cases
 from volumes import load_mask, load_volume
 
 
-@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table", "factors"])
+@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table"])
 def test_every_contender_imports_without_its_peers(name):
     assert callable(importlib.import_module(f"benchmarks.contenders.{name}").main)
 
@@ -275,117 +275,6 @@ def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
     return whose | figures | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
 
 
-@pytest.mark.parametrize("screening", factors.SCREENINGS.values(), ids=factors.SCREENINGS)
-def test_each_factor_is_on_in_half_and_meets_each_other_in_a_quarter_of_the_trainings(screening):
-    on = factors.design(screening).astype(int)
-    together = np.full((len(screening), len(screening)), len(on) / 4)
-    np.fill_diagonal(together, len(on) / 2)
-    np.testing.assert_array_equal(on.T @ on, together)
-
-
-@pytest.mark.parametrize("screening", factors.SCREENINGS.values(), ids=factors.SCREENINGS)
-def test_every_factor_changes_every_setting_of_its_own(screening):
-    plain = load_settings()
-    for keys in screening.values():
-        assert all(factors.look_up(plain, key) != value for key, value in keys.items())
-
-
-def test_effects_are_told_apart_and_chance_is_told_from_the_small_ones():
-    # The fold and six settings bring much, the eight others 0.01 to 0.08 either way.
-    small = np.arange(1, 9) * np.tile([0.01, -0.01], 4)
-    brought = np.array([0.3, 0.5, -0.5, 0.5, 0.5, 0.5, 0.5, *small])
-    on = factors.design(factors.FIRST)
-    outcome = 0.4 + on @ brought
-    outcomes = ("dice", "lesion_f1", "pooled_dice", "wrong_ml")
-    figures = pandas.DataFrame(dict.fromkeys(outcomes, outcome))
-    *rows, alone, largest = factors.table(figures.assign(lesion_f1=0.1), factors.FIRST)
-    np.testing.assert_allclose(factors.effect(outcome, on), brought)
-    assert [row["setting"] for row in rows] == list(factors.FIRST)
-    assert rows[2]["Dice"] == "−0.500" and rows[8]["best pooled Dice"] == "−0.020"
-    assert rows[2]["mean of Dice and F1"] == "−0.250"
-    # 1.5 times the median of the small ones, 0.045, times the quantiles of t at 14 / 3 degrees of
-    # freedom, 2.627 and 5.388.
-    assert alone["best pooled Dice"] == "±0.177" and largest["best pooled Dice"] == "±0.364"
-
-
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
-    """Let trainings leave figures without training; give their settings."""
-    monkeypatch.setattr(factors, "KEPT", tmp_path / "kept")
-    made = []
-
-    def train(words):
-        words = list(words)
-        given = {words[i]: words[i + 1] for i in range(len(words) - 1)}
-        overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-        made.append(load_settings(given["--config"], overrides))
-        assert "--validation-only" in words
-        folder = Path(given["--results"], given["--name"], "seed-0")
-        scans = [scan_row("a", 5.0, 9.0, value, session=value) for value in (0.2, len(made) / 20)]
-        scans.append(scan_row("b", 5.0, 9.0, 0.4))
-        save_csv(folder / "evaluation" / "validation" / "metrics.csv", scans)
-        save_csv(folder / "train" / "history.csv", [{"val_dice": v} for v in (0.1, 0.3, 0.2)])
-        save_json(folder / "budget.json", {"steps": 9})
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(factors.subprocess, "run", train)
-    return made
-
-
-STRONG = ["--config", str(ROOT / "configs" / "strong.yaml")]
-
-
-def test_factors_are_trained_with_their_settings_and_never_twice(trained, tmp_path, capsys):
-    (tmp_path / "first-08" / "seed-0").mkdir(parents=True)  # of one that was stopped
-    factors.main(["first", str(tmp_path), *STRONG, "--trainings", "0", "8"])
-    first, last = trained
-    assert (first.unet.mirror, first.augmentation.crop, first.fold) == (True, 160, 1)
-    assert (first.unet.neighbours, first.augmentation.gamma) == (1, 0.2)
-    # On as well up to the seventh factor, off from there on.
-    assert (last.fold, last.unet.mirror, last.train.batch_size) == (1, True, 4)
-    assert (last.augmentation.elastic, last.augmentation.gamma) == (0, 0)
-    assert last.train.schedule == "constant"
-    assert last.train.learning_rate == first.train.learning_rate == 0.001
-    kept = json.loads((tmp_path / "kept" / "first" / "training-08.json").read_text())
-    # The second training of this fixture; subjects count alike, whatever their sessions.
-    assert kept["dice"] == pytest.approx(((0.2 + 2 / 20) / 2 + 0.4) / 2)
-    # Of 5 ml of lesion and 9 ml marked beyond, half is wrong.
-    assert kept["wrong_ml"] == 7
-    assert (kept["subjects"], kept["pooled_dice"], kept["budget"]) == (2, 0.3, {"steps": 9})
-    assert "still to be made: 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15" in (
-        capsys.readouterr().out
-    )
-    factors.main(["first", str(tmp_path), *STRONG])
-    assert len(trained) == 16
-    assert sum(settings.augmentation.carve_mix == 0.5 for settings in trained) == 8
-    assert "| chance (95 %): the largest of 14" in capsys.readouterr().out
-
-
-def test_trainings_of_two_experiments_are_not_mixed(trained, tmp_path, monkeypatch):
-    factors.main(["first", str(tmp_path), *STRONG, "--trainings", "3"])
-    with refused("training-03.json", "other settings"):
-        factors.main(["first", str(tmp_path), *STRONG, "--set", "seed=1"])
-    monkeypatch.setitem(factors.CPU_SECONDS, "first", 900)
-    with refused("training-03.json", "other settings"):
-        factors.main(["first", str(tmp_path), *STRONG, "--trainings"])
-    assert len(trained) == 1
-
-
-def test_a_setting_that_has_come_since_does_not_make_kept_trainings_another_experiment(
-    trained, tmp_path
-):
-    factors.main(["first", str(tmp_path), *STRONG, "--trainings", "3"])
-    path = tmp_path / "kept" / "first" / "training-03.json"
-    kept = json.loads(path.read_text())
-    del kept["recipe"]["train"]["focal_power"]
-    save_json(path, kept)
-    factors.main(["first", str(tmp_path), *STRONG, "--trainings"])
-    with refused("training-03.json", "other settings"):
-        factors.main(
-            ["first", str(tmp_path), *STRONG, "--set", "train.focal_power=0.75", "--trainings"]
-        )
-
-
 def save_figures(results, contender, seed, dice, healthy_ml=1.0):
     """Write what a contender leaves: figures of a scan a subject and of heads without lesion."""
     folder = results / contender / f"seed-{seed}"
@@ -476,23 +365,3 @@ def test_the_documentation_shows_the_figures_that_were_kept(capsys):
     for row in rows:
         if row[1] != "monai":
             assert f"| {row[dice]} | {row[lesion_f1]} |" in readme
-
-
-@pytest.mark.parametrize(
-    "screening, options", [("first", []), ("second", ["--set", "augmentation.crop=160"])]
-)
-def test_the_documentation_shows_what_the_kept_screening_found(screening, options, capsys):
-    # Refused if what is kept is of other settings than those of SCREENINGS and the documented command.
-    factors.main([screening, "nowhere", *STRONG, *options, "--trainings"])
-    shown = capsys.readouterr().out.strip()
-    assert shown in (ROOT / "benchmarks" / "README.md").read_text()
-    log = (ROOT / "benchmarks" / "experiments.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
-    assert len(rows) == 2 + len(factors.SCREENINGS[screening]) + 2
-    for row in rows[3:-2]:
-        assert f"| {row[2]} | {row[3]} |" in log
-
-
-def test_a_training_that_the_screening_does_not_have_is_refused(tmp_path):
-    with refused("--trainings", "99", "0 to 7"):
-        factors.main(["second", str(tmp_path), *STRONG, "--trainings", "99"])

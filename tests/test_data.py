@@ -88,7 +88,7 @@ def test_the_parts_of_processes_make_up_the_batch_and_fills_are_no_images(parts)
 
 @pytest.mark.parametrize(
     ("changes", "channels"),
-    [((), 1), (("unet.neighbours=1", "unet.mirror=true", "augmentation.carve_mix=1"), 6)],
+    [((), 1), (("unet.neighbours=1", "augmentation.carve_mix=1"), 3)],
 )
 def test_training_sees_windows_and_validation_whole_slices(changes, channels, parts):
     parts = parts(
@@ -134,16 +134,15 @@ def test_balancing_is_a_matter_of_lesion_slices_alone(parts):
     assert sorted(plain.order(0)) != sorted(balanced.order(0))
 
 
-def test_neighbours_and_the_mirror_are_given_to_training_and_validation(parts):
-    parts = parts("unet.neighbours=1", "unet.mirror=true", "transfer.augmentation=false")
+def test_neighbours_are_given_to_training_and_validation(parts):
+    parts = parts("unet.neighbours=1", "transfer.augmentation=false")
     for batches in (parts.training, parts.validation):
         images, masks = next(iter(batches.dataset()))
         for image, mask, row in zip(images.numpy(), masks.numpy(), batches.rows(0), strict=True):
             own, lesion = parts.reader.read(row)
             own = parts.reader.standardise(row, own)
-            assert image.shape == (32, 32, 6)
+            assert image.shape == (32, 32, 3)
             np.testing.assert_array_equal(image[..., 1], own)
-            np.testing.assert_array_equal(image[..., 4], own[:, ::-1])
             np.testing.assert_array_equal(mask[..., 0], lesion)
 
 

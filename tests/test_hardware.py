@@ -26,7 +26,7 @@ XLA = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count
 # 55 slices in batches of 4: of the last one each device gets another share.
 UNEVEN = ["slices.per_epoch=55", "train.batch_size=4"]
 # What a network may have beside the authors' layers.
-MORE = ["unet.levels=3", "unet.residual=true", "unet.attention=true", "unet.deep_supervision=true"]
+MORE = ["unet.levels=3", "unet.deep_supervision=true"]
 
 
 @pytest.fixture
@@ -92,16 +92,13 @@ def largest_difference(run, other, epochs):
 
 
 @pytest.mark.parametrize(
-    ("dice_of", "normalisation"),
-    [("batch", "instance_normalisation=true"), ("image", "batch_normalisation=false")],
+    "normalisation", ["instance_normalisation=true", "batch_normalisation=false"]
 )
-def test_five_devices_learn_what_one_learns_also_from_uneven_batches(
-    train_on, dice_of, normalisation
-):
+def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on, normalisation):
     # Of the last 9 slices of 15, in training as in validation, the fifth device has one. Without
     # batch normalisation, which takes each device for itself, and dropout.
     changes = ["train.epochs=1", f"unet.{normalisation}", "unet.dropout=0", "unet.levels=1"]
-    changes += ["train.batch_size=15", "slices.per_epoch=54", f"train.dice_of={dice_of}"]
+    changes += ["train.batch_size=15", "slices.per_epoch=54"]
     one, five = (train_on(count, str(count), *changes) for count in (1, 5))
     assert largest_difference(one, five, epochs=1) < 1e-5
     for a, b in zip(history(one), history(five), strict=True):
@@ -202,20 +199,17 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
     arguments = [*tiny_overrides, "--set", "train.epochs=1", "--set", f"paths.runs={tmp_path}"]
     arguments += ["--set", f"paths.prepared={prepared}"]
     train_model.main(arguments)
+    # As runs of earlier versions have it.
     facts = json.loads((tmp_path / "train" / "run.json").read_text())
-    # As in runs from before there was a choice.
-    identity = facts["identity"]
-    del identity["precision"], identity["unet"]["residual"], identity["augmentation"]["elastic"]
-    del identity["unet"]["attention"], identity["unet"]["deep_supervision"]
-    del identity["unet"]["instance_normalisation"]
-    del identity["train"]["focal_power"]
+    facts["identity"]["unet"] |= {"residual": False, "mirror": False}
+    facts["identity"]["train"]["dice_of"] = "batch"
     (tmp_path / "train" / "run.json").write_text(json.dumps(facts))
     train_model.main([*arguments, "--set", "hardware.devices=1", "--set", "hardware.jit=false"])
     assert "finished already" in capsys.readouterr().out
     with refused("another precision", "--restart"):
         train_model.main([*arguments, "--set", "hardware.precision=mixed_float16"])
-    with refused("another unet.residual", "--restart"):
-        train_model.main([*arguments, "--set", "unet.residual=true"])
+    with refused("another unet.foreground_prior", "--restart"):
+        train_model.main([*arguments, "--set", "unet.foreground_prior=0.1"])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def network(run_folder):
 
 def showing_its_input(size=32, answer=lambda images: images):
     """A network whose probability is the image that it is given."""
-    unet = SimpleNamespace(neighbours=0, mirror=False)
+    unet = SimpleNamespace(neighbours=0)
     settings = SimpleNamespace(slices=SimpleNamespace(size=size), unet=unet)
     return Network(lambda images, training: answer(images), settings, Path("none"))
 
@@ -101,14 +101,14 @@ def test_the_network_sees_what_preparation_stored(network, prepared):
 def test_a_network_of_several_channels_sees_what_preparation_stored(
     tiny_overrides, prepared, tmp_path
 ):
-    settings = load_settings(None, [*tiny_overrides[1::2], "unet.neighbours=1", "unet.mirror=true"])
+    settings = load_settings(None, [*tiny_overrides[1::2], "unet.neighbours=1"])
     settings.save(tmp_path / "config.yaml")
     keras.utils.set_random_seed(0)
     save_weights(build_unet(**settings.unet.model_dump()), tmp_path / "best.weights.h5")
     network = load_network(tmp_path / "best.weights.h5")
     rows = load_manifest(prepared, "atlas")
     rows = rows[rows.subject == "sub-r002s002"].reset_index(drop=True)
-    reader = SliceReader(prepared, rows, neighbours=1, mirror=True)
+    reader = SliceReader(prepared, rows, neighbours=1)
     images = [reader.standardise(row, reader.read_channels(row)[0]) for row in range(len(rows))]
     wanted = np.asarray(network.model(np.stack(images), training=False))[..., 0]
     facts = json.loads((prepared / "atlas" / "sub-r002s002_1.json").read_text())

@@ -31,7 +31,7 @@ def square(size=3):
     return mask
 
 
-def numpy_loss(mask, probability, strength, missed=0.5, smooth=1.0):
+def numpy_loss(mask, probability, strength, smooth=1.0):
     """The same loss from scipy's morphology and plain sums, image by image."""
     overlap = size = 0.0
     window = np.ones((3, 3))
@@ -40,8 +40,7 @@ def numpy_loss(mask, probability, strength, missed=0.5, smooth=1.0):
         eroded = ndimage.binary_erosion(y, window, border_value=1)
         w = 1 / (1 + strength * (dilated & ~eroded))
         overlap += (w * y * p).sum()
-        # True positives, and errors of both kinds as Tversky weighs them.
-        size += 2 * (w * (y * p + missed * y * (1 - p) + (1 - missed) * (1 - y) * p)).sum()
+        size += (w * (y + p)).sum()
     return 1 - (2 * overlap + smooth) / (size + smooth)
 
 
@@ -71,103 +70,41 @@ def test_hand_worked_loss():
     # pixel: Σwp = 2, Σwyp = 1. Loss = 1 - (2·1 + 1) / (5 + 2 + 1) = 5/8.
     probability = square(1)
     probability[0, 0, 0, 0] = 1
-    assert float(weighted_dice_loss(square(3), probability, 1.0, "batch")) == pytest.approx(5 / 8)
+    assert float(weighted_dice_loss(square(3), probability, 1.0)) == pytest.approx(5 / 8)
 
 
 @given(MASKS, PROBABILITIES, STRENGTHS)
 def test_loss_equals_the_plain_numpy_computation(mask, probability, strength):
-    loss = float(weighted_dice_loss(mask, probability, strength, "batch"))
+    loss = float(weighted_dice_loss(mask, probability, strength))
     assert loss == pytest.approx(numpy_loss(mask, probability, strength), abs=1e-5)
     assert -1e-6 <= loss <= 1
 
 
 @given(MASKS, STRENGTHS)
 def test_perfect_prediction_has_zero_loss(mask, strength):
-    assert float(weighted_dice_loss(mask, mask, strength, "batch")) == pytest.approx(0, abs=1e-6)
+    assert float(weighted_dice_loss(mask, mask, strength)) == pytest.approx(0, abs=1e-6)
 
 
 @given(MASKS, PROBABILITIES)
 def test_strength_zero_is_plain_dice(mask, probability):
     dice = (2 * (mask * probability).sum() + 1) / (mask.sum() + probability.sum() + 1)
-    assert float(weighted_dice_loss(mask, probability, 0.0, "batch")) == pytest.approx(
-        1 - dice, abs=1e-5
-    )
+    assert float(weighted_dice_loss(mask, probability, 0.0)) == pytest.approx(1 - dice, abs=1e-5)
 
 
 def test_an_error_on_the_edge_costs_less_than_one_elsewhere():
     on_the_edge, far_away = square(3), square(3)
     on_the_edge[0, 2, 4, 0] = 1
     far_away[0, 0, 8, 0] = 1
-    edge, far = (
-        float(weighted_dice_loss(square(3), p, 1.0, "batch")) for p in (on_the_edge, far_away)
-    )
+    edge, far = (float(weighted_dice_loss(square(3), p, 1.0)) for p in (on_the_edge, far_away))
     assert 0 < edge < far
 
 
-@given(MASKS, PROBABILITIES, STRENGTHS)
-def test_dice_of_images_is_the_mean_of_each_alone(mask, probability, strength):
-    alone = [
-        float(weighted_dice_loss(mask[i : i + 1], probability[i : i + 1], strength, "batch"))
-        for i in range(len(mask))
-    ]
-    loss = WeightedDiceLoss(strength, cross_entropy=0.0, dice_of="image")(mask, probability)
-    assert float(loss) == pytest.approx(np.mean(alone), abs=1e-5)
-
-
-@given(MASKS, PROBABILITIES, STRENGTHS, st.sampled_from([0.3, 0.7]))
-def test_errors_of_both_kinds_weigh_as_tversky_has_them(mask, probability, strength, missed):
-    loss = float(weighted_dice_loss(mask, probability, strength, "batch", missed))
-    assert loss == pytest.approx(numpy_loss(mask, probability, strength, missed), abs=1e-5)
-
-
-def test_what_is_missed_costs_more_than_what_is_wrongly_marked_if_told_so():
-    too_small, too_large = (
-        [float(weighted_dice_loss(square(3), square(size), 0.0, "batch", m)) for m in (0.3, 0.7)]
-        for size in (1, 5)
-    )
-    # Of 9 pixels 8 are missed: 1 - (2·1 + 1) / (2·(1 + 8 m) + 1); or 16 more are marked.
-    assert too_small == pytest.approx([1 - 3 / 7.8, 1 - 3 / 14.2])
-    assert too_large == pytest.approx([1 - 19 / 41.4, 1 - 19 / 28.6])
-
-
-@pytest.mark.parametrize("dice_of", ["batch", "image"])
-@pytest.mark.parametrize("power", [0.75, 2.0])
-def test_the_focal_loss_is_a_power_of_the_loss_and_can_be_learnt_from_at_both_ends(dice_of, power):
-    import tensorflow as tf
-
-    mask = np.concatenate([square(3), np.zeros_like(square(3))])
-    for marked in (np.concatenate([square(2), square(1)]), mask, 1 - mask):
-        alone = [
-            float(weighted_dice_loss(*images, 1.0, "batch"))
-            for images in ((mask[:1], marked[:1]), (mask[1:], marked[1:]), (mask, marked))
-        ]
-        expected = alone[2] ** power if dice_of == "batch" else np.mean(np.power(alone[:2], power))
-        probability = tf.constant(marked)
-        with tf.GradientTape() as tape:
-            tape.watch(probability)
-            loss = WeightedDiceLoss(1.0, 0.0, dice_of, focal_power=power)(mask, probability)
-        assert float(loss) == pytest.approx(expected, abs=1e-5)
-        assert np.isfinite(tape.gradient(loss, probability)).all()
-
-
-def test_a_small_lesion_that_is_missed_counts_less_in_a_batch_than_in_its_image():
-    small, large = square(1), square(5)
-    masks, found = np.concatenate([small, large]), np.concatenate([0 * small, large])
-    in_batch, in_image = (
-        float(weighted_dice_loss(masks, found, 0.0, dice_of)) for dice_of in ("batch", "image")
-    )
-    # (1 pixel missed, 25 found) of the batch; of the images one half and nothing.
-    assert in_batch == pytest.approx(1 / 52, abs=1e-6)
-    assert in_image == pytest.approx(1 / 4, abs=1e-6)
-
-
-@pytest.mark.parametrize("dice_of", ["batch", "image"])
-def test_an_image_that_only_fills_a_batch_counts_for_nothing(dice_of):
+def test_an_image_that_only_fills_a_batch_counts_for_nothing():
     fill = np.full_like(square(), NO_IMAGE)
     marked = np.concatenate([square(2), square(5)])
     one, both = square(3), np.concatenate([square(3), fill])
-    assert float(weighted_dice_loss(both, marked, 1.0, dice_of)) == pytest.approx(
-        float(weighted_dice_loss(one, marked[:1], 1.0, dice_of))
+    assert float(weighted_dice_loss(both, marked, 1.0)) == pytest.approx(
+        float(weighted_dice_loss(one, marked[:1], 1.0))
     )
     assert float(mean_cross_entropy(both, marked)) == pytest.approx(
         float(mean_cross_entropy(one, marked[:1]))
@@ -184,15 +121,15 @@ def test_marking_an_image_without_lesion_raises_the_loss():
     masks = np.concatenate([square(3), np.zeros_like(square(3))])
     clean = masks.copy()
     marked = np.concatenate([square(3), square(3)])
-    assert float(weighted_dice_loss(masks, clean, 1.0, "batch")) == pytest.approx(0, abs=1e-6)
-    assert float(weighted_dice_loss(masks, marked, 1.0, "batch")) > 0.2
+    assert float(weighted_dice_loss(masks, clean, 1.0)) == pytest.approx(0, abs=1e-6)
+    assert float(weighted_dice_loss(masks, marked, 1.0)) > 0.2
 
 
 @given(MASKS, PROBABILITIES, STRENGTHS)
 def test_cross_entropy_is_added_as_a_mean_over_pixels(mask, probability, strength):
     p = np.clip(probability, 1e-7, 1 - 1e-7)
     entropy = -np.mean(mask * np.log(p) + (1 - mask) * np.log(1 - p))
-    loss = float(WeightedDiceLoss(strength, cross_entropy=0.5, dice_of="batch")(mask, probability))
+    loss = float(WeightedDiceLoss(strength, cross_entropy=0.5)(mask, probability))
     assert loss == pytest.approx(
         numpy_loss(mask, probability, strength) + 0.5 * entropy, abs=1e-4, rel=1e-4
     )
@@ -202,7 +139,7 @@ def test_the_keras_loss_is_float32_whatever_the_policy_and_equals_the_function()
     rng = np.random.default_rng(0)
     mask = (rng.random((8, 240, 240, 1)) < 0.5).astype(np.float16)
     probability = rng.random(mask.shape).astype(np.float16)
-    loss = WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch")(mask, probability)
+    loss = WeightedDiceLoss(1.0, cross_entropy=0.0)(mask, probability)
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
     assert float(loss) == pytest.approx(numpy_loss(mask, probability, 1.0), abs=1e-4)
 

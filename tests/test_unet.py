@@ -11,8 +11,7 @@ from unet import build_unet, choose_trainable
 
 REFERENCE = {
     "filters": 8, "levels": 4, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
-    "residual": False, "attention": False, "deep_supervision": False, "foreground_prior": 0.5,
-    "neighbours": 0, "mirror": False,
+    "deep_supervision": False, "foreground_prior": 0.5, "neighbours": 0,
 }  # fmt: skip
 
 
@@ -58,21 +57,6 @@ def test_the_untrained_network_starts_from_the_prior():
     np.testing.assert_allclose(probability, 0.05, rtol=1e-3)
 
 
-@pytest.mark.parametrize("batch_normalisation", [True, False])
-def test_a_residual_block_adds_its_input_to_what_it_gives(batch_normalisation):
-    model = small_unet(residual=True, batch_normalisation=batch_normalisation)
-    for level in ("encoder_1", "bottleneck", "decoder_4"):
-        branch = model.get_layer(f"{level}_norm_2" if batch_normalisation else f"{level}_conv_2")
-        shortcut, total = (model.get_layer(f"{level}_{name}") for name in ("shortcut", "sum"))
-        assert shortcut.kernel.shape[:2] == (1, 1)
-        assert shortcut.input is model.get_layer(f"{level}_conv_1").input
-        assert {id(tensor) for tensor in total.input} == {id(branch.output), id(shortcut.output)}
-        assert model.get_layer(f"{level}_relu_2").input is total.output
-    plain = small_unet(batch_normalisation=batch_normalisation)
-    shortcuts = sum(layer.count_params() for layer in model.layers if "shortcut" in layer.name)
-    assert model.count_params() == plain.count_params() + shortcuts
-
-
 def test_instance_normalisation_takes_each_image_by_itself():
     images, _ = lesion_slices(4)
     images *= np.array([1, 2, 5, 20], np.float32)[:, None, None, None]
@@ -85,22 +69,6 @@ def test_instance_normalisation_takes_each_image_by_itself():
     together = np.asarray(model(images, training=True))
     alone = np.concatenate([model(images[i : i + 1], training=False) for i in range(4)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
-
-
-def test_a_gate_lets_through_what_the_level_below_opens():
-    images, _ = lesion_slices(2)
-    model = small_unet(attention=True)
-    gate, opened = model.get_layer("decoder_2_gate"), model.get_layer("decoder_2_gate_opened")
-    skip = model.get_layer("encoder_2_relu_2").output
-    inside = keras.Model(model.input, [skip, opened.output, gate.output])
-    carried, share, passed = map(np.asarray, inside(images))
-    assert share.shape == (*carried.shape[:3], 1) and 0 < share.min() < share.max() < 1
-    np.testing.assert_allclose(passed, carried * share, rtol=1e-5)
-    joined = model.get_layer("decoder_2_skip").input
-    assert joined[0] is gate.output
-    # What opens it: the skip connection and, through the transposed convolution, the level below.
-    assert model.get_layer("decoder_2_gate_below").input is model.get_layer("decoder_2_up").output
-    assert model.get_layer("decoder_2_gate_skip").input is skip
 
 
 def test_deep_supervision_judges_coarse_levels_while_training_alone():
@@ -117,7 +85,7 @@ def test_deep_supervision_judges_coarse_levels_while_training_alone():
         blocks = in_training[..., channel].reshape(2, 48 // side, side, 48 // side, side)
         assert (blocks == blocks[:, :, :1, :, :1]).all() and np.unique(blocks).size > 9
     np.testing.assert_array_equal(model(images, training=False), plain(images, training=False))
-    loss = WeightedDiceLoss(1.0, cross_entropy=0.5, dice_of="batch")
+    loss = WeightedDiceLoss(1.0, cross_entropy=0.5)
     of_each = [float(loss(masks, in_training[..., c : c + 1])) for c in range(3)]
     assert len(set(of_each)) == 3
     expected = (4 * of_each[0] + 2 * of_each[1] + of_each[2]) / 7
@@ -140,7 +108,6 @@ def test_layer_names_are_the_same_in_every_build():
     "changes",
     [
         {},
-        {"levels": 3, "residual": True, "attention": True},
         {"levels": 3, "instance_normalisation": True, "deep_supervision": True},
     ],
 )
@@ -149,7 +116,7 @@ def test_the_network_overfits_eight_slices(changes):
     model = small_unet(filters=8, dropout=0.0, **changes)
     model.compile(
         optimizer=keras.optimizers.Adam(0.01),
-        loss=WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch"),
+        loss=WeightedDiceLoss(1.0, cross_entropy=0.0),
     )
     model.fit(images, masks, batch_size=8, epochs=60, verbose=0)
     prediction = model.predict(images, verbose=0) > 0.5
@@ -164,7 +131,7 @@ def test_frozen_layers_do_not_move_and_the_others_do(groups):
     choose_trainable(model, groups)
     model.compile(
         optimizer=keras.optimizers.Adam(0.01),
-        loss=WeightedDiceLoss(1.0, cross_entropy=0.0, dice_of="batch"),
+        loss=WeightedDiceLoss(1.0, cross_entropy=0.0),
     )
     before = {layer.name: layer.get_weights() for layer in model.layers}
     model.fit(images, masks, batch_size=4, epochs=1, verbose=0)

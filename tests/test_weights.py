@@ -16,8 +16,7 @@ def network(filters=2, seed=0, **changes):
     keras.utils.set_random_seed(seed)
     options = {
         "levels": 4, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
-        "residual": False, "attention": False, "deep_supervision": False,
-        "foreground_prior": 0.5, "neighbours": 0, "mirror": False,
+        "deep_supervision": False, "foreground_prior": 0.5, "neighbours": 0,
     }  # fmt: skip
     return build_unet(filters, **(options | changes))
 
@@ -66,8 +65,6 @@ def test_skipped_layers_keep_their_weights(saved):
         ({"neighbours": 1}, ["encoder_1_conv_1", "(3, 3, 1, 2)", "(3, 3, 3, 2)"]),
         ({"batch_normalisation": False}, ["encoder_1_conv_1"]),
         ({"instance_normalisation": True}, ["encoder_1_norm_1"]),
-        ({"residual": True}, ["encoder_1_shortcut"]),
-        ({"attention": True}, ["decoder_4_gate"]),
         ({"deep_supervision": True}, ["decoder_2_head"]),
         ({"levels": 3}, ["bottleneck_conv_1"]),
     ],
@@ -85,8 +82,6 @@ def test_weights_of_another_network_are_refused_by_name_and_nothing_is_loaded(sa
     ("other", "named"),
     [
         ({"instance_normalisation": True}, "encoder_1_norm_1"),
-        ({"residual": True}, "shortcut is not in the network"),
-        ({"attention": True}, "is not in the network"),
         ({"deep_supervision": True}, "is not in the network"),
         ({"levels": 5}, "bottleneck_conv_1"),
     ],
