@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from files import InputError, whole_file
+from system.files import InputError, whole_file
 
 BASE_FILE = Path(__file__).with_name("config.yaml")
 

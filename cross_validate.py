@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli import as_arguments, read_settings, run
+from system.console import as_arguments, read_settings, run
 
 SCRIPTS = {"train": "train_model.py", "transfer": "transfer_learning.py"}
 

@@ -9,16 +9,16 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-import lineage
 from augmentation import augment
 from carvemix import CarveMix
-from files import InputError
-from hardware import check_parts, part_of_batches
 from losses import NO_IMAGE
-from parallel import CORES
 from sampling import training_order, validation_order
-from slices import SliceReader, load_manifest
-from splits import fingerprint, load_split, rows_of
+from scans.slices import SliceReader, load_manifest
+from scans.splits import fingerprint, load_split, rows_of
+from system.devices import check_parts, part_of_batches
+from system.files import InputError
+from system.parallel import CORES
+from training import leakage
 
 
 class Batches:
@@ -67,7 +67,7 @@ class Batches:
         masks : ndarray, uint8, shape (B, H, W, 1)
             `losses.NO_IMAGE` where an image only fills the part.
         mean, factor : ndarray, float32, shape (B, 1, 1, 1)
-            Of the scan of each image, to standardise it (see `intensity.standardise`).
+            Of the scan of each image, to standardise it (see `scans.intensity.standardise`).
         """
         whole = self.rows(step)
         part = np.array(self.part(len(whole)))
@@ -148,14 +148,14 @@ class Parts:
     identity : dict of str
         Hashes of the slices and of the split.
     subjects : dict of dict
-        For ``"training"``, ``"validation"`` and ``"test"`` the subjects, as `lineage.marks`
+        For ``"training"``, ``"validation"`` and ``"test"`` the subjects, as `training.leakage.marks`
         lists them.
 
     Raises
     ------
     files.InputError
-        If slices or split are missing or made with another `slices.size` or `slices.skip`, the split
-        leaks (see `splits.rows_of`), or the devices cannot share a batch.
+        If slices or split are missing or made with another `scans.slices.size` or `scans.slices.skip`, the split
+        leaks (see `scans.splits.rows_of`), or the devices cannot share a batch.
     """
 
     def __init__(self, dataset, settings, stage):
@@ -194,7 +194,7 @@ class Parts:
             "slices": fingerprint(self.rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
             "split": fingerprint(split),
         }
-        self.subjects = {name: lineage.marks(self.rows.iloc[part[name]]) for name in part}
+        self.subjects = {name: leakage.marks(self.rows.iloc[part[name]]) for name in part}
         training, validation, test = (len(self.subjects[name]) for name in part)
         print(
             f"{dataset}: {len(self.training.order(0))} training slices of {training} subjects, "

@@ -17,10 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cli import read_settings, run
-from files import InputError, load_json, save_json, whole_file
-from parallel import CORES, in_parallel
-from phantoms import (
+from synthetic.heads import (
     acquire,
     draw_person,
     draw_scanner,
@@ -28,6 +25,9 @@ from phantoms import (
     paint_look_alikes,
     paint_tumour,
 )
+from system.console import read_settings, run
+from system.files import InputError, load_json, save_json, whole_file
+from system.parallel import CORES, in_parallel
 
 ATLAS_DATASET, BRATS_DATASET = 0, 1  # second word of every seed, so that the two sets share nothing
 ATLAS_SITES = ("R001", "R009", "R027", "R038", "R047")
@@ -141,8 +141,8 @@ def threshold_baseline(settings):
     dict
         ``dice``, ``precision`` and ``recall`` on the validation slices, and the ``band``.
     """
-    from slices import SliceReader, load_manifest
-    from splits import load_split, rows_of
+    from scans.slices import SliceReader, load_manifest
+    from scans.splits import load_split, rows_of
 
     folder = settings.paths.prepared
     rows = load_manifest(folder, "atlas")
@@ -170,7 +170,7 @@ def threshold_baseline(settings):
 
 def print_end(settings):
     """Print the table of the demo's stages beside the baseline, and where the pictures are."""
-    from figures import print_results
+    from training.pictures import print_results
 
     print_results(settings.paths.runs)
     baseline = threshold_baseline(settings)

@@ -21,9 +21,9 @@ for each fold of a cross-validation it is chosen on the other folds.
 from functools import partial
 from pathlib import Path
 
-from cli import read_settings, run, starting_tensorflow
-from files import InputError, load_json, make_folder, save_csv, save_json
-from parallel import in_parallel
+from system.console import read_settings, run, starting_tensorflow
+from system.files import InputError, load_json, make_folder, save_csv, save_json
+from system.parallel import in_parallel
 
 
 def add_arguments(parser):
@@ -43,9 +43,9 @@ def main(argv=None):
     together = (arguments.predictions, arguments.masks)
     if any(together) and (not all((*together, arguments.output)) or arguments.runs):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
-    from comparison import compare_runs, describe, without_nan
-    from report import save_report
-    from tables import print_comparisons, print_figures, print_strata
+    from evaluation.comparison import compare_runs, describe, without_nan
+    from evaluation.report import save_report
+    from evaluation.summary import print_comparisons, print_figures, print_strata
 
     part = None if arguments.predictions else arguments.part
     folder = arguments.output or Path(settings.paths.runs, "evaluation", part)
@@ -74,9 +74,9 @@ def score_runs(settings, arguments):
 
     Returns the rows, each run's facts, and what shows a scan with the last run's prediction.
     """
-    from evaluation import load_scene, score
-    from operating_point import written
-    from trained import count_left_out, find_cases, find_runs
+    from evaluation.runs import count_left_out, find_cases, find_runs
+    from evaluation.scoring import load_scene, score
+    from prediction.operating_point import written
 
     prepared, part = settings.paths.prepared, arguments.part
     runs = find_runs(arguments.runs or finished_runs(settings), prepared, part)
@@ -124,8 +124,8 @@ def pairs(cases):
 
 def read_point(predictor):
     """Read the operating point that was chosen on validation, or say that the plain one is taken."""
-    from evaluation import stored_point
-    from operating_point import PLAIN, written
+    from evaluation.scoring import stored_point
+    from prediction.operating_point import PLAIN, written
 
     point = stored_point(predictor)
     if point is None:
@@ -138,8 +138,8 @@ def read_point(predictor):
 
 def predict_missing(cases, flips):
     """Predict the scans of which there is no prediction yet, some also as mirrored heads."""
-    from evaluation import missing_predictions, predict_cases
-    from inference import load_network, predict_probability
+    from evaluation.scoring import missing_predictions, predict_cases
+    from prediction.inference import load_network, predict_probability
 
     missing = {
         predictor: missing_predictions(predictor, own, flips[predictor])
@@ -157,7 +157,7 @@ def predict_missing(cases, flips):
 
 def choose_points(runs, cases, flip):
     """Choose each predictor's operating point on validation."""
-    from evaluation import choose_for_folds, score_thresholds
+    from evaluation.scoring import choose_for_folds, score_thresholds
 
     results = in_parallel(score_thresholds, pairs(cases), "choosing thresholds")
     tried = {predictor: [next(results)() for _ in own] for predictor, own in cases.items()}
@@ -184,7 +184,7 @@ def finished_runs(settings):
 
 def score_predictions(settings, arguments):
     """Score another program's masks; return the same as `score_runs`."""
-    from other_masks import load_scene, pair_masks, score_masks
+    from evaluation.external_predictions import load_scene, pair_masks, score_masks
 
     layout, folder = settings.atlas, arguments.predictions
     cases = pair_masks(folder, arguments.masks, layout.mask_suffix)

@@ -7,7 +7,7 @@ Shape letters: B images of a batch, H, W pixels.
 import keras
 from keras import ops
 
-from hardware import sum_over_devices
+from system.devices import sum_over_devices
 
 # In the mask of an image that counts for nothing.
 NO_IMAGE = 255

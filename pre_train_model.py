@@ -8,7 +8,7 @@ Stopped at any moment, the same command goes on after the last finished epoch.
     python pre_train_model.py --set pre_train.epochs=100
 """
 
-from cli import read_settings, run, starting_keras
+from system.console import read_settings, run, starting_keras
 
 
 def main(argv=None):
@@ -16,9 +16,9 @@ def main(argv=None):
     # Keras takes seconds to import: only now, with the settings known to be right.
     with starting_keras():
         from data import Parts
-        from hardware import use_hardware
-        from runs import Run
-        from training import compile_model, fit, save_prediction_pictures, set_random_seed
+        from system.devices import use_hardware
+        from training.fit import compile_model, fit, save_prediction_pictures, set_random_seed
+        from training.run_folder import Run
         from unet import build_unet
 
     hardware = settings.hardware

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import read_settings, run, starting_tensorflow
-from files import (
+from prediction.outputs import Job, find_jobs
+from system.console import read_settings, run, starting_tensorflow
+from system.files import (
     InputError,
     file_hash,
     load_json,
@@ -30,8 +31,7 @@ from files import (
     save_json,
     whole_file,
 )
-from jobs import Job, find_jobs
-from parallel import WRITERS, in_parallel
+from system.parallel import WRITERS, in_parallel
 
 CHALLENGE = "atlas2_prediction"
 
@@ -93,8 +93,8 @@ def main(argv=None):
 
 def choose_options(arguments, weights):
     """Collect what decides a mask; what is not given is the operating point of the weights."""
-    from inference import read_run_settings
-    from operating_point import read_operating_point
+    from prediction.inference import read_run_settings
+    from prediction.operating_point import read_operating_point
 
     for path in weights:
         read_run_settings(path)
@@ -118,8 +118,8 @@ def choose_options(arguments, weights):
 def load_networks(weights):
     """Load the networks, and the grey levels of the first one's training scans if at hand."""
     with starting_tensorflow():
-        from inference import load_network
-    from screening import read_training_scales
+        from prediction.inference import load_network
+    from prediction.quality import read_training_scales
 
     networks = [load_network(path) for path in weights]
     training_scales = read_training_scales(networks[0])
@@ -177,10 +177,10 @@ class Found:
 
 def predict_scan(job, networks, options, training_scales, with_probability):
     """Read a scan and mark its lesions; return what was found."""
-    from inference import predict_probability, segment
-    from operating_point import ends_of, voxels, without_ends
-    from screening import measure, unlike_training
-    from volumes import load_volume, to_original_grid
+    from prediction.inference import predict_probability, segment
+    from prediction.operating_point import ends_of, voxels, without_ends
+    from prediction.quality import measure, unlike_training
+    from scans.volumes import load_volume, to_original_grid
 
     started = time.perf_counter()
     volume = load_volume(job.scan)
@@ -219,7 +219,7 @@ def save_scan(found):
     """Write all results of one scan and return what to tell of it, or raise what was its problem."""
     if isinstance(found, InputError):
         raise found
-    from figures import save_overlay
+    from training.pictures import save_overlay
 
     started = time.perf_counter()
     job, row = found.job, found.row
@@ -241,7 +241,7 @@ def save_nifti(image, path):
 
 def pack_challenge(jobs, path):
     """Pack the masks as the ATLAS challenge takes them: same bytes for same masks."""
-    from scans import identify
+    from scans.find import identify
 
     about = {
         "Name": CHALLENGE, "BIDSVersion": "1.6.0",

@@ -14,9 +14,9 @@ import re
 from functools import partial
 from pathlib import Path
 
-from cli import read_settings, run
-from files import InputError, make_folder, one_line, save_csv, save_json
-from parallel import in_parallel
+from system.console import read_settings, run
+from system.files import InputError, make_folder, one_line, save_csv, save_json
+from system.parallel import in_parallel
 
 DATASETS = ("atlas", "brats17")
 
@@ -67,7 +67,7 @@ def every_nth(part):
 
 def find_all(settings):
     """List the scans of each data set whose folder exists."""
-    from scans import find_scans
+    from scans.find import find_scans
 
     scans, problems = [], []
     for dataset in DATASETS:
@@ -106,7 +106,7 @@ def prepare_all(scans, settings, strict):
 
 def prepare(scan, settings):
     """Cut one scan by the settings of its data set."""
-    from slices import prepare_scan
+    from scans.slices import prepare_scan
 
     options = settings.slices
     labels = getattr(settings, scan.dataset).labels
@@ -117,7 +117,7 @@ def prepare(scan, settings):
 
 def mark_alike(prepared):
     """Give nearly identical scans one name in the rows of their slices, and say which they are."""
-    from likeness import find_alike
+    from scans.near_duplicates import find_alike
 
     whose = [facts["slices"][0] for facts in prepared]
     names = [f"{row['dataset']}/{row['subject']}_{row['session']}" for row in whose]
@@ -138,7 +138,7 @@ def split_all(rows, settings):
     """Draw, or take from split.table, the parts of each data set."""
     import pandas
 
-    from splits import make_split, split_from_table
+    from scans.splits import make_split, split_from_table
 
     parts, options = {}, settings.split
     for dataset, slices_ in pandas.DataFrame(rows).groupby("dataset"):

@@ -11,7 +11,7 @@ Stopped at any moment, the same command goes on after the last finished epoch.
 
 from pathlib import Path
 
-from cli import read_settings, run, starting_keras
+from system.console import read_settings, run, starting_keras
 
 
 def main(argv=None):
@@ -19,12 +19,12 @@ def main(argv=None):
     # Keras takes seconds to import: only now, with the settings known to be right.
     with starting_keras():
         from data import Parts
-        from hardware import use_hardware
-        from lineage import check_unseen
-        from runs import Run
-        from training import compile_model, fit, save_prediction_pictures, set_random_seed
+        from system.devices import use_hardware
+        from training.fit import compile_model, fit, save_prediction_pictures, set_random_seed
+        from training.leakage import check_unseen
+        from training.run_folder import Run
+        from training.weights import load_weights
         from unet import build_unet, choose_trainable
-        from weights import load_weights
 
     hardware = settings.hardware
     use_hardware(hardware.devices, hardware.precision, settings.transfer.batch_size)

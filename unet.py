@@ -8,8 +8,8 @@ import math
 import keras
 from keras import layers
 
-from fast_layers import ByteDropout, DeepSupervision, FusedBatchNormalization
-from files import InputError
+from system.files import InputError
+from training.layers import ByteDropout, DeepSupervision, FusedBatchNormalization
 
 # Of the running mean and variance that validation and prediction use. With Keras' 0.99 they lag
 # hundreds of steps behind and a short run validates on stale ones; 0.9 is PyTorch's.
@@ -40,7 +40,7 @@ def build_unet(
         In its place: each channel of each image by its own mean and variance [2]_.
     deep_supervision : bool
         While training, all levels of the decoder but the lowest give a probability [3]_, in channels
-        that follow that of the answer (see `fast_layers.DeepSupervision`).
+        that follow that of the answer (see `training.layers.DeepSupervision`).
     foreground_prior : float
         Probability that the untrained network gives to every pixel, 0 to 1.
     neighbours : int

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from files import save_json
-from parallel import CORES
+from system.files import save_json
+from system.parallel import CORES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")

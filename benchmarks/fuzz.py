@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import nibabel
 import numpy as np
 
-from files import InputError
-from volumes import load_mask, load_volume, to_original_grid
+from scans.volumes import load_mask, load_volume, to_original_grid
+from system.files import InputError
 
 SHAPE = (12, 14, 10)
 FILES_PER_CHILD = 500

@@ -26,7 +26,7 @@ from benchmarks.bench import (
     scratch,
     spread,
 )
-from parallel import in_parallel
+from system.parallel import in_parallel
 
 COUNTS = (10, 100, 1000)
 SMALL, SLICES = (48, 56, 110), 89

@@ -37,7 +37,7 @@ def train_briefly(prepared, folder, filters):
     from config import load_settings
     from data import Batches
     from losses import WeightedDiceLoss
-    from weights import save_weights
+    from training.weights import save_weights
 
     settings = load_settings(overrides=[f"unet.filters={filters}"])
     model = build_keras(filters)
@@ -64,8 +64,8 @@ def train_briefly(prepared, folder, filters):
 
 def save_inputs(scan, weights, folder):
     """Write the 8-bit slices of a scan, and the network's filters and arrays."""
-    from inference import load_network, square_size
-    from volumes import load_volume, volume_to_slices
+    from prediction.inference import load_network, square_size
+    from scans.volumes import load_volume, volume_to_slices
 
     scaled, mean, std = load_volume(scan).scaled
     images = volume_to_slices(scaled, square_size(scaled.shape, 240))
@@ -121,8 +121,8 @@ def keeping(predict, folder, name):
 
 
 def ours(weights, folder, batch=None):
-    """`inference.predict_probability` from 8-bit slices on."""
-    import inference
+    """`prediction.inference.predict_probability` from 8-bit slices on."""
+    from prediction import inference
 
     inference.BATCH = batch or inference.BATCH
     network, inputs = inference.load_network(weights), load_inputs(folder)
@@ -133,7 +133,7 @@ def ours(weights, folder, batch=None):
 
 def engine(run, folder, batch, name):
     """Return work that feeds slices to `run`, which maps (batch, 1, H, W) to probabilities."""
-    from intensity import standardise
+    from scans.intensity import standardise
 
     images, mean, std = load_inputs(folder)
 
@@ -177,10 +177,10 @@ def openvino(folder, batch):
 
 def end_to_end(scans, weights, folder, overlapped):
     """What predict.py does with scans, from their files to masks, pictures and facts."""
-    from inference import load_network
-    from jobs import find_jobs
-    from operating_point import PLAIN
     from predict import predict_all, predict_scan, save_scan
+    from prediction.inference import load_network
+    from prediction.operating_point import PLAIN
+    from prediction.outputs import find_jobs
 
     networks = [load_network(weights)]
     output = folder / f"masks, {overlapped}"
@@ -204,7 +204,7 @@ def end_to_end(scans, weights, folder, overlapped):
 
 
 def reading(scan):
-    from volumes import load_volume
+    from scans.volumes import load_volume
 
     return lambda: {"voxels": load_volume(scan).voxels.size}
 
@@ -232,7 +232,7 @@ def main():
         files = [scan.image for scan in list_scans(scans)[:SCANS_END_TO_END]]
         _once(save_inputs, files[0], weights, folder)
         _once(export_network, folder)
-        from inference import BATCH
+        from prediction.inference import BATCH
 
         batches = sorted({*BATCHES, BATCH})
         samples = compare(

@@ -35,7 +35,7 @@ MOVED_BY = ("rotation_degrees", "shift", "zoom", "flip")  # what all sides have 
 def open_slices(folder):
     """Return the reader of prepared slices, their count, and what config.yaml augments by."""
     from config import load_settings
-    from slices import SliceReader, load_manifest
+    from scans.slices import SliceReader, load_manifest
 
     rows = load_manifest(folder, "atlas")
     augmentation = load_settings().augmentation.model_dump(exclude={"carve_mix"})

@@ -24,7 +24,7 @@ from benchmarks.bench import (
     spread,
     times_ours,
 )
-from parallel import CORES, use_one_thread
+from system.parallel import CORES, use_one_thread
 
 SYNTHETIC_SCANS, AT_LEAST = 10, 300
 SCANS_A_TURN = 6
@@ -33,7 +33,7 @@ ALL_OF_ATLAS = 655
 
 def list_scans(folder):
     from config import load_settings
-    from scans import find_scans
+    from scans.find import find_scans
 
     layout = load_settings().atlas
     return find_scans(folder, "atlas", layout.image_suffix, layout.mask_suffix)[0]

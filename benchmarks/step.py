@@ -46,7 +46,7 @@ def make_keras_step(model, batch=BATCH):
     import tensorflow as tf
 
     from config import load_settings
-    from training import compile_model
+    from training.fit import compile_model
 
     changes = [f"train.learning_rate={RATE}", f"train.weight_strength={STRENGTH}"]
     compile_model(model, load_settings(overrides=changes).train, steps=1, jit=False)

@@ -1,13 +1,12 @@
 """Tiny ATLAS and BraTS17 trees, drawn once a session, and the settings that fit them."""
 
 import contextlib
+import csv
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from scipy.ndimage import gaussian_filter
 
-from files import InputError, OutputError
+from system.files import InputError, OutputError
 
 # The same examples every time; a shared machine may be slow.
 hypothesis_settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
@@ -61,6 +60,11 @@ def refused(*parts):
     message = str(caught.value)
     assert "\n" not in message
     assert [part for part in map(str, parts) if part not in message] == [], message
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def write_nifti(path, voxels, affine):
@@ -130,14 +134,13 @@ def quickly(patch):
     Each process takes seconds to start, and `runs`, `prepared` and tests of their own have tried them.
     """
     import evaluate
-    import other_masks
     import prep
-    import report
-    from parallel import in_parallel
+    from evaluation import external_predictions, report
+    from system.parallel import in_parallel
 
-    for script in (prep, evaluate, other_masks):
+    for script in (prep, evaluate, external_predictions):
         patch.setattr(script, "in_parallel", partial(in_parallel, processes=1))
-    patch.setattr("evaluation.WRITERS", 1)
+    patch.setattr("evaluation.scoring.WRITERS", 1)
     patch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
 
 

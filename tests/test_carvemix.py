@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from carvemix import CarveMix, carve
-from slices import SliceReader
+from scans.slices import SliceReader
 
 SIDE = 48
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from fast_layers import ByteDropout, FusedBatchNormalization
 from losses import OverlapMetrics, WeightedDiceLoss
+from training.layers import ByteDropout, FusedBatchNormalization
 from unet import build_unet, choose_trainable
 
 REFERENCE = {

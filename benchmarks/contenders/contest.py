@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench import ENVIRONMENT, cpu_seconds, machine
-from files import InputError, save_json
-from parallel import CORES
+from system.files import InputError, save_json
+from system.parallel import CORES
 
 
 def add_arguments(parser):
@@ -108,8 +108,8 @@ def contender_folder(settings, arguments, name):
 
 def check_scans(settings, folds):
     """Refuse scans that are gone or changed now: they are read again when the budget is spent."""
-    from splits import load_split
-    from trained import find_cases
+    from evaluation.runs import find_cases
+    from scans.splits import load_split
 
     for fold in folds:
         split = load_split(settings.paths.prepared, "atlas", fold)

@@ -21,8 +21,8 @@ FARTHEST = 16  # the middle of the head lies no farther from that of the grid, i
 
 def healthy_cases(results, settings):
     """List the healthy heads as cases with an empty mask, written to ``<results>/healthy`` once."""
-    from splits import load_split
-    from trained import find_cases
+    from evaluation.runs import find_cases
+    from scans.splits import load_split
 
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
     held_back = find_cases(settings.paths.prepared, split, "test")
@@ -40,8 +40,8 @@ def synthetic_cases(results, settings):
 
 
 def empty_case(results, settings, subject):
-    from scans import Scan
-    from trained import Case
+    from evaluation.runs import Case
+    from scans.find import Scan
 
     image, mask = (
         results / HEALTHY / f"{subject}{suffix}.nii.gz"
@@ -52,7 +52,7 @@ def empty_case(results, settings, subject):
 
 def write_head(index, image, mask):
     from demo import save_nifti
-    from phantoms import acquire, draw_person, draw_scanner, paint_look_alikes
+    from synthetic.heads import acquire, draw_person, draw_scanner, paint_look_alikes
 
     rng = np.random.default_rng([*SEED, index])
     scanner = draw_scanner(rng)
@@ -68,7 +68,7 @@ def write_head(index, image, mask):
 def covered_cases(results, settings, held_back):
     """List those held-back heads whose lesion can be covered; one scan of each."""
     from demo import save_nifti
-    from volumes import load_mask, load_volume
+    from scans.volumes import load_mask, load_volume
 
     cases = {}
     for case in held_back:

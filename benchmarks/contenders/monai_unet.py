@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from cli import read_settings, run
+from system.console import read_settings, run
 
 BATCH = 8
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
@@ -32,8 +32,8 @@ def main(argv=None):
     tuned = contest.contender_folder(settings, arguments, "monai-tuned")
     from monai.utils import set_determinism
 
-    from splits import load_split
-    from trained import find_cases
+    from evaluation.runs import find_cases
+    from scans.splits import load_split
 
     contest.check_scans(settings, [settings.fold])
     healthy = healthy_cases(arguments.results, settings)
@@ -73,8 +73,8 @@ def main(argv=None):
 def load_slices(settings, split):
     """Return training and validation slices as MONAI's dictionaries, and the order of training."""
     from sampling import training_order
-    from slices import SliceReader, load_manifest
-    from splits import rows_of
+    from scans.slices import SliceReader, load_manifest
+    from scans.splits import rows_of
 
     rows = load_manifest(settings.paths.prepared, "atlas")
     part = rows_of(rows, split)
@@ -211,8 +211,8 @@ def endless(order):
 
 def predict_probability(fitting, size, volume):
     """Give each voxel of a scan of 1 mm its probability of lesion."""
-    from inference import square_size
-    from volumes import slices_to_volume, volume_to_slices
+    from prediction.inference import square_size
+    from scans.volumes import slices_to_volume, volume_to_slices
 
     scaled, mean, std = volume.scaled
     images = volume_to_slices(scaled, square_size(scaled.shape, size))
@@ -223,13 +223,13 @@ def predict_probability(fitting, size, volume):
 
 def choose_point(cases, predict):
     """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
-    from operating_point import (
+    from prediction.operating_point import (
         choose_operating_point,
         figure_grids,
         threshold_levels,
         without_ends,
     )
-    from volumes import load_mask, load_volume
+    from scans.volumes import load_mask, load_volume
 
     grids = []
     for case in cases:
@@ -245,9 +245,9 @@ def write_masks(cases, predict, points):
     """Write the masks of some scans, at an operating point for each folder."""
     import nibabel
 
-    from inference import segment
-    from operating_point import voxels, without_ends
-    from volumes import load_volume, to_original_grid
+    from prediction.inference import segment
+    from prediction.operating_point import voxels, without_ends
+    from scans.volumes import load_volume, to_original_grid
 
     for folder in points:
         (folder / "predictions").mkdir(parents=True)

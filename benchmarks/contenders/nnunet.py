@@ -14,9 +14,9 @@ from functools import partial
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from cli import read_settings, run
-from files import save_json
-from parallel import CORES
+from system.console import read_settings, run
+from system.files import save_json
+from system.parallel import CORES
 
 DATASET = "Dataset001_Lesion"
 EPOCHS, TRAINING_PER_VALIDATION = 20, 5
@@ -74,9 +74,9 @@ def write_dataset(folder, settings):
     """Lay out the scans that may train or validate as nnU-Net wants them; return the test cases."""
     import nibabel
 
-    from splits import load_split
-    from trained import find_cases
-    from volumes import load_mask, load_volume, to_original_grid
+    from evaluation.runs import find_cases
+    from scans.splits import load_split
+    from scans.volumes import load_mask, load_volume, to_original_grid
 
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
     cases = {part: find_cases(settings.paths.prepared, split, part) for part in split}

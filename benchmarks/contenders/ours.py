@@ -13,8 +13,8 @@ from importlib import import_module
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from cli import as_arguments, read_settings, run, starting_tensorflow
-from files import InputError
+from system.console import as_arguments, read_settings, run, starting_tensorflow
+from system.files import InputError
 
 STAGES = {
     "pre_train": ("pre_train_model", "brats17"),
@@ -133,8 +133,8 @@ def measure(settings, stage, dataset, budget):
     """Return the seconds of a step and of a validation."""
     with starting_tensorflow():
         from data import Parts
-        from hardware import use_hardware
-        from training import compile_model, set_random_seed
+        from system.devices import use_hardware
+        from training.fit import compile_model, set_random_seed
         from unet import build_unet
 
     hardware = settings.hardware

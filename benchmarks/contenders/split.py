@@ -8,8 +8,8 @@ The others are dealt out to the folds in turn. `prep.py` takes the table by spli
 
 from itertools import count
 
-from cli import read_settings, run
-from files import save_csv
+from system.console import read_settings, run
+from system.files import save_csv
 
 
 def add_arguments(parser):
@@ -18,7 +18,7 @@ def add_arguments(parser):
 
 
 def main(argv=None):
-    from scans import find_scans
+    from scans.find import find_scans
 
     settings, arguments = read_settings(__doc__, argv, add_arguments)
     layout = settings.atlas

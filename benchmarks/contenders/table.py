@@ -19,9 +19,9 @@ import pandas
 
 from benchmarks.bench import RESULTS, markdown
 from benchmarks.contenders.healthy import HEALTHY, SYNTHETIC
-from cli import read_settings, run
-from comparison import FIGURES, compare_runs, describe, signed
-from files import InputError, whole_file
+from evaluation.comparison import FIGURES, compare_runs, describe, signed
+from system.console import read_settings, run
+from system.files import InputError, whole_file
 
 KEPT = RESULTS / "contenders"
 # What is kept of a contender, and its name there.

@@ -1,0 +1,202 @@
+"""What is scored: trained runs, on scans of people that their networks never saw."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from scans.find import Scan
+from scans.slices import load_manifest
+from scans.splits import fingerprint, load_split, rows_of
+from system.files import InputError, load_json
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A network, or several whose average predicts.
+
+    Attributes
+    ----------
+    run : str
+        Whose figures its own are part of.
+    fold : int or None
+        That it validates, if the run has a network for each of several folds.
+    weights : tuple of pathlib.Path
+    predictions : pathlib.Path
+        Folder where `evaluation.scoring.predict_cases` keeps them.
+    split : dict
+        From `scans.splits.load_split`.
+    """
+
+    run: str
+    fold: int | None
+    weights: tuple
+    predictions: Path
+    split: dict
+
+    @property
+    def name(self):
+        return self.run if self.fold is None else f"{self.run}, fold {self.fold}"
+
+    def prediction(self, case):
+        return self.predictions / f"{case.scan.name}_probability.nii.gz"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan to be scored: whose it is, its image (or another program's mask) and its mask.
+
+    Of its axial slices training left out `skip` at both ends, with so much of the lesion.
+    """
+
+    scan: Scan
+    labels: list | None
+    lesion_outside_ml: float
+    skip: int
+
+
+class Fold(NamedTuple):
+    """A finished run folder: the fold that validated, and what else made it."""
+
+    number: int
+    folder: Path
+    split: dict
+    recipe: dict
+
+
+def find_runs(folders, prepared, part):
+    """Find what predicts the scans of one part of the split, and check that it can be compared.
+
+    Folders that differ by ``fold_*`` alone, as ``runs/fold_0/train`` and ``runs/fold_1/train``, are
+    one run, cross-validated: each network predicts the subjects it validates on, and the average of
+    all the test part, which none of them saw.
+
+    Parameters
+    ----------
+    folders : list of path-like
+    prepared : path-like
+        The prepared folder whose split the runs must have been trained with.
+    part : {"validation", "test"}
+
+    Returns
+    -------
+    dict of str to list of Predictor
+        The runs, named by their folders; by their paths if two have one name.
+
+    Raises
+    ------
+    InputError
+        If a run is missing, not finished, learnt no lesions, or has another split than `prepared`
+        or the first run; if the folds of a run were trained with different settings. Names it.
+    """
+    folders = [Path(folder) for folder in folders]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError(f"{', '.join(map(str, folders))}: name each run once")
+    places = {}
+    for folder in folders:
+        in_fold = re.fullmatch(r"fold_\d+", folder.parent.name)
+        place = folder.parent.with_name("fold_*") / folder.name if in_fold else folder
+        places.setdefault(place, []).append(folder)
+    unique = len({place.resolve().name for place in places}) == len(places)
+    runs, first = {}, None
+    for place, own in places.items():
+        folds = _read_folds(own, prepared)
+        first = first or folds
+        if part == "validation" and [f.number for f in folds] != [f.number for f in first]:
+            raise InputError(
+                f"{folds[0].folder}: validates on another fold than {first[0].folder}, or one of "
+                "them on more folds; runs are compared on the same subjects"
+            )
+        name = place.resolve().name if unique else str(place if len(folds) > 1 else own[0])
+        runs[name] = _predictors(name, place, folds, part)
+    return runs
+
+
+def _read_folds(folders, prepared):
+    from training.run_folder import (
+        differences,  # with matplotlib, which processes that only score do not need
+    )
+
+    folds = sorted((_read_fold(folder, prepared) for folder in folders), key=lambda f: f.number)
+    for fold, other in zip(folds[1:], folds, strict=False):
+        if fold.number == other.number:
+            raise InputError(f"{fold.folder} and {other.folder}: both are fold {fold.number}")
+        if differing := differences(fold.recipe, other.recipe):
+            raise InputError(
+                f"{fold.folder}: was trained with another {', '.join(differing)} than "
+                f"{other.folder}; the folds of a run share all settings"
+            )
+    return folds
+
+
+def _read_fold(folder, prepared):
+    facts = load_json(folder / "run.json", "name the folder of a finished run")
+    if facts.get("stage") == "pre_train":
+        raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
+    if not facts.get("finished"):
+        raise InputError(f"{folder}: not finished; the command that began it goes on")
+    split = load_split(prepared, "atlas", facts["fold"])
+    if facts["identity"].get("split") != fingerprint(split):
+        raise InputError(
+            f"{folder}: was trained with another split than {Path(prepared) / 'splits.json'}, "
+            "so it may know these subjects; name its own folder by --set paths.prepared=FOLDER"
+        )
+    # A fold may have initial weights of its own.
+    own = ("fold", "split", "initial_weights")
+    recipe = {name: value for name, value in facts["identity"].items() if name not in own}
+    return Fold(facts["fold"], folder, split, recipe)
+
+
+def _predictors(name, place, folds, part):
+    weights = [fold.folder / "best.weights.h5" for fold in folds]
+    if part == "test" and len(folds) > 1:
+        kept = place.parents[1] / "evaluation" / "predictions" / place.name
+        return [Predictor(name, None, tuple(weights), kept, folds[0].split)]
+    return [
+        Predictor(
+            name, fold.number if len(folds) > 1 else None, (file,),
+            fold.folder / "predictions", fold.split,
+        )
+        for fold, file in zip(folds, weights, strict=True)
+    ]  # fmt: skip
+
+
+def count_left_out(run):
+    """Count the subjects that no fold of a cross-validated run validates on."""
+    if len(run) == 1:
+        return 0
+    validating = {subject for fold in run for subject in fold.split["validation"]}
+    return len(set(run[0].split["training"]) - validating)
+
+
+def find_cases(prepared, split, part):
+    """List the scans of one part of the split, with all their sessions.
+
+    Parameters
+    ----------
+    prepared : path-like
+        The prepared folder.
+    split : dict
+        From `scans.splits.load_split`.
+    part : {"validation", "test"}
+
+    Returns
+    -------
+    list of Case
+    """
+    rows = load_manifest(prepared, "atlas")
+    rows = rows.iloc[rows_of(rows, split)[part]]
+    if rows.empty:
+        raise InputError(f"{prepared}: no subject is in the {part} part; see split in config.yaml")
+    cases = []
+    for _, row in rows.drop_duplicates(["subject", "session"]).iterrows():
+        name = Scan("atlas", row.subject, row.session, row.site, None, None).name
+        facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
+        made_from = facts["made_from"]
+        files = [Path(made_from[kind]) for kind in ("image", "mask")]
+        for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
+            if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
+                raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
+        scan = Scan("atlas", row.subject, row.session, row.site, *files)
+        cases.append(Case(scan, made_from["labels"], facts["lesion_outside_ml"], made_from["skip"]))
+    return cases

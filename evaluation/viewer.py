@@ -1,0 +1,111 @@
+"""An interactive slice viewer of one scan with mask and prediction, as a page of its own.
+
+The viewer is nilearn's (brainsprite). Here are its colours, its part of the head, and its keys.
+"""
+
+import base64
+import re
+import warnings
+from pathlib import Path
+
+import cv2
+import nibabel
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+from prediction.lesions import box_of
+from training.pictures import MASK, PREDICTION
+
+# In the mask alone, in both, in the prediction alone; told apart by colour-blind eyes.
+COLOURS = {"missed": MASK, "found": "#009E73", "wrongly marked": PREDICTION}
+KEYS = Path(__file__).with_name("templates") / "viewer.html"
+MARGIN = 4  # voxels around the head
+
+
+def slice_viewer(volume, reference, prediction):
+    """Build the viewer, opened in the middle of the lesion.
+
+    Parameters
+    ----------
+    volume : volumes.Volume
+        The scan; its voxels are all 0 where no image is at hand.
+    reference, prediction : ndarray, uint8, shape (X, Y, Z)
+        0 or 1.
+
+    Returns
+    -------
+    html : str
+        A page that needs nothing from outside.
+    aspect : float
+        Height of its picture as a share of its width.
+    """
+    from nilearn.plotting import view_img
+
+    at_hand = bool(volume.voxels.any())
+    image = volume.scaled[0] if at_hand else np.zeros(reference.shape, np.uint8)
+    labels = np.where(reference > 0, 1 + (prediction > 0), 3 * (prediction > 0)).astype(np.uint8)
+    box = _with_margin(_box_around_head(image, labels), labels.shape)
+    affine = volume.affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in box])
+    image, labels = image[box], labels[box]
+    with warnings.catch_warnings():
+        # Where every voxel of the box is marked there is nothing below the threshold, and where none
+        # is, nothing above.
+        warnings.filterwarnings(
+            "ignore", "Threshold given was|The given float value must not exceed"
+        )
+        page = view_img(
+            nibabel.Nifti1Image(labels, affine),
+            bg_img=nibabel.Nifti1Image(image, affine) if at_hand else False,
+            cut_coords=nibabel.affines.apply_affine(affine, _middle(labels)),
+            cmap=ListedColormap(list(COLOURS.values())), vmin=1, vmax=3, symmetric_cmap=False,
+            threshold=0.5, resampling_interpolation="nearest", colorbar=False, black_bg=True,
+        ).html  # fmt: skip
+    page = re.sub(r"<link\s+rel=.icon.[^>]*>", "", page)  # asks the network for a picture
+    page = re.sub(r"data:image/png;base64,([^\"']+)", _as_jpeg, page)
+    # After brainsprite's own script, and before the one that starts it.
+    before, name, after = page.partition("function brainsprite(")
+    script, end, after = after.partition("</script>")
+    page = before + name + script + end + KEYS.read_text("utf-8") + after
+    x_mm, y_mm, z_mm = np.array(labels.shape) * volume.spacing_mm
+    # Sagittal, coronal and axial side by side, and a tenth for the coordinates.
+    return page, float(1.1 * max(y_mm, z_mm) / (y_mm + 2 * x_mm))
+
+
+def _as_jpeg(match):
+    """Store a grey picture in a sixth of the bytes: noise is what PNG cannot shrink."""
+    picture = cv2.imdecode(
+        np.frombuffer(base64.b64decode(match[1]), np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    if picture.ndim == 3 and (picture[..., 3:] < 255).any():
+        return match[0]
+    grey = picture if picture.ndim == 2 else picture[..., 0]
+    content = cv2.imencode(".jpg", grey, (cv2.IMWRITE_JPEG_QUALITY, 90))[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def _box_around_head(image, labels):
+    """Return the box of the planes in which more than 2 % is not dark, and of all labels."""
+    head = image > image.max() / 4
+    for axis in range(3):
+        share = head.mean(tuple({0, 1, 2} - {axis}), keepdims=True)
+        head = head & (share > 0.02)
+    return box_of(head | (labels > 0))
+
+
+def _with_margin(box, shape):
+    return tuple(
+        slice(max(part.start or 0, MARGIN) - MARGIN, min(part.stop + MARGIN, size))
+        for part, size in zip(box, shape, strict=True)
+    )
+
+
+def _middle(labels):
+    """Return a voxel in the largest slice of the mask, or else of the prediction."""
+    lesion = np.isin(labels, (1, 2))
+    lesion = lesion if lesion.any() else labels > 0
+    if not lesion.any():
+        return np.array(labels.shape) // 2
+    z = lesion.sum((0, 1)).argmax()
+    inside = np.argwhere(lesion[:, :, z])
+    nearest = inside[np.abs(inside - np.median(inside, axis=0)).sum(1).argmin()]
+    return np.append(nearest, z)

@@ -1,0 +1,6 @@
+"""From a trained network and a scan to a lesion mask on the scan's own grid.
+
+Comes in: weights in their run folder, a scan.
+Goes out: probability of lesion, a mask cut at an operating point, warnings about unusual scans.
+Imports `scans`, `training`, `unet` and `config`.
+"""

@@ -1,0 +1,149 @@
+"""NIfTI files as they come from anywhere: read only as far as they keep their promise.
+
+Nothing is taken from memory for voxels that cannot be there, and each way in which a file can be
+broken is one line that names it.
+"""
+
+import contextlib
+import math
+import warnings
+
+import nibabel
+import numpy as np
+from isal import igzip, igzip_lib
+
+from system.files import NO_TEXT, InputError
+
+# 400 million voxels of 16 bit and more: a whole head at 0.3 mm.
+MOST_BYTES = 2 * 2**30
+# Deflate, the method in a .gz file, packs nothing more tightly than this (zlib's documentation).
+_MOST_DEFLATED = 1032
+_MOST_PADDING = 2**20
+_MAY_READ = "ask for the right to read it (ls -l tells who may)"
+_BROKEN = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    nibabel.wrapstruct.WrapStructError,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    igzip_lib.IsalError,
+)
+# What nibabel repairs in a header it tells the terminal, without the file's name.
+nibabel.imageglobals.logger.setLevel("CRITICAL")
+
+
+def check_is_file(path):
+    """Refuse what is no file to read from, and say what it is instead."""
+    if NO_TEXT.search(str(path)):
+        # Neither a table nor a picture could hold it.
+        raise InputError(f"{path}: its name holds what is no text; rename it")
+    try:
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{path}: is a link to {path.readlink()}, which is not there; put the file itself"
+            )
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; put the file itself")
+        if not path.is_file():
+            raise InputError(f"{path}: is not a file; look where it went, or leave out the scan")
+    except OSError as error:
+        raise InputError(f"{path}: is out of reach ({error.strerror}); {_MAY_READ}") from error
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Turn whatever goes wrong in this block with a file into one line that names it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Raises
+    ------
+    InputError
+        For every way in which a file can be broken.
+    """
+    check_is_file(path)
+    try:
+        # What is too large for float32 becomes infinite, which the callers look for.
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # Of what stands between header and voxels nothing is used.
+            warnings.filterwarnings("ignore", "Extension size")
+            yield
+    except PermissionError as error:
+        raise InputError(f"{path}: may not be read ({error.strerror}); {_MAY_READ}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: does not fit in memory; resample it, or use more") from error
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a readable NIfTI file ({reason}); copy it anew") from error
+
+
+def load_as_promised(path):
+    """Load a NIfTI file no further than its header promises, and a zipped one to its checksum.
+
+    The header is read first, and nothing is taken from memory for voxels that cannot be there.
+    """
+    with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        start = file.read(nibabel.Nifti2Header.sizeof_hdr)
+        kind = _kind(start)
+        header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+        size = _promised_size(path, header)
+        packing = _MOST_DEFLATED if path.suffix == ".gz" else 1
+        if size > path.stat().st_size * packing:
+            raise EOFError(
+                f"its header promises {size} bytes, more than {path.stat().st_size} bytes of file hold"
+            )
+        file.seek(0)
+        content = file.read(size)
+        if len(content) < size:
+            raise EOFError(f"its header promises {size} bytes, it holds {len(content)}")
+        # The checksum stands behind the last byte. Some programs fill up the end of a file.
+        if path.suffix == ".gz" and len(file.read(_MOST_PADDING)) == _MOST_PADDING:
+            raise ValueError(f"it goes on after the {size} bytes that its header promises")
+    return kind.from_bytes(content)
+
+
+def _kind(start):
+    """Tell NIfTI-1 from NIfTI-2 by the size of the header, the first number in either byte order."""
+    if not start:
+        raise EOFError("it is empty")
+    header_size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
+    return nibabel.Nifti2Image if 540 in header_size else nibabel.Nifti1Image
+
+
+def _promised_size(path, header):
+    """Return how many bytes a file with this header has at least; refuse what is no 3D volume."""
+    voxel_mm = header["pixdim"][1:4].copy()
+    header.check_fix()
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    offset = header.get_data_offset()
+    if header["magic"].item().startswith(b"ni"):
+        raise InputError(f"{path}: its voxels are in an .img file beside it; convert it to .nii.gz")
+    if not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)):
+        raise InputError(f"{path}: has {len(shape)} dimensions {shape}; one 3D volume is needed")
+    if min(shape) < 1:
+        raise ValueError(f"its header gives {_times(shape)} voxels")
+    if dtype.kind not in "iuf":
+        name = nibabel.nifti1.data_type_codes.niistring[dtype]
+        raise InputError(f"{path}: a voxel is {name}; convert it to one real number a voxel")
+    if header["sform_code"] == 0 and not voxel_mm.all():
+        # nibabel would take 1 mm for it.
+        raise ValueError("its header gives no voxel size")
+    if offset < header.sizeof_hdr:
+        raise ValueError(f"by its header the voxels begin at byte {offset}, inside the header")
+    size = offset + math.prod(shape) * dtype.itemsize
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{path}: its header promises {_times(shape)} voxels, {size / 2**30:.1f} GB, and "
+            f"{MOST_BYTES / 2**30:g} GB are read at most; copy it anew, or resample it"
+        )
+    return size
+
+
+def _times(shape):
+    return "×".join(map(str, shape))

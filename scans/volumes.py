@@ -1,0 +1,264 @@
+"""A scan's voxels: read and checked, on one side, as slices and back.
+
+Arrays are in RAS orientation: X to the right, Y to the front, Z to the top of the head.
+Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from scans.intensity import scale_intensity
+from scans.nifti import load_as_promised, reading
+from system.files import InputError
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scan's voxels in RAS orientation, and what brings them back to the file's own grid.
+
+    Attributes
+    ----------
+    voxels : ndarray, shape (X, Y, Z)
+        Integers of 8 or 16 bit as the file has them, unless it scales them; else float32.
+    affine : ndarray, shape (4, 4)
+        Voxel index of `voxels` to mm in RAS+ world space.
+    original : nibabel.Nifti1Image
+        The image as stored.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    original: nibabel.Nifti1Image
+
+    @property
+    def spacing_mm(self):
+        return nibabel.affines.voxel_sizes(self.affine)
+
+    @cached_property
+    def scaled(self):
+        """What `scans.intensity.scale_intensity` gives: the 8-bit image, its mean and its SD."""
+        return scale_intensity(self.voxels)
+
+
+def load_volume(path):
+    """Read a T1-weighted image, in RAS orientation.
+
+    Parameters
+    ----------
+    path : path-like
+        A NIfTI file, 3D, or 4D with a single volume.
+
+    Returns
+    -------
+    Volume
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, not one 3D volume, holds NaN, infinite or absurd values, or is
+        the same value everywhere.
+    """
+    volume = read_voxels(path)
+    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    # A NaN among the voxels is their minimum and their maximum.
+    if not np.isfinite([low, high]).all():
+        count = np.count_nonzero(~np.isfinite(volume.voxels))
+        raise InputError(
+            f"{path}: {count} voxels are NaN or infinite; repair or leave out the scan"
+        )
+    if max(-low, high) > 1e30:
+        # Sums and differences of such values are infinite in float32.
+        raise InputError(
+            f"{path}: voxels from {low:g} to {high:g} are no image; repair or leave out the scan"
+        )
+    if low == high:
+        raise InputError(f"{path}: every voxel is {low:g}, there is no image in it; leave it out")
+    return volume
+
+
+def load_mask(path, labels, image):
+    """Read the mask of an image, as 0 and 1 in RAS orientation.
+
+    Parameters
+    ----------
+    path : path-like
+    labels : list of int or None
+        Values that count as lesion. None: the mask must be binary, 0/1 or 0/255 (a deviation of
+        0.01 from rounding is allowed).
+    image : Volume
+        The image it belongs to; shape and affine must be the same (to 1 mm/1000).
+
+    Returns
+    -------
+    ndarray, uint8, shape (X, Y, Z)
+
+    Raises
+    ------
+    InputError
+        If the file is unreadable, lies on another grid, or holds values that are not expected.
+    """
+    mask = read_voxels(path)
+    if mask.voxels.shape != image.voxels.shape:
+        shapes = " but ".join("×".join(map(str, v.voxels.shape)) for v in (mask, image))
+        raise InputError(
+            f"{path}: the mask is {shapes} voxels in its image; they must be the same; resample it"
+        )
+    if not np.allclose(mask.affine, image.affine, atol=1e-3):
+        raise InputError(
+            f"{path}: affine differs from its image's, the mask lies elsewhere in space; "
+            "draw or resample it on the image's grid"
+        )
+    planes = mask.voxels.T  # (Z, Y, X): in the order of memory, the quickest to walk
+    lesion = planes != 0
+    # Little of a mask is not 0: only that is looked at.
+    marked = planes[lesion].astype(np.float32)
+    if labels is not None:
+        values = np.unique(marked)
+        odd = values[~np.isfinite(values) | (values != np.round(values))]
+        if odd.size:
+            raise InputError(
+                f"{path}: has values that are no labels, as {odd[0]:g}; repair the mask"
+            )
+        lesion[lesion] = np.isin(marked, labels)
+    else:
+        scale = 255 if marked.max(initial=0) > 1.01 else 1
+        inside = marked > scale / 2
+        finite = np.isfinite(marked).all()
+        if not finite or np.abs(marked - inside * np.float32(scale)).max(initial=0) > 0.01:
+            shown = ", ".join(f"{value:g}" for value in np.unique(planes)[:6])
+            raise InputError(
+                f"{path}: mask values are {shown}; it must be binary, 0/1 or 0/255; repair it"
+            )
+        lesion[lesion] = inside
+    return lesion.T.view(np.uint8)
+
+
+def volume_to_slices(voxels, size):
+    """Cut a volume into axial slices, each in the middle of a square.
+
+    The front of the head is at the top of the picture and its left is on the left (neurological
+    convention), so that a left-right flip of the head is a flip along W.
+
+    Parameters
+    ----------
+    voxels : ndarray, shape (X, Y, Z)
+    size : int
+        Side of the square, H = W, in pixels.
+
+    Returns
+    -------
+    ndarray, shape (Z, H, W)
+        Filled with 0 around the slice.
+
+    Raises
+    ------
+    InputError
+        If a slice is larger than the square.
+    """
+    width, height, depth = voxels.shape
+    if max(width, height) > size:
+        fitting = -(-max(width, height) // 32) * 32  # for a network of any depth
+        raise InputError(
+            f"axial slices are {width}×{height} voxels, larger than slices.size = {size}; "
+            f"set slices.size to {fitting}"
+        )
+    top, left = (size - height) // 2, (size - width) // 2
+    stack = np.zeros((depth, size, size), voxels.dtype)
+    stack[:, top : top + height, left : left + width] = voxels.transpose(2, 1, 0)[:, ::-1]
+    return stack
+
+
+def slices_to_volume(stack, shape):
+    """Undo `volume_to_slices`.
+
+    Parameters
+    ----------
+    stack : ndarray, shape (Z, H, W)
+    shape : tuple of int
+        (X, Y, Z) of the volume.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z)
+    """
+    width, height, _ = shape
+    top, left = (stack.shape[1] - height) // 2, (stack.shape[2] - width) // 2
+    inside = stack[:, top : top + height, left : left + width]
+    # In the order of memory of the slices: turning it as well takes ten times as long.
+    return np.asfortranarray(inside[:, ::-1].transpose(2, 1, 0))
+
+
+def to_original_grid(voxels, volume):
+    """Turn RAS voxels back into the file's own axis order, with its affine and header.
+
+    Parameters
+    ----------
+    voxels : ndarray, shape (X, Y, Z)
+        On the grid of `volume.voxels`.
+    volume : Volume
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        Same shape and affine as `volume.original`, in the type of `voxels`.
+    """
+    stored = nibabel.orientations.io_orientation(volume.original.affine)
+    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), stored)
+    data = nibabel.orientations.apply_orientation(voxels, back)
+    header = volume.original.header.copy()
+    header.set_data_dtype(voxels.dtype)
+    header.set_slope_inter(1, 0)
+    # NIfTI-1 or NIfTI-2, as the file is.
+    kind = type(volume.original)
+    image = kind(data.reshape(volume.original.shape), volume.original.affine, header)
+    image.header["cal_max"] = 0
+    image.header["cal_min"] = 0
+    return image
+
+
+def read_voxels(path):
+    """Read any NIfTI file, image or mask, as it is, in RAS orientation.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Volume
+
+    Raises
+    ------
+    InputError
+        For every way in which a file can be broken, or be no 3D volume.
+    """
+    path = Path(path)
+    with reading(path):
+        original = load_as_promised(path)
+        stored = _stored_voxels(original.dataobj).reshape(original.shape[:3])
+        affine = original.affine
+        sides_mm = nibabel.affines.voxel_sizes(affine)
+        in_range = (sides_mm > 1e-3) & (sides_mm < 1e3)
+        # Of a brick it is 1; where its sides nearly fall together there is no telling them apart.
+        openness = abs(np.linalg.det(affine)) / sides_mm.prod()
+        if not (in_range.all() and openness > 0.1):
+            raise InputError(f"{path}: its affine is not usable; repair the header")
+        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine))
+        # In one order of memory, however the file is turned: axial planes that lie whole.
+        voxels = np.asfortranarray(canonical.dataobj)
+        return Volume(voxels, canonical.affine, original)
+
+
+def _stored_voxels(data):
+    """Take the voxels from a loaded file: unscaled integers of 8 or 16 bit as such, else float32."""
+    if (data.slope, data.inter) != (1, 0):
+        return np.asarray(data, np.float32)
+    # The very bytes that were read: a copy would cost a third of unzipping them.
+    memory = data.file_like.getbuffer()
+    stored = np.ndarray(data.shape, data.dtype, memory, data.offset, order="F")
+    small = data.dtype.kind in "iu" and data.dtype.itemsize <= 2
+    return stored.astype(data.dtype.newbyteorder("=") if small else np.float32, copy=False)

@@ -1,0 +1,117 @@
+"""Input that is refused in one line, and outputs that appear whole or not at all."""
+
+import contextlib
+import csv
+import hashlib
+import json
+import re
+import tempfile
+from pathlib import Path
+
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message names it and says what to do.
+
+    Scripts print it as one line on stderr and exit with code 2 (see `system.console.run`).
+    """
+
+    def __str__(self):
+        return one_line(super().__str__())
+
+
+def one_line(text):
+    """Escape what is no text in a file's name: line ends, terminal codes, bytes of no letter."""
+    return NO_TEXT.sub(lambda odd: ascii(odd.group())[1:-1], str(text))
+
+
+class OutputError(Exception):
+    """A result cannot be written: full disk, missing rights. One line and exit code 2, too.
+
+    No `InputError`, because a bad scan is left out and the others go on; a full disk is the same
+    for all of them.
+    """
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Give a temporary name to write to, moved onto `path` when the block ends without an error.
+
+    A reader, or a second start after a kill at any moment, sees the old file or the new one,
+    never a part of it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where the finished file belongs. Missing folders are made.
+
+    Yields
+    ------
+    pathlib.Path
+        A name in the same folder (so that the move is atomic) that ends like `path` does
+        (writers choose their format by the ending).
+
+    Raises
+    ------
+    OutputError
+        If the folder or the file cannot be written (missing rights, full disk).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(cannot_write(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def make_folder(folder):
+    """Make a folder for outputs, or find out before hours of work that it cannot be written."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(cannot_write(folder, error)) from error
+
+
+def cannot_write(path, error):
+    """Say why a result cannot be written, and what to do."""
+    return (
+        f"{path}: cannot be written ({error.strerror or error}); free some space and the same "
+        "command goes on, or choose another folder (`paths` in config.yaml, or --output)"
+    )
+
+
+def save_json(path, content):
+    """Write `content` as indented JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_json(path, how_to_get_it):
+    """Read a JSON file, or say in one line what is wrong with it and `how_to_get_it`."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; {how_to_get_it}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {how_to_get_it}") from error
+
+
+def save_csv(path, rows):
+    """Write a list of equal-keyed dictionaries as a table, whole or not at all."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def file_hash(path):
+    """Return the SHA-256 of a file's bytes, shortened to 16 hex digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

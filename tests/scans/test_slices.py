@@ -1,0 +1,256 @@
+"""Prepared slices hold what the scans hold, in either format, and are redone when they must be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import nibabel
+import numpy as np
+import pandas
+import pytest
+from conftest import ATLAS_SHAPE, RAS, SKIP, draw_head, refused, write_nifti
+
+from scans import slices
+from scans.find import Scan
+from scans.slices import COLUMNS, SliceReader, load_manifest, prepare_scan
+from scans.volumes import load_volume, volume_to_slices
+
+OPTIONS = {"labels": None, "size": 32, "skip": SKIP, "format": "npy"}
+
+
+def write_scan(folder, seed=0, session="1", affine=RAS):
+    image, depth = draw_head(np.random.default_rng(seed), ATLAS_SHAPE, 0.4, background=5)
+    return Scan(
+        "atlas",
+        "sub-1",
+        session,
+        "R001",
+        write_nifti(folder / f"sub-1_ses-{session}_T1w.nii", image, affine),
+        write_nifti(folder / f"sub-1_ses-{session}_mask.nii", (depth < 1).astype(np.uint8), affine),
+    )
+
+
+def read_all(folder, facts):
+    rows = pandas.DataFrame(facts["slices"])
+    reader = SliceReader(folder, rows)
+    return map(np.stack, zip(*(reader.read(row) for row in range(len(reader))), strict=True))
+
+
+def changed_files(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module", params=["atlas", "brats17"])
+def rows(request, prepared):
+    return load_manifest(prepared, request.param)
+
+
+def test_masks_are_binary_and_have_the_pixels_the_manifest_says(prepared, rows):
+    reader = SliceReader(prepared, rows)
+    assert len(reader) == len(rows) > 90
+    for row, pixels in enumerate(rows.lesion_pixels):
+        image, mask = reader.read(row)
+        assert image.shape == mask.shape == (32, 32)
+        assert image.dtype == mask.dtype == np.uint8
+        assert set(np.unique(mask)) <= {0, 1}
+        assert mask.sum() == pixels
+
+
+def test_no_lesion_voxel_is_lost_or_added(tiny_trees, prepared, rows):
+    ending = {"atlas": "_mask.nii.gz", "brats17": "_seg.nii*"}[rows.dataset[0]]
+    counts = [
+        np.count_nonzero(np.asarray(nibabel.load(path).dataobj)[:, :, SKIP:-SKIP])
+        for path in getattr(tiny_trees, rows.dataset[0]).rglob(f"[!.]*{ending}")
+    ]
+    found = rows.groupby(["subject", "session"]).lesion_pixels.sum()
+    assert sorted(counts) == sorted(found)
+
+
+def test_both_data_sets_have_the_same_intensity_scale(prepared, rows):
+    reader = SliceReader(prepared, rows)
+    for _, scan in rows.groupby(["subject", "session"]):
+        images = np.stack([reader.read(row)[0] for row in scan.index])
+        standard = reader.standardise(scan.index[0], images)[images > 0]
+        assert images.max() == 255
+        assert abs(standard.mean()) < 0.25
+        assert abs(standard.std() - 1) < 0.25
+
+
+def test_the_manifest_says_whose_slices_they_are(rows):
+    depth = ATLAS_SHAPE[2]
+    for _, scan in rows.groupby(["subject", "session"]):
+        assert scan.z.tolist() == list(range(SKIP, depth - SKIP))
+        assert scan.position.tolist() == list(range(depth - 2 * SKIP))
+        assert scan.content.nunique() == scan.site.nunique() == 1
+    assert rows.content.nunique() == rows.groupby(["subject", "session"]).ngroups
+    assert rows.site.nunique() == 3
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_slices_come_back_exactly(tmp_path, format):
+    scan = write_scan(tmp_path)
+    facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | {"format": format})
+    scaled, _, _ = load_volume(scan.image).scaled
+    lesion = np.asarray(nibabel.load(scan.mask).dataobj)
+    for found, whole in zip(read_all(tmp_path / "out", facts), (scaled, lesion), strict=True):
+        np.testing.assert_array_equal(found, volume_to_slices(whole, 32)[SKIP:-SKIP])
+    assert lesion.sum() > 50
+
+
+def test_pictures_are_named_by_their_height_and_show_the_mask(tmp_path):
+    facts = prepare_scan(write_scan(tmp_path), tmp_path, **OPTIONS | {"format": "png"})
+    for row in facts["slices"]:
+        assert row["image"] == f"atlas/images/sub-1_1/z{row['z']:03}.png"
+        picture = cv2.imread(str(tmp_path / row["mask"]), cv2.IMREAD_UNCHANGED)
+        assert np.count_nonzero(picture == 255) == np.count_nonzero(picture) == row["lesion_pixels"]
+
+
+def test_the_facts_tell_the_lesion_volume(tmp_path):
+    scan = write_scan(tmp_path, affine=RAS * (2, 1, 1, 1))
+    lesion = np.asarray(nibabel.load(scan.mask).dataobj)
+    facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | {"skip": 6})
+    assert facts["voxel_mm"] == [2, 1, 1]
+    assert facts["lesion_ml"] == pytest.approx(lesion.sum() * 2 / 1000)
+    outside = lesion.sum() - lesion[:, :, 6:-6].sum()
+    assert outside > 0
+    assert facts["lesion_outside_ml"] == pytest.approx(outside * 2 / 1000)
+
+
+def test_a_finished_scan_is_not_done_again(tmp_path):
+    scan = write_scan(tmp_path)
+    facts = prepare_scan(scan, tmp_path / "out", **OPTIONS)
+    before = changed_files(tmp_path / "out")
+    assert prepare_scan(scan, tmp_path / "out", **OPTIONS) == facts
+    assert changed_files(tmp_path / "out") == before
+    assert len(before) == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 48}, {"skip": 3}, {"format": "png"}, {"labels": [1]}, "image", "mask"]
+)
+def test_a_scan_is_done_again_when_a_setting_or_its_file_changes(tmp_path, change):
+    scan = write_scan(tmp_path)
+    prepare_scan(scan, tmp_path / "out", **OPTIONS)
+    before = changed_files(tmp_path / "out")
+    if isinstance(change, str):
+        other = write_scan(tmp_path / "other", seed=1)
+        getattr(other, change).replace(getattr(scan, change))
+        change = {}
+    facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | change)
+    fresh = prepare_scan(scan, tmp_path / "fresh", **OPTIONS | change)
+    assert facts == fresh
+    for found, expected in zip(
+        read_all(tmp_path / "out", facts), read_all(tmp_path / "fresh", fresh), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    after = changed_files(tmp_path / "out")
+    assert all(after[path] > before[path] for path in before if path.suffix == ".json")
+
+
+def test_a_change_that_was_stopped_halfway_is_not_taken_for_done(tmp_path, monkeypatch):
+    """The slices of other settings lie there already, the json is still that of the first ones."""
+    scan = write_scan(tmp_path)
+    prepare_scan(scan, tmp_path, **OPTIONS)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(slices, "save_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare_scan(scan, tmp_path, **OPTIONS | {"size": 48})
+    images, _ = read_all(tmp_path, prepare_scan(scan, tmp_path, **OPTIONS))
+    assert images.shape[1:] == (32, 32)
+
+
+def test_sessions_do_not_overwrite_each_other(tmp_path):
+    scans = [write_scan(tmp_path, seed=number, session=str(number)) for number in (1, 2)]
+    facts = [prepare_scan(scan, tmp_path / "out", **OPTIONS) for scan in scans]
+    assert len(changed_files(tmp_path / "out")) == 6
+    for scan, fact in zip(scans, facts, strict=True):
+        _, masks = read_all(tmp_path / "out", fact)
+        lesion = np.asarray(nibabel.load(scan.mask).dataobj)[:, :, SKIP:-SKIP]
+        np.testing.assert_array_equal(masks.sum(axis=(1, 2)), lesion.sum(axis=(0, 1)))
+
+
+def test_the_same_scan_under_two_names_is_recognised(tmp_path):
+    scan = write_scan(tmp_path)
+    twin = replace(scan, subject="sub-2")
+    contents = {
+        prepare_scan(s, tmp_path / "out", **OPTIONS)["slices"][0]["content"] for s in (scan, twin)
+    }
+    assert len(contents) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"skip": 8}, "slices.skip leaves out 16"), ({"size": 16}, "set slices.size to 32")],
+)
+def test_a_scan_that_does_not_fit_the_settings_is_refused(tmp_path, change, reason):
+    scan = write_scan(tmp_path)
+    with refused(scan.image, reason):
+        prepare_scan(scan, tmp_path / "out", **OPTIONS | change)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["not found", "prep.py first"]),
+        ("", ["not a table"]),
+        ("subject,z\nsub-1,0\n", ["not a table"]),
+        ("a,b\n1,2\n3,4,5,6\n", ["not a table"]),
+        (",".join(COLUMNS) + "\n" + "x," * 11 + "x\n", ["not a table"]),
+        (b"\xff\xfe\xff", ["not a table"]),
+        (",".join(COLUMNS) + "\n", ["no slices of atlas", "paths.atlas"]),
+    ],
+)
+def test_a_broken_manifest_is_refused(tmp_path, content, parts):
+    if content is not None:
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "slices.csv").write_bytes(content)
+    with refused(tmp_path / "slices.csv", *parts):
+        load_manifest(tmp_path, "atlas")
+
+
+def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path):
+    values = {"dataset": "atlas", "subject": "007", "session": "", "site": "NA", "content": "1e5"}
+    row = {name: values.get(name, "a.npy" if name in ("image", "mask") else 1) for name in COLUMNS}
+    pandas.DataFrame([row]).to_csv(tmp_path / "slices.csv", index=False)
+    (found,) = load_manifest(tmp_path, "atlas").to_dict("records")
+    assert values.items() <= found.items()
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY broken"])
+def test_slices_that_cannot_be_read_are_named(tmp_path, format, content):
+    facts = prepare_scan(write_scan(tmp_path), tmp_path, **OPTIONS | {"format": format})
+    path = tmp_path / facts["slices"][0]["image"]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with refused(path, "run prep.py again"):
+        SliceReader(tmp_path, pandas.DataFrame(facts["slices"])).read(0)
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_neighbours_are_the_slices_below_and_above_of_the_same_scan(tmp_path, format):
+    facts = [
+        prepare_scan(
+            write_scan(tmp_path, seed, str(seed)), tmp_path, **(OPTIONS | {"format": format})
+        )
+        for seed in (1, 2)
+    ]
+    rows = pandas.DataFrame([row for scan in facts for row in scan["slices"]])
+    # A slice is missing from the second scan.
+    rows = rows.drop(index=len(rows) - 4).reset_index(drop=True)
+    reader = SliceReader(tmp_path, rows, neighbours=2)
+    heights = rows.groupby("session").z.agg(list)
+    for row, (session, z) in enumerate(zip(rows.session, rows.z, strict=True)):
+        image, mask = reader.read_channels(row)
+        assert image.shape == (32, 32, 5)
+        np.testing.assert_array_equal(mask, reader.read(row)[1])
+        for channel, away in enumerate((-2, -1, 0, 1, 2)):
+            wanted = z
+            for _ in range(abs(away)):
+                if wanted + np.sign(away) in heights[session]:
+                    wanted += np.sign(away)
+                else:
+                    break
+            other = rows.index[(rows.session == session) & (rows.z == wanted)][0]
+            np.testing.assert_array_equal(image[..., channel], reader.read(other)[0])

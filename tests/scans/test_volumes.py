@@ -1,0 +1,373 @@
+"""Scans are found and told apart, read in one orientation, and cut into slices without a loss."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import LPS, OBLIQUE, RAS, refused, write_nifti
+from hypothesis import given
+from hypothesis import strategies as st
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    ornt_transform,
+)
+
+from config import load_settings
+from scans.find import find_scans, identify
+from scans.volumes import (
+    load_mask,
+    load_volume,
+    slices_to_volume,
+    to_original_grid,
+    volume_to_slices,
+)
+
+ATLAS = ("atlas", "_T1w", "_label-L_desc-T1lesion_mask")
+BRATS = ("brats17", "_t1", "_seg")
+ORIENTATIONS = [
+    "".join(codes) for axes in permutations(("LR", "PA", "IS")) for codes in product(*axes)
+]
+SHAPE = (3, 4, 5)
+
+
+def phantom(shape=SHAPE, dtype=np.float32):
+    """Voxels that are all different, so that no flip or turn goes unnoticed; none is 0."""
+    return np.arange(1, np.prod(shape) + 1, dtype=dtype).reshape(shape)
+
+
+def stored_as(codes, voxels, affine):
+    """Return RAS voxels and their affine as a file in another orientation has them."""
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    return apply_orientation(voxels, turn), affine @ inv_ornt_aff(turn, voxels.shape)
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+# --- which scans there are ---
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        (
+            "Training/R001/sub-r001s002/ses-2/anat/sub-r001s002_ses-2_space-MNI_T1w.nii.gz",
+            ("sub-r001s002", "2", "R001"),
+        ),
+        ("sub-r027s010_ses-1_T1w.nii", ("sub-r027s010", "1", "R027")),
+        ("sub-03/anat/sub-03_T1w.nii.gz", ("sub-03", "", "unknown")),
+        ("sub-03/ses-b/anat/T1w.nii.gz", ("sub-03", "b", "unknown")),
+        ("R009/sub-x_T1w.nii.gz", ("sub-x", "", "R009")),
+        (
+            "HGG/Brats17_CBICA_AAB_1/Brats17_CBICA_AAB_1_t1.nii.gz",
+            ("Brats17_CBICA_AAB", "1", "CBICA"),
+        ),
+        ("Brats17_2013_10_2_t1ce.nii", ("Brats17_2013_10", "2", "2013")),
+        ("patient.7_t1.nii.gz", ("patient.7_t1", "", "unknown")),
+    ],
+)
+def test_subject_session_and_site_are_read_from_the_path(path, found):
+    assert identify(Path(path)) == found
+
+
+@pytest.mark.parametrize("below", ["", "zip/ATLAS_2/Training"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_scans_are_found_however_deep_and_zipped_or_not(tmp_path, below, ending):
+    folder = tmp_path / below
+    touch(folder, *(f"sub-1_{s}{ending}" for s in ("T1w", "label-L_desc-T1lesion_mask", "T2w")))
+    (scan,), problems = find_scans(tmp_path, *ATLAS)
+    assert problems == []
+    assert (scan.dataset, scan.name) == ("atlas", "sub-1")
+    assert scan.image == folder / f"sub-1_T1w{ending}"
+    assert scan.mask == folder / f"sub-1_label-L_desc-T1lesion_mask{ending}"
+
+
+def test_all_scans_of_the_trees_are_found_and_no_hidden_file(tiny_trees):
+    settings = load_settings()
+    for dataset, subjects, scans in (("atlas", 8, 9), ("brats17", 8, 8)):
+        layout = getattr(settings, dataset)
+        found, problems = find_scans(
+            getattr(tiny_trees, dataset), dataset, layout.image_suffix, layout.mask_suffix
+        )
+        assert problems == []
+        assert [scan.image for scan in found] == sorted(scan.image for scan in found)
+        assert len({scan.name for scan in found}) == len(found) == scans
+        assert len({scan.subject for scan in found}) == subjects
+        assert len({scan.site for scan in found}) == 3
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    touch(
+        tmp_path,
+        "a_t1.nii",
+        "a_seg.nii",
+        "._a_t1.nii",
+        "._a_seg.nii",
+        ".x/b_t1.nii",
+        ".x/b_seg.nii",
+    )
+    scans, problems = find_scans(tmp_path, *BRATS)
+    assert ([scan.image.name for scan in scans], problems) == (["a_t1.nii"], [])
+
+
+def test_a_hidden_folder_above_the_data_set_does_no_harm(tmp_path):
+    touch(tmp_path / ".cache", "a_t1.nii", "a_seg.nii")
+    assert len(find_scans(tmp_path / ".cache", *BRATS)[0]) == 1
+
+
+def test_other_modalities_are_not_taken_for_the_image(tmp_path):
+    name = "HGG/Brats17_CBICA_AAB_1/Brats17_CBICA_AAB_1"
+    touch(tmp_path, *(f"{name}_{kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "flair", "seg")))
+    (scan,), _ = find_scans(tmp_path, *BRATS)
+    assert scan.image.name == "Brats17_CBICA_AAB_1_t1.nii.gz"
+
+
+def test_a_folder_named_like_a_scan_is_not_taken_for_one(tmp_path):
+    touch(tmp_path, "a_t1.nii/a_t1.nii", "a_seg.nii/a_seg.nii")
+    (scan,), problems = find_scans(tmp_path, *BRATS)
+    assert (scan.image, problems) == (tmp_path / "a_t1.nii/a_t1.nii", [])
+
+
+def test_a_mask_may_lie_in_another_folder(tmp_path):
+    touch(tmp_path, "raw/a_t1.nii", "derivatives/a_seg.nii")
+    (scan,), _ = find_scans(tmp_path, *BRATS)
+    assert scan.mask == tmp_path / "derivatives/a_seg.nii"
+
+
+def test_the_mask_beside_the_image_is_preferred(tmp_path):
+    touch(tmp_path, "a/x_t1.nii", "a/x_seg.nii", "b/x_seg.nii")
+    (scan,), problems = find_scans(tmp_path, *BRATS)
+    assert (scan.mask.parent, problems) == (tmp_path / "a", [])
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ([], "its mask b_seg.nii.gz is missing"),
+        (["x/b_seg.nii", "y/b_seg.nii"], "its mask b_seg.nii.gz is found 2 times"),
+        (["b_seg.nii", "other/b_t1.nii", "other/b_seg.nii"], "same subject and session as"),
+    ],
+)
+def test_an_image_without_its_one_mask_is_a_problem_of_its_own(tmp_path, others, reason):
+    touch(tmp_path, "a_t1.nii", "a_seg.nii", "b_t1.nii", *others)
+    scans, ((file, why),) = find_scans(tmp_path, *BRATS)
+    assert "a" in {scan.image.name[0] for scan in scans}
+    assert Path(file).name == "b_t1.nii"
+    assert why.startswith(reason)
+
+
+# --- orientation, and there and back again ---
+
+
+def test_the_same_head_stored_in_two_ways_gives_the_same_slices(tmp_path):
+    """BraTS is stored LPS, ATLAS RAS: without care the two would be turned by 180 degrees."""
+    voxels, affine = stored_as("LPS", phantom(), RAS)
+    np.testing.assert_array_equal(affine[:3, :3], LPS[:3, :3])
+    assert not np.array_equal(voxels, phantom())
+    slices = [
+        volume_to_slices(load_volume(write_nifti(tmp_path / name, *content)).voxels, 16)
+        for name, content in (("lps.nii", (voxels, affine)), ("ras.nii", (phantom(), RAS)))
+    ]
+    np.testing.assert_array_equal(*slices)
+
+
+def test_the_front_is_at_the_top_and_the_left_on_the_left():
+    voxels = np.zeros(SHAPE)
+    voxels[-1, -1, -1] = 1  # right, front, top of the head
+    assert np.argwhere(volume_to_slices(voxels, 4)).tolist() == [[4, 0, 2]]
+
+
+@st.composite
+def stored_scans(draw):
+    """RAS voxels, and the same as a file holds them: turned, flipped, oblique, anisotropic."""
+    shape = draw(st.tuples(*[st.integers(2, 9)] * 3))
+    angles = draw(st.tuples(*[st.integers(-20, 20)] * 3))
+    sizes_mm = draw(st.tuples(*[st.sampled_from([0.5, 1, 1.2, 3])] * 3))
+    turn = nibabel.eulerangles.euler2mat(*np.radians(angles))
+    affine = nibabel.affines.from_matvec(
+        turn * sizes_mm, draw(st.tuples(*[st.integers(-90, 90)] * 3))
+    )
+    return phantom(shape), *stored_as(draw(st.sampled_from(ORIENTATIONS)), phantom(shape), affine)
+
+
+@given(scan=stored_scans(), margin=st.integers(0, 5), ending=st.sampled_from([".nii", ".nii.gz"]))
+def test_slices_round_trip_exactly(tmp_path_factory, scan, margin, ending):
+    ras, stored, affine = scan
+    path = write_nifti(tmp_path_factory.getbasetemp() / f"round_trip{ending}", stored, affine)
+    volume = load_volume(path)
+    np.testing.assert_array_equal(volume.voxels, ras)
+    assert volume.voxels.flags.f_contiguous
+    assert nibabel.aff2axcodes(volume.affine) == ("R", "A", "S")
+
+    stack = volume_to_slices(volume.voxels, max(ras.shape[:2]) + margin)
+    back = slices_to_volume(stack, ras.shape)
+    np.testing.assert_array_equal(back, ras)
+    written = path.with_name(f"back{ending}")
+    nibabel.save(to_original_grid((back % 2).astype(np.uint8), volume), written)
+    result, original = nibabel.load(written), nibabel.load(path)
+    np.testing.assert_array_equal(result.dataobj, stored % 2)
+    np.testing.assert_array_equal(result.affine, original.affine)
+    assert result.header.get_zooms() == original.header.get_zooms()
+    assert result.get_data_dtype() == np.uint8
+
+
+def test_all_48_orientations_are_tried():
+    assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 4)])
+def test_the_spaces_of_a_scan_are_kept(tmp_path, codes):
+    """Viewers read sform or qform, as the codes say; a changed code moves the overlay."""
+    image = nibabel.Nifti1Image(phantom(), None)
+    image.set_sform(OBLIQUE, codes[0])
+    image.set_qform(OBLIQUE, codes[1])
+    nibabel.save(image, tmp_path / "x.nii")
+    volume = load_volume(tmp_path / "x.nii")
+    result = to_original_grid(volume.voxels, volume)
+    for space in ("get_sform", "get_qform"):
+        found, code = getattr(result, space)(coded=True)
+        expected, expected_code = getattr(nibabel.load(tmp_path / "x.nii"), space)(coded=True)
+        assert code == expected_code
+        if code:
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@given(shape=st.tuples(*[st.integers(1, 20)] * 3), margin=st.integers(0, 20))
+def test_a_slice_lies_in_the_middle_of_empty_margins(shape, margin):
+    size = max(shape[:2]) + margin
+    stack = volume_to_slices(np.ones(shape, np.uint8), size)
+    assert stack.shape == (shape[2], size, size)
+    assert stack.dtype == np.uint8
+    for z in range(shape[2]):
+        rows, columns = np.nonzero(stack[z])
+        assert len(rows) == shape[0] * shape[1]
+        for numbers, side in ((columns, shape[0]), (rows, shape[1])):
+            before, after = numbers.min(), size - 1 - numbers.max()
+            assert before + side + after == size
+            assert abs(before - after) <= 1
+
+
+@pytest.mark.parametrize("shape", [(17, 3, 2), (3, 17, 2)])
+def test_a_slice_larger_than_the_square_is_refused(shape):
+    with refused(f"{shape[0]}×{shape[1]}", "slices.size = 16", "set slices.size to 32"):
+        volume_to_slices(np.ones(shape), 16)
+
+
+# --- what files hold (how they can be broken: test_bad_input.py) ---
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with refused(tmp_path / "missing.nii", "is not a file"):
+        load_volume(tmp_path / "missing.nii")
+
+
+def test_a_4d_file_with_one_volume_is_accepted_and_given_back_as_4d(tmp_path):
+    path = write_nifti(tmp_path / "x.nii", phantom()[..., None], LPS)
+    volume = load_volume(path)
+    assert volume.voxels.shape == SHAPE
+    result = to_original_grid(volume.voxels, volume)
+    np.testing.assert_array_equal(result.dataobj, phantom()[..., None])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">u2", "<i4", ">f4", "<f8"])
+def test_small_integers_stay_what_they_are_and_all_else_becomes_float32(tmp_path, dtype):
+    """The bytes of the file are the voxels, so that a wrong order of bytes would show."""
+    stored, dtype = phantom(dtype=np.float32).astype(dtype), np.dtype(dtype)
+    header = nibabel.Nifti1Header(endianness="<" if dtype.str[0] == "|" else dtype.str[0])
+    header.set_data_dtype(dtype)
+    nibabel.save(nibabel.Nifti1Image(stored, RAS, header), tmp_path / "x.nii.gz")
+    voxels = load_volume(tmp_path / "x.nii.gz").voxels
+    assert voxels.dtype == (
+        dtype.newbyteorder("=") if dtype.str[1:] in ("u1", "u2", "i2") else "f4"
+    )
+    np.testing.assert_array_equal(voxels, phantom())
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_stored_integers_are_scaled_and_byte_swapped_right(tmp_path, endian):
+    header = nibabel.Nifti1Header(endianness=endian)
+    header.set_data_dtype(np.int16)
+    image = nibabel.Nifti1Image(phantom(dtype=np.int16), RAS, header)
+    image.header.set_slope_inter(2.5, -10)
+    nibabel.save(image, tmp_path / "x.nii")
+    stored = nibabel.load(tmp_path / "x.nii")
+    assert (stored.header.endianness, stored.dataobj.slope) == (endian, 2.5)
+    volume = load_volume(tmp_path / "x.nii")
+    assert volume.voxels.dtype == np.float32
+    np.testing.assert_allclose(volume.voxels, phantom() * 2.5 - 10)
+    back = to_original_grid((phantom() > 30).astype(np.uint8), volume)
+    nibabel.save(back, tmp_path / "back.nii")
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "back.nii").dataobj, phantom() > 30)
+
+
+def test_the_voxel_size_follows_the_axes(tmp_path):
+    affine = nibabel.affines.from_matvec(OBLIQUE[:3, :3] * (1, 2, 3))
+    path = write_nifti(tmp_path / "x.nii", *stored_as("SPL", phantom(), affine))
+    np.testing.assert_allclose(load_volume(path).spacing_mm, (1, 2, 3), rtol=1e-6)
+
+
+def test_the_mask_of_a_nifti_2_scan_is_nifti_2(tmp_path):
+    """Its places are 64 bit, which NIfTI-1 would round."""
+    affine = RAS + np.eye(4)[:, [3, 3, 3, 0]].T * 1e-9
+    path = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti2Image(phantom(), affine), path)
+    volume = load_volume(path)
+    back = to_original_grid(volume.voxels, volume)
+    assert isinstance(back, nibabel.Nifti2Image)
+    np.testing.assert_array_equal(back.affine, nibabel.load(path).affine)
+
+
+# --- masks ---
+
+
+@pytest.fixture
+def image(tmp_path):
+    return load_volume(write_nifti(tmp_path / "image.nii", phantom(), RAS))
+
+
+def mask_of(*values):
+    """Voxels in which 5 of each value follow the zeros."""
+    mask = np.zeros(SHAPE, np.float32)
+    mask.flat[-5 * len(values) :] = np.repeat(values, 5)
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "count"),
+    [
+        ([1], None, 5),
+        ([255], None, 5),
+        ([1.003, 0.996, -0.004], None, 10),
+        ([254.995, 0.004], None, 5),
+        ([], None, 0),
+        ([1, 2, 4], [1, 2, 4], 15),
+        ([1, 2, 4], [4], 5),
+        ([2, 3], [1], 0),
+    ],
+)
+def test_a_mask_becomes_exactly_0_and_1(tmp_path, image, values, labels, count):
+    path = write_nifti(tmp_path / "mask.nii", mask_of(*values), RAS)
+    lesion = load_mask(path, labels, image)
+    assert lesion.dtype == np.uint8
+    assert set(np.unique(lesion)) <= {0, 1}
+    assert lesion.sum() == count
+
+
+@pytest.mark.parametrize("value", [1.5, np.nan, np.inf])
+def test_a_mask_with_values_that_are_no_labels_is_refused_and_one_is_named(tmp_path, image, value):
+    path = write_nifti(tmp_path / "mask.nii", mask_of(1, value), RAS)
+    with refused(path, f"no labels, as {value:g}"):
+        load_mask(path, [1, 2], image)
+
+
+def test_a_mask_may_be_stored_in_another_orientation_than_its_image(tmp_path, image):
+    lesion = (phantom() > 50).astype(np.uint8)
+    path = write_nifti(tmp_path / "mask.nii", *stored_as("LSP", lesion, RAS))
+    np.testing.assert_array_equal(load_mask(path, None, image), lesion)

@@ -1,0 +1,289 @@
+"""All folds together: each subject scored once, by the network and the point that never saw it."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from conftest import ATLAS, SKIP, quickly, refused
+
+import cross_validate
+import evaluate
+import train_model
+from evaluation.metrics import subject_metrics
+from evaluation.runs import Predictor
+from evaluation.scoring import choose_for_folds
+from prediction import inference
+from prediction.inference import load_network, predict_probability, segment
+from prediction.operating_point import PLAIN, SMALLEST_ML, THRESHOLDS, chosen_operating_point
+from scans.splits import load_split
+from scans.volumes import load_mask, load_volume
+
+FOLDS = 3
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    quickly(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def trained(arguments, tmp_path_factory):
+    """Folder with a run of each fold, `fold_0/train` to `fold_2/train`; copy it to change it."""
+    folder = tmp_path_factory.mktemp("folds")
+    for fold in range(FOLDS):
+        settings = (f"fold={fold}", f"paths.runs={folder}/fold_{fold}", "train.epochs=1")
+        train_model.main([*arguments, *(word for s in settings for word in ("--set", s))])
+    return folder
+
+
+@pytest.fixture
+def folds(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def scored(trained, arguments, tmp_path_factory):
+    """Folder of an evaluation on the validation, then the test part; leave it as it is."""
+    folder = tmp_path_factory.mktemp("scored")
+    copy = shutil.copytree(trained, folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        quickly(patch)
+        for part in ("validation", "test"):
+            output = ["--output", str(folder / part)]
+            evaluate.main([*arguments, "--part", part, *output, *runs_of(copy)])
+    return folder
+
+
+def runs_of(folder, numbers=range(FOLDS)):
+    # Not in their order.
+    return [str(folder / f"fold_{number}" / "train") for number in reversed(numbers)]
+
+
+def load_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def metrics_csv(folder):
+    return pandas.read_csv(folder / "metrics.csv", dtype={"session": str})
+
+
+def dice_by_hand(weights, prepared, case, point):
+    made_from = load_json(prepared / "atlas" / f"{case.subject}_{case.session}.json")["made_from"]
+    volume = load_volume(made_from["image"])
+    reference = load_mask(made_from["mask"], None, volume)
+    probability = predict_probability([load_network(file) for file in weights], volume)
+    if point["ends_mm"]:
+        probability[:, :, :SKIP] = probability[:, :, -SKIP:] = 0
+    smallest = round(point["smallest_ml"] / (np.prod(volume.spacing_mm) / 1000), 6)
+    mask = segment(probability, point["threshold"], smallest)
+    return subject_metrics(reference, mask, volume.spacing_mm)["dice"]
+
+
+def change_run(folder, **changes):
+    path = folder / "run.json"
+    path.write_text(json.dumps(load_json(path) | changes))
+
+
+# Who is scored by whom
+
+
+def test_every_subject_is_scored_once_whatever_its_fold(scored, prepared):
+    table = metrics_csv(scored / "validation")
+    held_back = load_split(prepared, "atlas", 0)["test"]
+    wanted = [(subject, session) for _, subject, session, _ in ATLAS if subject not in held_back]
+    assert sorted(zip(table.subject, table.session, strict=True)) == sorted(wanted)
+    assert set(table.run) == {"train"}
+
+
+def test_no_subject_is_scored_by_a_network_that_trained_on_it(scored, prepared):
+    points = load_json(scored / "validation" / "summary.json")["runs"]["train"]["operating_points"]
+    for case in metrics_csv(scored / "validation").itertuples():
+        unseen = []
+        for fold in range(FOLDS):
+            run = scored / "runs" / f"fold_{fold}" / "train"
+            seen = load_json(run / "run.json")["subjects"]["training"]
+            kept = run / "predictions" / f"{case.subject}_{case.session}_probability.nii.gz"
+            assert kept.exists() == (f"atlas/{case.subject}" not in seen)
+            unseen += [] if f"atlas/{case.subject}" in seen else [fold]
+        (fold,) = unseen
+        weights = [scored / "runs" / f"fold_{fold}" / "train" / "best.weights.h5"]
+        dice = dice_by_hand(weights, prepared, case, points[f"train, fold {fold}"])
+        assert case.dice == pytest.approx(dice), case.subject
+
+
+def test_the_test_part_is_scored_by_the_average_of_all_networks(scored, prepared):
+    weights = [Path(run) / "best.weights.h5" for run in sorted(runs_of(scored / "runs"))]
+    point = chosen_operating_point(weights[0])
+    table = metrics_csv(scored / "test")
+    assert set(table.subject) == set(load_split(prepared, "atlas", 0)["test"])
+    for case in table.itertuples():
+        assert case.dice == pytest.approx(dice_by_hand(weights, prepared, case, point))
+        kept = scored / "runs" / "evaluation" / "predictions" / "train"
+        assert (kept / f"{case.subject}_{case.session}_probability.nii.gz").exists()
+
+
+def test_the_average_is_predicted_anew_only_if_one_of_its_networks_changed(
+    scored, arguments, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(scored, tmp_path / "scored")
+    words = [*arguments, "--part", "test", "--output", str(tmp_path), *runs_of(copy / "runs")]
+    predicted = []
+    monkeypatch.setattr(
+        inference, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+    )
+    evaluate.main(words)
+    assert not predicted
+    last = copy / "runs" / "fold_2" / "train"
+    shutil.copy(copy / "runs" / "fold_0" / "train" / "best.weights.h5", last)
+    shutil.copy(copy / "runs" / "fold_0" / "train" / "operating_point.json", last)
+    evaluate.main(words)
+    assert len(predicted) == len(metrics_csv(tmp_path))
+
+
+# The operating point
+
+
+def tried_at(levels):
+    """What `score_thresholds` found: for each subject the one threshold that is any good."""
+    found = []
+    for number, level in enumerate(levels):
+        grid = np.zeros((2, 3, len(THRESHOLDS), len(SMALLEST_ML)))
+        grid[0, :2, level, 0] = 1
+        found.append((grid, 2.0, 16.0, f"s{number}"))
+    return found
+
+
+def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
+    folds = []
+    for fold in range(FOLDS):
+        weights = tmp_path / f"fold_{fold}" / "best.weights.h5"
+        weights.parent.mkdir()
+        weights.write_bytes(b"%d" % fold)
+        folds.append(Predictor("train", fold, (weights,), tmp_path, {}))
+    for own in (1, 3, 8):
+        tried = dict(zip(folds, map(tried_at, ([own] * 9, [5, 5], [5])), strict=True))
+        point = choose_for_folds(tried, False)[folds[0]]
+        assert (point["threshold"], point["mean_dice"]) == (THRESHOLDS[5], 1)
+        assert point["chosen_on"] == "the other folds"
+        # For new scans all subjects choose.
+        for fold in folds:
+            assert chosen_operating_point(fold.weights[0])["threshold"] == THRESHOLDS[own]
+
+
+def test_folds_whose_points_were_not_chosen_together_have_none_for_the_test_part(
+    scored, arguments, tmp_path
+):
+    copy = shutil.copytree(scored / "runs", tmp_path / "runs")
+    file = copy / "fold_1" / "train" / "operating_point.json"
+    file.write_text(json.dumps(load_json(file) | PLAIN | {"threshold": 0.9, "smallest_ml": 0.02}))
+    with refused("train", "--part validation", *runs_of(copy)):
+        evaluate.main([*arguments, "--part", "test", *runs_of(copy)])
+
+
+# Which runs are one
+
+
+def test_two_runs_are_compared_over_the_subjects_of_all_folds(scored, arguments, tmp_path):
+    # With the predictions that are there already.
+    folds, other = (shutil.copytree(scored / "runs", tmp_path / name) for name in ("one", "other"))
+    evaluate.main([*arguments, "--output", str(tmp_path), *runs_of(folds), *runs_of(other)])
+    summary = load_json(tmp_path / "summary.json")["runs"]
+    assert list(summary) == [str(place / "fold_*" / "train") for place in (folds, other)]
+    assert {run["subjects"] for run in summary.values()} == {6}
+    (found,) = load_json(tmp_path / "comparison.json")["comparisons"]
+    assert (found["figures"]["dice"]["n"], found["figures"]["dice"]["ties"]) == (6, 6)
+
+
+def test_a_run_that_lacks_folds_says_how_many_subjects_are_not_scored(
+    scored, arguments, prepared, tmp_path, capsys
+):
+    folds = shutil.copytree(scored / "runs", tmp_path / "runs")
+    evaluate.main([*arguments, "--output", str(tmp_path), *runs_of(folds, range(2))])
+    missing = len(load_split(prepared, "atlas", 2)["validation"])
+    assert f"not over all folds; {missing} subjects are not scored" in capsys.readouterr().out
+    assert f"{missing} subjects are not scored" in (tmp_path / "report.html").read_text("utf-8")
+    other = shutil.copytree(folds / "fold_2" / "train", tmp_path / "train")
+    with refused("another fold", folds / "fold_0", other):
+        evaluate.main([*arguments, *runs_of(folds, range(2)), str(other)])
+
+
+def test_folds_of_different_settings_are_refused_by_name(folds, arguments):
+    run = folds / "fold_1" / "train"
+    identity = load_json(run / "run.json")["identity"]
+    identity["train"]["learning_rate"] = 1.0
+    change_run(run, identity=identity)
+    with refused(run, "another train.learning_rate", folds / "fold_0"):
+        evaluate.main([*arguments, *runs_of(folds)])
+
+
+def test_one_fold_in_two_folders_is_refused(folds, arguments):
+    shutil.copytree(folds / "fold_0", folds / "fold_7")
+    with refused(folds / "fold_0", folds / "fold_7", "both are fold 0"):
+        evaluate.main([*arguments, *runs_of(folds), str(folds / "fold_7" / "train")])
+
+
+def test_the_report_says_that_it_is_a_cross_validation(scored):
+    text = (scored / "validation" / "report.html").read_text("utf-8")
+    assert "cross-validation over 3 folds, 6 subjects, 7 scans" in text
+    assert "chosen on the other folds" in text
+    for fold in range(FOLDS):
+        assert f"Training on stroke lesions, fold {fold}" in text
+        assert f"operating point of train, fold {fold}" in text
+    assert "average of 3 networks" in (scored / "test" / "report.html").read_text("utf-8")
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Scripts and arguments that cross_validate.py calls, which do nothing and end well."""
+    noted = []
+
+    def note(command):
+        noted.append([Path(command[1]).name, *command[2:]])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    return noted
+
+
+def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(commands):
+    words = ["--set", "paths.runs=my runs", "--set", "split.folds=2"]
+    cross_validate.main(["--stages", "train", "transfer", *words])
+    *stages, last = commands
+    assert stages == [
+        [
+            script, *words, "--set", f"fold={fold}", "--set", f"paths.runs=my runs/fold_{fold}",
+            "--set", "transfer.initial_weights=my runs/pre_train/best.weights.h5",
+        ]
+        for fold in range(2)
+        for script in ("train_model.py", "transfer_learning.py")
+    ]  # fmt: skip
+    output = ["--output", "my runs/evaluation/cross_validation"]
+    runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in range(2)]
+    assert last == ["evaluate.py", *runs, *words, *output]
+
+
+def test_training_from_scratch_is_cross_validated_if_not_told_otherwise(commands):
+    cross_validate.main([])
+    assert [command[0] for command in commands] == ["train_model.py"] * 5 + ["evaluate.py"]
+
+
+def test_a_mistake_is_refused_before_the_first_fold(commands):
+    with refused("did you mean epochs"):
+        cross_validate.main(["--set", "train.epoch=3"])
+    with pytest.raises(SystemExit) as stopped:
+        cross_validate.main(["--stages", "pre_train"])
+    assert stopped.value.code == 2
+    assert commands == []
+
+
+def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        cross_validate.main(["--set", f"paths.prepared={tmp_path}"])
+    assert stopped.value.code == 2
+    said = capfd.readouterr()
+    assert "run prep.py first" in said.err
+    assert "fold 1" not in said.out

@@ -1,0 +1,453 @@
+"""One command from scans to masks, on whatever grid, under whatever name."""
+
+import csv
+import gzip
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import ATLAS, LPS, OBLIQUE, RAS, draw_head, refused, write_nifti
+from nibabel.affines import from_matvec
+from scipy.ndimage import center_of_mass, label
+
+import predict
+import train_model
+from prediction import inference, quality
+from prediction.operating_point import PLAIN
+
+THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
+SHAPE = (28, 32, 6)
+GOOD = {  # name: shape as stored, affine
+    "ras.nii.gz": (SHAPE, RAS),
+    "lps.nii.gz": (SHAPE, LPS),
+    "oblique.nii": (SHAPE, OBLIQUE),
+    "0.8 mm, thick slices.nii.gz": ((34, 38, 6), THICK),
+    "small.nii.gz": ((9, 11, 3), RAS),
+    "larger than the square.nii.gz": ((51, 37, 3), RAS),
+    "one_of_four_dimensions.nii.gz": ((*SHAPE, 1), RAS),
+    "Größe 脳 №1.nii.gz": (SHAPE, RAS),
+    "below/here.nii.gz": (SHAPE, RAS),
+}
+
+
+def head(shape, seed=0):
+    spatial = draw_head(np.random.default_rng(seed), shape[:3], 0.4, background=5)[0]
+    return spatial.reshape(shape)
+
+
+def with_two_transforms(path, shape, affine):
+    """A scan as scanners write them: qform and sform differ, and the header holds more."""
+    image = nibabel.Nifti1Image((head(shape) * 2).astype(np.int16), affine)
+    image.set_sform(affine, 4)
+    image.set_qform(from_matvec(affine[:3, :3], affine[:3, 3] + 1), 1)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"scanner"
+    image.header.set_slope_inter(0.5, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_overrides, prepared, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    train_model.main(
+        [*tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}"]
+    )
+    return runs / "train" / "best.weights.h5"
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory):
+    """A folder of good and bad scans, predicted once: `.scans`, `.output`, `.code`, `.rows`."""
+    folder = tmp_path_factory.mktemp("scans of a study")
+    scans, output = folder / "scans", folder / "masks"
+    for name, (shape, affine) in GOOD.items():
+        with_two_transforms(scans / name, shape, affine)
+    write_nifti(scans / "two volumes.nii.gz", head((*SHAPE[:2], 12)).reshape(*SHAPE, 2), RAS)
+    write_nifti(scans / "empty.nii.gz", np.zeros(SHAPE, np.float32), RAS)
+    broken = head(SHAPE)
+    broken[3, 3, 3] = np.nan
+    write_nifti(scans / "nan.nii.gz", broken, RAS)
+    (scans / "text.nii.gz").write_text("no image")
+    (scans / "._ras.nii.gz").write_bytes(b"left behind by macOS")
+    write_nifti(scans / "ras_mask.nii.gz", np.ones(SHAPE, np.uint8), RAS)
+    arguments = [str(scans), "--output", str(output), "--weights", str(weights), "--probability"]
+    return Done(scans, output, arguments, predict.main(arguments))
+
+
+class Done:
+    def __init__(self, scans, output, arguments, code):
+        self.scans, self.output, self.arguments, self.code = scans, output, arguments, code
+
+    @property
+    def rows(self):
+        return rows_of(self.output)
+
+
+def rows_of(output):
+    with (output / "predictions.csv").open(encoding="utf-8") as file:
+        return {Path(row["scan"]).name: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def lesion_is_bright(monkeypatch):
+    """The network's place is taken by a rule: voxels above 5000 are lesion, mirrored above 4000."""
+
+    def answer(networks, volume, flip):
+        return (volume.voxels > (4000 if flip else 5000)).astype(np.float32)
+
+    monkeypatch.setattr(inference, "predict_probability", answer)
+    monkeypatch.setattr(inference, "load_network", inference.read_run_settings)
+    monkeypatch.setattr(quality, "read_training_scales", lambda network: None)
+
+
+def call(output, weights, *scans_and_more):
+    words = [*scans_and_more, "--output", output, "--weights", weights]
+    return predict.main([str(word) for word in words])
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("kind", ["lesion", "probability"])
+def test_the_mask_has_the_scans_shape_and_place(done, name, kind):
+    scan = nibabel.load(done.scans / name)
+    stem = name.removesuffix(".gz").removesuffix(".nii")
+    found = nibabel.load(done.output / f"{stem}_{kind}.nii.gz")
+    assert found.shape == scan.shape
+    np.testing.assert_array_equal(found.affine, scan.affine)
+    for field in ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+        np.testing.assert_array_equal(found.header[field], scan.header[field], field)
+    np.testing.assert_array_equal(found.get_qform(), scan.get_qform())
+    assert found.get_data_dtype() == (np.uint8 if kind == "lesion" else np.float32)
+    assert found.dataobj.slope == 1 and found.dataobj.inter == 0
+    values = np.asarray(found.dataobj)
+    assert values.min() >= 0 and values.max() <= 1
+    assert kind == "probability" or set(np.unique(values)) <= {0, 1}
+
+
+def test_the_mask_is_where_the_probability_is_above_the_threshold(done):
+    for name in GOOD:
+        stem = name.removesuffix(".gz").removesuffix(".nii")
+        mask, probability = (
+            np.asarray(nibabel.load(done.output / f"{stem}_{kind}.nii.gz").dataobj)
+            for kind in ("lesion", "probability")
+        )
+        np.testing.assert_array_equal(mask, probability > 0.5)
+
+
+def test_bad_scans_are_left_out_and_all_others_are_done(done):
+    assert done.code == 1
+    assert set(done.rows) == {Path(name).name for name in GOOD}
+
+
+def test_bad_scans_are_named_with_the_reason(done, capsys):
+    assert predict.main(done.arguments) == 1
+    shown = capsys.readouterr().out
+    for name, reason in {
+        "two volumes.nii.gz": "(28, 32, 6, 2)",
+        "empty.nii.gz": "every voxel is 0",
+        "nan.nii.gz": "1 voxels are NaN",
+        "text.nii.gz": "not a readable NIfTI file",
+    }.items():
+        assert reason in shown.split(f"left out {done.scans / name}: ")[1].split("\n")[0]
+
+
+def test_a_start_anew_skips_what_is_done(done, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.output.rglob("*.nii.gz")}
+    assert len(before) == 2 * len(GOOD)
+    predict.main(done.arguments)
+    assert f"{len(GOOD)} of {len(GOOD) + 4} scans are done already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in done.output.rglob("*.nii.gz")}
+    assert set(done.rows) == {Path(name).name for name in GOOD}
+
+
+def test_nothing_half_written_stays(done):
+    assert list(done.output.rglob(".*")) == []
+
+
+def test_each_scan_has_a_picture_that_is_not_blank(done):
+    from matplotlib.image import imread
+
+    for name in GOOD:
+        stem = name.removesuffix(".gz").removesuffix(".nii")
+        pixels = imread(done.output / f"{stem}_lesion.png")[..., :3]
+        assert min(pixels.shape[:2]) > 100
+        assert pixels.std() > 0.05
+
+
+def test_a_picture_shows_the_slices_of_the_lesion_from_bottom_to_top(tmp_path):
+    from matplotlib.image import imread
+
+    from training.pictures import save_overlay
+
+    mask = np.zeros((40, 40, 12), np.uint8)
+    mask[15:20, 15:20, 3:10] = 1
+    levels = np.arange(12) * 20 + 10
+    image = np.zeros((40, 40, 12), np.uint8)
+    image[5:-5, 5:-5] = levels
+    save_overlay(image, mask, np.ones(3), "scan", tmp_path / "scan.png")
+    pixels = (imread(tmp_path / "scan.png")[..., :3] * 255).round().astype(int)
+    grey = pixels[(pixels == pixels[..., :1]).all(-1)][:, 0]
+    # A colour map may round a grey level up or down.
+    counts = np.bincount(grey, minlength=256)[np.add.outer([-1, 0, 1], levels)].sum(0)
+    np.testing.assert_array_equal(counts > 5000, mask.any((0, 1)))
+
+
+def test_scans_unlike_the_training_data_are_warned_of(done):
+    rows = done.rows
+    assert "voxels of 0.8×0.8×3 mm" in rows["0.8 mm, thick slices.nii.gz"]["warnings"]
+    assert "voxels of" not in rows["ras.nii.gz"]["warnings"]
+    assert "not a whole brain" in rows["ras.nii.gz"]["warnings"]
+
+
+def test_the_table_measures_the_masks(done):
+    for name in GOOD:
+        row = done.rows[Path(name).name]
+        image = nibabel.load(row["mask"])
+        mask = np.asarray(image.dataobj).reshape(image.shape[:3])
+        labels, count = label(mask)
+        voxel_ml = np.prod(image.header.get_zooms()[:3]) / 1000
+        sizes = np.bincount(labels.ravel())[1:]
+        assert int(row["lesions"]) == count
+        assert float(row["volume_ml"]) == pytest.approx(mask.sum() * voxel_ml, abs=1e-3)
+        assert float(row["largest_ml"]) == pytest.approx(sizes.max(initial=0) * voxel_ml, abs=1e-3)
+        sides = float(row["left_ml"]) + float(row["right_ml"])
+        assert sides == pytest.approx(float(row["volume_ml"]), abs=1e-3)
+        assert float(row["seconds"]) > 0
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+@pytest.mark.parametrize("affine", [RAS, LPS, OBLIQUE, THICK], ids=["RAS", "LPS", "oblique", "0.8"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_lesion_is_measured_on_the_side_where_it_is(affine, side, weights, tmp_path):
+    voxels = head((28, 32, 12))
+    # Two thirds off the middle, to the side where x in mm grows or falls.
+    to_the_right = (affine[0, 0] > 0) == (side == "right")
+    at = slice(20, 22) if to_the_right else slice(6, 8)
+    voxels[at, 14:17, 5:7] = 9000
+    scan = write_nifti(tmp_path / "scan.nii.gz", voxels, affine)
+    assert call(tmp_path / "out", weights, scan) == 0
+    row = rows_of(tmp_path / "out")["scan.nii.gz"]
+    other = {"left": "right", "right": "left"}[side]
+    assert float(row[f"{side}_ml"]) == float(row["volume_ml"]) > 0
+    assert float(row[f"{other}_ml"]) == 0
+    mask = np.asarray(nibabel.load(tmp_path / "out" / "scan_lesion.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask, voxels == 9000)
+    in_mm = nibabel.affines.apply_affine(affine, center_of_mass(mask))[0]
+    middle = nibabel.affines.apply_affine(affine, np.array([27, 31, 11]) / 2)[0]
+    assert (in_mm > middle) == (side == "right")
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_an_empty_mask_is_always_said_so(weights, tmp_path, capsys):
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    assert call(tmp_path / "out", weights, scan) == 0
+    row = rows_of(tmp_path / "out")["scan.nii.gz"]
+    assert (row["lesions"], row["volume_ml"], row["largest_ml"]) == ("0", "0.0", "0.0")
+    assert "no lesion found: no voxel is more probable than 0.00" in row["warnings"]
+    assert "no lesion found" in capsys.readouterr().out
+    assert (tmp_path / "out" / "scan_lesion.png").exists()
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_a_mask_is_said_to_be_empty_because_its_lesions_are_small(weights, tmp_path, capsys):
+    voxels = head(SHAPE)
+    voxels[20, 20, 3] = 9000
+    scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
+    assert call(tmp_path / "out", weights, scan, "--smallest-ml", "0.5") == 0
+    assert "what is probable enough is smaller than 0.5 ml" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_other_options_weights_or_a_changed_scan_are_predicted_anew(weights, tmp_path, capsys):
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    other = shutil.copytree(weights.parent, tmp_path / "other") / weights.name
+    with other.open("ab") as file:
+        file.write(b"another file")
+    out = tmp_path / "out"
+    call(out, weights, scan)
+    for change in (["--threshold", "0.4"], ["--smallest-ml", "0.1"], ["--flip"], ["--probability"]):
+        for done in (False, True):
+            capsys.readouterr()
+            call(out, weights, scan, *change)
+            assert ("done already" in capsys.readouterr().out) == done, change
+    call(out, other, scan)
+    assert "done already" not in capsys.readouterr().out
+    write_nifti(scan, head(SHAPE, seed=1), RAS)
+    call(out, other, scan)
+    assert "done already" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, tmp_path, capsys):
+    run = shutil.copytree(weights.parent, tmp_path / "run")
+    point = PLAIN | {"threshold": 0.2, "smallest_ml": 0.004, "flip": True}
+    (run / "operating_point.json").write_text(json.dumps(point))
+    voxels = head(SHAPE)
+    voxels[5, 5, 1:4] = 9000  # 0.003 ml
+    voxels[9, 9, 1:6] = 9000  # 0.005 ml
+    voxels[14, 14, 1:5] = 4500  # found with the mirrored head alone
+    scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
+    for more, lesions in (
+        (["--smallest-ml", "0.005"], "1 lesion"),
+        ([], "2 lesions"),
+        (["--smallest-ml", "0.003"], "3 lesions"),
+    ):
+        call(tmp_path / "out", run / weights.name, scan, *more)
+        assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == lesions.split()[0]
+        assert f"scan.nii.gz: {lesions}, 0.0 ml" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "out" / "scan_lesion.json").read_text())
+    assert facts["made_from"]["threshold"] == 0.2
+    assert facts["made_from"]["flip"]
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_ends_that_training_left_out_stay_empty_where_evaluate_chose_so(weights, tmp_path):
+    run = shutil.copytree(weights.parent, tmp_path / "run")
+    point = PLAIN | {"ends_mm": 2.0, "height_mm": float(SHAPE[2])}
+    (run / "operating_point.json").write_text(json.dumps(point))
+    voxels = head(SHAPE)
+    voxels[5, 5, :] = 9000
+    low, high = write_nifti(tmp_path / "a.nii", voxels, RAS), np.repeat(voxels, 2, axis=2)
+    high = write_nifti(tmp_path / "b.nii", high, RAS)
+
+    def marked_slices(name, *more):
+        call(tmp_path / "out", run / weights.name, low, high, *more)
+        mask = np.asarray(nibabel.load(tmp_path / "out" / f"{name}_lesion.nii.gz").dataobj)
+        return mask.any((0, 1)).tolist()
+
+    assert marked_slices("a") == [False] * 2 + [True] * (SHAPE[2] - 4) + [False] * 2
+    assert all(marked_slices("b"))
+    assert "all slices are marked" in rows_of(tmp_path / "out")["b.nii"]["warnings"]
+    assert "all slices are marked" not in rows_of(tmp_path / "out")["a.nii"]["warnings"]
+    assert all(marked_slices("a", "--all-slices"))
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_a_bids_tree_comes_back_as_derivatives_in_the_same_tree(tiny_trees, weights, tmp_path):
+    assert call(tmp_path, weights, tiny_trees.atlas) == 0
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.nii.gz")}
+    assert names == {
+        f"Training/{site}/{subject}/ses-{session}/anat/{subject}_ses-{session}_"
+        "space-MNI152NLin2009aSym_label-L_desc-lesion_mask.nii.gz"
+        for site, subject, session, _ in ATLAS
+    }
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_one_file_of_a_bids_tree_keeps_its_subjects_folders(tiny_trees, weights, tmp_path):
+    scan = next(tiny_trees.atlas.rglob("sub-r001s002*_T1w.nii.gz"))
+    assert call(tmp_path, weights, scan) == 0
+    (mask,) = tmp_path.rglob("*.nii.gz")
+    assert mask.relative_to(tmp_path).parts[:3] == ("sub-r001s002", "ses-1", "anat")
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_the_challenge_gets_every_mask_by_its_rules_and_the_same_bytes(
+    tiny_trees, weights, tmp_path
+):
+    contents = []
+    for out in (tmp_path / "1", tmp_path / "2"):
+        assert call(out, weights, tiny_trees.atlas / "Training" / "R001", "--challenge") == 0
+        contents.append((out / "atlas2_prediction.zip").read_bytes())
+    assert contents[0] == contents[1]
+    with zipfile.ZipFile(tmp_path / "1" / "atlas2_prediction.zip") as archive:
+        assert archive.testzip() is None
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
+        assert set(archive.namelist()) == {"dataset_description.json"} | {
+            f"{subject}/ses-{session}/anat/{subject}_ses-{session}_"
+            "space-MNI152NLin2009aSym_label-L_mask.nii.gz"
+            for site, subject, session, _ in ATLAS
+            if site == "R001"
+        }
+        about = json.loads(archive.read("dataset_description.json"))
+        assert about["Name"] == about["PipelineDescription"]["Name"] == "atlas2_prediction"
+        name = next(name for name in archive.namelist() if "r001s003" in name)
+        nibabel.Nifti1Image.from_bytes(gzip.decompress(archive.read(name)))
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_no_challenge_file_is_made_while_a_scan_is_missing(weights, tmp_path, capsys):
+    good, bad = tmp_path / "sub-1_ses-1_T1w.nii.gz", tmp_path / "sub-2_ses-1_T1w.nii.gz"
+    write_nifti(good, head(SHAPE), RAS)
+    bad.write_text("no image")
+    assert call(tmp_path / "out", weights, good, bad, "--challenge") == 1
+    assert not (tmp_path / "out" / "atlas2_prediction.zip").exists()
+    assert "was not made" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_two_scans_that_would_share_a_mask_are_not_mixed_up(weights, tmp_path, capsys):
+    for folder in ("a", "b"):
+        write_nifti(tmp_path / folder / "scan.nii.gz", head(SHAPE), RAS)
+    scans = [tmp_path / folder / "scan.nii.gz" for folder in ("a", "b")]
+    assert call(tmp_path / "out", weights, *scans) == 1
+    assert f"left out {scans[1]}: its mask would overwrite" in capsys.readouterr().out
+    assert rows_of(tmp_path / "out")["scan.nii.gz"]["scan"] == str(scans[0])
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_masks_written_beside_the_scans_are_not_taken_for_scans(weights, tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    for _ in range(2):
+        assert call(tmp_path, weights, tmp_path, "--probability") == 0
+        assert set(rows_of(tmp_path)) == {"scan.nii.gz"}
+
+
+def test_weights_of_another_network_are_refused_by_name(weights, tmp_path):
+    run = shutil.copytree(weights.parent, tmp_path / "run")
+    text = (run / "config.yaml").read_text("utf-8")
+    (run / "config.yaml").write_text(text.replace("filters: 2", "filters: 3"), "utf-8")
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    with refused(run / weights.name, "encoder_1_conv_1"):
+        call(tmp_path / "out", run / weights.name, scan)
+
+
+def test_missing_default_weights_are_named_with_the_stage_that_makes_them(tmp_path):
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    words = [str(scan), "--output", str(tmp_path / "out"), "--set", f"paths.runs={tmp_path}"]
+    with refused(tmp_path / "transfer" / "best.weights.h5", "transfer_learning.py"):
+        predict.main(words)
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(weights, tmp_path):
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    with refused(scan / "out", "cannot be written", "--output"):
+        call(scan / "out", weights, scan)
+    with refused(scan, "cannot be written", "--output"):
+        call(scan, weights, scan)
+
+
+def test_what_is_no_scan_is_refused_by_name(weights, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "notes.txt").write_text("no image")
+    with refused(tmp_path / "nothing", "no NIfTI image"):
+        call(tmp_path / "out", weights, tmp_path / "nothing")
+    with refused(tmp_path / "notes.txt", "not a NIfTI file"):
+        call(tmp_path / "out", weights, tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("option", [["--threshold", "1"], ["--smallest-ml", "-1"]])
+def test_impossible_options_are_refused(option, weights, tmp_path):
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    with refused(option[0]):
+        call(tmp_path / "out", weights, scan, *option)
+
+
+def test_a_name_that_looks_like_a_formula_is_written_as_it_is(weights, tmp_path, lesion_is_bright):
+    scan = write_nifti(tmp_path / r"a$\nope$b.nii", np.ones((8, 8, 4)) + np.eye(8)[..., None], RAS)
+    assert call(tmp_path / "out", weights, scan) == 0
+    assert (tmp_path / "out" / r"a$\nope$b_lesion.png").is_file()
+
+
+def test_a_pair_of_header_and_image_is_named_and_not_passed_over(
+    weights, tmp_path, lesion_is_bright, capsys
+):
+    write_nifti(tmp_path / "in" / "one.nii", np.ones((8, 8, 4)) + np.eye(8)[..., None], RAS)
+    for ending in ("hdr", "img"):
+        (tmp_path / "in" / f"other.{ending}").write_bytes(b"\0" * 400)
+    assert call(tmp_path / "out", weights, tmp_path / "in") == 1
+    assert f"left out {tmp_path / 'in' / 'other.img'}: is half of an" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""Every script reads its arguments alike, and ends in one clear line."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from system.console import read_settings, run, starting_tensorflow
+from system.files import InputError, OutputError
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "shown"),
+    [
+        (lambda: None, None, ""),
+        (lambda: 1, 1, ""),
+        (lambda: raises(InputError("x.nii: broken")), 2, "error: x.nii: broken\n"),
+        (lambda: raises(OutputError("x.csv: full")), 2, "error: x.csv: full\n"),
+        (lambda: raises(OSError(28, "No space left")), 2, "error: [Errno 28] No space left; free"),
+        (lambda: raises(KeyboardInterrupt), 130, "\nstopped, what is finished is kept; the same"),
+        (lambda: raises(KeyboardInterrupt("after 2 of 3")), 130, "\nstopped after 2 of 3; the"),
+    ],
+)
+def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run(main)
+    assert exit.value.code == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(shown)
+    assert captured.err.strip().count("\n") == 0
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_settings_come_from_the_files_and_the_arguments(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("seed: 3\nfold: 1\nslices: {skip: 7}\n", "utf-8")
+    settings = read_settings("", ["--config", str(overlay), "--set", "fold=2", "--set", "seed=4"])
+    assert (settings.seed, settings.fold, settings.slices.skip) == (4, 2, 7)
+
+
+def test_a_flag_of_the_script_is_off_unless_given():
+    _, off = read_settings("", [], keep_all="help")
+    _, on = read_settings("", ["--keep-all"], keep_all="help")
+    assert (off.keep_all, on.keep_all) == (False, True)
+
+
+def test_an_unknown_argument_is_refused(capsys):
+    with pytest.raises(SystemExit) as exit:
+        read_settings("", ["--epochs", "3"])
+    assert exit.value.code == 2
+    assert "--epochs" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pretended_tensorflow(monkeypatch):
+    config = SimpleNamespace(list_logical_devices=lambda kind: [])
+    tensorflow = SimpleNamespace(__version__="9.9", config=config)
+    monkeypatch.setitem(sys.modules, "tensorflow", tensorflow)
+
+
+@pytest.mark.usefixtures("pretended_tensorflow")
+def test_what_tensorflow_prints_at_its_start_is_held_back(capfd):
+    with starting_tensorflow():
+        os.write(2, b"from C++\n")
+    os.write(2, b"afterwards\n")
+    shown = capfd.readouterr()
+    assert shown.err == "afterwards\n"
+    assert shown.out == f"runs on {len(os.sched_getaffinity(0))} CPU cores, TensorFlow 9.9\n"
+
+
+@pytest.mark.usefixtures("pretended_tensorflow")
+def test_what_tensorflow_prints_is_shown_if_its_start_fails(capfd):
+    with pytest.raises(ImportError), starting_tensorflow():
+        os.write(2, b"from C++\n")
+        raise ImportError
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "from C++\nafterwards\n"

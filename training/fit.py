@@ -1,0 +1,233 @@
+"""Compile a model, fit it from wherever its run stands, and picture what it learnt.
+
+Knows nothing of U-Nets.
+"""
+
+import math
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from losses import OverlapMetrics, WeightedDiceLoss
+from system.devices import resolve_jit
+from system.files import InputError
+from training import pictures
+from training.adam import averaged_weights, make_optimizer
+from training.weights import load_weights, save_weights
+
+
+def set_random_seed(seed):
+    """Fix what the initial weights and the dropout are drawn from."""
+    keras.utils.set_random_seed(seed)
+
+
+def compile_model(model, stage, steps, jit, rates=None):
+    """Give a model the loss, the optimizer and the figures of a stage.
+
+    Parameters
+    ----------
+    model : keras.Model
+    stage : config.Stage
+    steps : int
+        Batches an epoch, for the schedule of the learning rate.
+    jit : bool or "auto"
+        Whether XLA compiles a step (see `system.devices.resolve_jit`).
+    rates : dict of str to float, optional
+        From `unet.choose_trainable`.
+    """
+    model.compile(
+        optimizer=make_optimizer(stage, steps, rates),
+        loss=WeightedDiceLoss(stage.weight_strength, stage.cross_entropy),
+        metrics=[OverlapMetrics()],
+        jit_compile=resolve_jit(jit),
+    )
+
+
+def fit(model, parts, run):
+    """Train a compiled model to the last epoch of its stage, from wherever the run stands.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Left with the weights of the best epoch.
+    parts : data.Parts
+    run : runs.Run
+
+    Raises
+    ------
+    InputError
+        If a slice cannot be read, or the loss is no longer finite (names the slices).
+    """
+    model.optimizer.build(model.trainable_variables)
+    keep = _Keep(run, parts.training.steps)
+    if run.history:
+        model.load_weights(run.state_weights)
+        keep.save_what_follows(model)
+    epochs = run.settings.epochs
+    done = len(run.history)
+    averages = [keras.callbacks.SwapEMAWeights()] if run.settings.weight_average else []
+    try:
+        with run.saying_what_is_kept():
+            model.fit(
+                parts.training.dataset(done, epochs),
+                steps_per_epoch=parts.training.steps,
+                initial_epoch=done,
+                epochs=epochs,
+                validation_data=parts.validation.dataset(),
+                shuffle=False,
+                callbacks=[_Reseed(run.seed), _StopAtNonFinite(parts), *averages, keep],
+                verbose=0,
+            )
+    except tf.errors.OpError:
+        raise parts.training.error or parts.validation.error or sys.exception() from None
+    load_weights(model, run.best_weights)
+
+
+class _Reseed(keras.callbacks.Callback):
+    """Start the dropout of each epoch from (seed, epoch): its state is not in weight files."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for i, layer in enumerate(self.model.layers):
+            if generator := getattr(layer, "seed_generator", None):
+                state = np.random.SeedSequence([self.seed, epoch, i]).generate_state(2) >> 1
+                generator.state.assign(state.astype(generator.state.dtype))
+
+
+class _StopAtNonFinite(keras.callbacks.Callback):
+    """Stop at the first batch whose loss is not finite, before any weights are saved.
+
+    The loss of the last batch may be finite and its gradient not: validation and the weights
+    themselves are looked at, too.
+    """
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.epoch * self.parts.training.steps + batch
+        self.stop_unless_finite(f"step {batch + 1}", logs["loss"], self.parts.training.rows(step))
+
+    def on_test_batch_end(self, batch, logs=None):
+        rows = self.parts.validation.rows(batch)
+        self.stop_unless_finite(f"validation step {batch + 1}", logs["loss"], rows)
+
+    def stop_unless_finite(self, where, loss, rows):
+        if not math.isfinite(loss):
+            raise InputError(
+                f"epoch {self.epoch + 1}, {where}: the loss is {loss}; lower the learning rate or "
+                f"look at {', '.join(map(self.parts.name, rows))}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        for layer in self.model.layers:
+            if not all(np.isfinite(array).all() for array in layer.get_weights()):
+                raise InputError(
+                    f"epoch {epoch + 1}: layer {layer.name} has weights that are not finite; lower "
+                    "the learning rate"
+                )
+
+
+class _Keep(keras.callbacks.Callback):
+    """After each epoch: keep the weights and the history, redraw the curves, print a line."""
+
+    def __init__(self, run, steps):
+        super().__init__()
+        self.run, self.steps = run, steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        label = f"epoch {epoch + 1}/{self.run.settings.epochs}"
+        self.bar = tqdm(total=self.steps, desc=label, unit="step", leave=False, disable=None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, Dice {logs['dice']:.3f}", refresh=False)
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.close()
+        run = self.run
+        names = ("loss", "dice", "precision", "recall")
+        figures_ = {key: float(logs[key]) for n in names for key in (n, f"val_{n}")}
+        run.history.append({"epoch": epoch + 1} | figures_)
+        save_weights(self.model, run.state_weights, optimizer=True)
+        seconds = time.perf_counter() - self.started
+        run.seconds += seconds
+        run.commit()
+        self.save_what_follows(self.model)
+        improved = run.best["epoch"] == epoch + 1
+        print(
+            f"epoch {epoch + 1:3}/{run.settings.epochs}  loss {logs['loss']:.3f}  "
+            f"Dice {logs['dice']:.3f} | validation: loss {logs['val_loss']:.3f}  "
+            f"Dice {logs['val_dice']:.3f}  precision {logs['val_precision']:.3f}  "
+            f"recall {logs['val_recall']:.3f}  {'*' if improved else ' '} {seconds:5.1f} s",
+            flush=True,
+        )
+
+    def save_what_follows(self, model):
+        """Write what follows from a committed epoch; again after a start, for a kill may be first."""
+        if self.run.best["epoch"] == len(self.run.history):
+            with averaged_weights(model, self.run.settings):
+                save_weights(model, self.run.best_weights)
+        self.run.save_what_follows()
+
+
+def save_prediction_pictures(model, parts, run):
+    """Picture validation slices with the model's present weights, in ``predictions.png``.
+
+    Four slices are the same in every run on this split, from small lesions to large; the two that
+    follow are this model's worst (of equals the largest lesion), of two subjects if there are two.
+
+    Parameters
+    ----------
+    model : keras.Model
+    parts : data.Parts
+    run : runs.Run
+    """
+    with run.saying_what_is_kept():
+        examples = _choose_examples(model, parts, run.settings.batch_size)
+        pictures.save_predictions(examples, run.stage, run.folder / "predictions.png")
+
+
+def _choose_examples(model, parts, size):
+    """Return name, image, mask, prediction and Dice of the slices to picture."""
+    rows = np.sort(parts.validation.order(0))
+    rows = rows[parts.has_lesion[rows]]
+    pixels = parts.rows.lesion_pixels.to_numpy()[rows]
+    by_size = rows[np.argsort(pixels, kind="stable")]
+    fixed = list(dict.fromkeys(by_size[(len(by_size) - 1) * np.array([20, 40, 60, 80]) // 100]))
+    dice = np.concatenate([
+        [example[-1] for example in _predict(model, parts, rows[start : start + size])]
+        for start in range(0, len(rows), size)
+    ])  # fmt: skip
+    by_dice = [row for row in rows[np.lexsort((-pixels, dice))] if row not in fixed]
+    worst_of = {}
+    for row in by_dice:
+        worst_of.setdefault(parts.rows.subject[row], row)
+    worst = list(dict.fromkeys([*worst_of.values(), *by_dice]))[:2]
+    return [
+        (parts.name(row) + (" (worst)" if row in worst else ""), *example)
+        for row, example in zip(fixed + worst, _predict(model, parts, fixed + worst), strict=True)
+    ]
+
+
+def _predict(model, parts, rows):
+    """Return image, mask, prediction, each (H, W), and Dice of some slices that bear a lesion."""
+    images, masks = zip(*map(parts.reader.read_channels, rows), strict=True)
+    images = np.stack([parts.reader.standardise(*pair) for pair in zip(rows, images, strict=True)])
+    predictions = np.asarray(model(images, training=False))[..., 0] > 0.5
+    masks = np.stack(masks) > 0
+    both, either = (masks & predictions).sum((1, 2)), masks.sum((1, 2)) + predictions.sum((1, 2))
+    middle = images[..., parts.reader.neighbours]
+    return list(zip(middle, masks, predictions, 2 * both / either, strict=True))
