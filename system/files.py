@@ -7,55 +7,58 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+NOT_PRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InputError(Exception):
     """Something the user gave cannot be used; the message names it and says what to do.
 
-    Scripts print it as one line on stderr and exit with code 2 (see `system.console.run`).
+    Scripts print it as one line on stderr and exit with code 2 (see `system.console.run_script`).
     """
 
     def __str__(self):
         return one_line(super().__str__())
 
 
-def one_line(text):
-    """Escape what is no text in a file's name: line ends, terminal codes, bytes of no letter."""
-    return NO_TEXT.sub(lambda odd: ascii(odd.group())[1:-1], str(text))
-
-
 class OutputError(Exception):
-    """A result cannot be written: full disk, missing rights. One line and exit code 2, too.
+    """A result cannot be written: full disk, missing rights. Also one line and exit code 2.
 
-    No `InputError`, because a bad scan is left out and the others go on; a full disk is the same
+    It is no `InputError`: a bad scan is left out and the others go on, but a full disk is the same
     for all of them.
     """
+
+
+class Problem(NamedTuple):
+    """A file that is left out, and the reason, which says what to do about it."""
+
+    file: str
+    reason: str
+
+    def __str__(self):
+        return one_line(f"{self.file}: {self.reason}")
+
+    @classmethod
+    def of(cls, error, file):
+        """Split an error's message, ``FILE: reason``; `file` is for one that names none."""
+        named, colon, reason = str(error).partition(": ")
+        return cls(named, reason) if colon else cls(str(file), named)
+
+
+def one_line(text):
+    """Escape what is not printable in a file's name: line ends, control codes, broken bytes."""
+    return NOT_PRINTABLE.sub(lambda odd: ascii(odd.group())[1:-1], str(text))
 
 
 @contextlib.contextmanager
 def whole_file(path):
     """Give a temporary name to write to, moved onto `path` when the block ends without an error.
 
-    A reader, or a second start after a kill at any moment, sees the old file or the new one,
-    never a part of it.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Where the finished file belongs. Missing folders are made.
-
-    Yields
-    ------
-    pathlib.Path
-        A name in the same folder (so that the move is atomic) that ends like `path` does
-        (writers choose their format by the ending).
-
-    Raises
-    ------
-    OutputError
-        If the folder or the file cannot be written (missing rights, full disk).
+    A reader, or a second start after a kill at any moment, sees the old file or the new one, never
+    half of it. The name is in the same folder, so that the move is atomic, and has the same ending,
+    by which writers choose their format. Missing folders are made. What cannot be written raises an
+    `OutputError`.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{path.name}")

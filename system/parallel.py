@@ -1,4 +1,4 @@
-"""One process a core, in order, with a progress bar, ended cleanly by Ctrl-C and by a kill."""
+"""One process a core: results in order, a progress bar, a clean end by Ctrl-C and by a kill."""
 
 import contextlib
 import multiprocessing
@@ -8,69 +8,70 @@ import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
 
+import cv2
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from system.cores import CORES
 from system.files import InputError
 
-# What this process may use, where the system tells: a container or a batch job has less than all.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-# Enough to keep up with a network on a GPU; on a processor one is mostly at work.
+# Enough to keep up with a network on a GPU; with one on a processor they are mostly idle.
 WRITERS = min(CORES, 4)
-AHEAD = 4  # so many items of a list a process wait or are done: a long one holds up no other
+# Items that wait or are done ahead of the next result, per process: a long one holds up no other.
+AHEAD = 4
+
+
+class Outcome(NamedTuple):
+    """What a function returned for an item, or the `InputError` that it raised instead."""
+
+    result: object = None
+    error: InputError | None = None
+
+
+def attempt(function, item):
+    """Call a function; a refused input is an outcome, so that the other items go on."""
+    try:
+        return Outcome(function(item))
+    except InputError as error:
+        return Outcome(error=error)
 
 
 def in_parallel(function, items, label, processes=CORES, count=None):
-    """Call a function on each item in processes of their own.
+    """Call a function on each item, each in a process of its own, and yield the results in order.
 
-    Items may be computed here, one after the other, while the processes work on earlier ones; of
-    such no more than one a process waits.
-
-    Parameters
-    ----------
-    function : callable
-        Of one item; must be importable, as must the items be picklable.
-    items : list or iterator
-    label : str
-        Of the progress bar.
-    processes : int
-        1 calls it in this process.
-    count : int, optional
-        Of items, if they are no list.
-
-    Yields
-    ------
-    callable
-        For each item, in order, what returns the function's result or raises its exception.
+    Function and items must be importable and picklable; with one process the function is called in
+    this one. Items may be an iterator of `count` items, which computes them here while the
+    processes work on earlier ones; at most one a process then waits. `label` is that of the
+    progress bar.
 
     Raises
     ------
     InputError
-        If a process died, as the operating system makes it where memory is short.
+        If a process died, as the operating system makes it when memory is short.
     """
-    from tqdm import tqdm
-
     count = len(items) if count is None else count
     bar = tqdm(total=count, desc=label, disable=None)
     if processes == 1:
         for item in items:
-            yield lambda item=item: function(item)
+            yield function(item)
             bar.update()
         bar.close()
         return
     # Forking a process that has threads, as TensorFlow's, may hang.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, count) or 1, spawn, initializer=_start)
+    pool = ProcessPoolExecutor(min(processes, count) or 1, spawn, initializer=_start_worker)
     begun, most = deque(), processes * (AHEAD if isinstance(items, list) else 1)
 
     def first_result():
-        job = begun.popleft()
-        if isinstance(job.exception(), BrokenProcessPool):
-            raise job.exception()
+        result = begun.popleft().result()
         bar.update()
-        return job.result
+        return result
 
     try:
         for item in items:
-            # Not before `_start` could a process leave Ctrl-C to this one: it imports first.
+            # A worker ignores Ctrl-C only once `_start_worker` runs, and it imports first.
             with _without_interrupts():
                 begun.append(pool.submit(function, item))
             while begun and (begun[0].done() or len(begun) > most):
@@ -94,8 +95,8 @@ def _without_interrupts():
         yield
         return
     noted = []
-    # The mask is what a new process inherits. Another thread may still take the signal, and Python
-    # then calls the handler here.
+    # A new process inherits the mask. Another thread may still take the signal, and Python then calls
+    # the handler here.
     handler = signal.signal(signal.SIGINT, lambda *_: noted.append("Ctrl-C"))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -107,8 +108,8 @@ def _without_interrupts():
         signal.raise_signal(signal.SIGINT)
 
 
-def _start():
-    """Leave Ctrl-C to the parent, and the other cores to the other processes; die with the parent."""
+def _start_worker():
+    """Leave Ctrl-C to the parent and the other cores to the other workers; end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     use_one_thread()
@@ -116,9 +117,6 @@ def _start():
 
 def use_one_thread():
     """Keep OpenCV and numpy's linear algebra to one core; their threads wait by computing."""
-    import cv2
-    from threadpoolctl import threadpool_limits
-
     cv2.setNumThreads(1)
     threadpool_limits(1)
 
@@ -126,8 +124,7 @@ def use_one_thread():
 def _end_with_parent():
     """End at once when the parent is gone, however it ended.
 
-    Left alone, a process would finish its item while a second start is writing the same files,
-    and then wait for ever.
+    A worker left alone would finish its item while a second start writes the same files.
     """
     multiprocessing.parent_process().join()
     os._exit(1)

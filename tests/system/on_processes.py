@@ -14,17 +14,20 @@ from training.layers import ByteDropout, FusedBatchNormalization
 
 
 def build_small_network(dropout, **_):
-    return keras.Sequential([
-        keras.Input((None, None, 1)),
-        layers.Conv2D(4, 3, padding="same", name="conv"),
-        FusedBatchNormalization(name="norm"),
-        layers.Activation("relu", name="relu"),
-        ByteDropout(dropout, name="dropout"),
-        layers.Conv2D(1, 3, padding="same", activation="sigmoid", dtype="float32", name="head"),
-    ])  # fmt: skip
+    """Build a network with a layer in each of the groups that may be frozen."""
+    return keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            layers.Conv2D(4, 3, padding="same", name="encoder_conv"),
+            FusedBatchNormalization(name="bottleneck_norm"),
+            layers.Activation("relu", name="bottleneck_relu"),
+            ByteDropout(dropout, name="decoder_dropout"),
+            layers.Conv2D(1, 3, padding="same", activation="sigmoid", dtype="float32", name="head"),
+        ]
+    )
 
 
 unet.build_unet = build_small_network
-pictures._save = lambda figure, path, dpi: path.touch()
+pictures.save_figure = lambda figure, path, dpi: path.touch()
 stage, *arguments = sys.argv[1:]
 importlib.import_module(stage).main(arguments)

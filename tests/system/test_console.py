@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from system.console import read_settings, run, starting_tensorflow
+from config import parse_arguments
+from system.console import run_script, starting_tensorflow
 from system.files import InputError, OutputError
 
 
@@ -28,7 +29,7 @@ def raises(error):
 )
 def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
     with pytest.raises(SystemExit) as exit:
-        run(main)
+        run_script(main)
     assert exit.value.code == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -38,25 +39,27 @@ def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
 
 def test_a_mistake_in_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        run(lambda: 1 / 0)
+        run_script(lambda: 1 / 0)
 
 
 def test_settings_come_from_the_files_and_the_arguments(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("seed: 3\nfold: 1\nslices: {skip: 7}\n", "utf-8")
-    settings = read_settings("", ["--config", str(overlay), "--set", "fold=2", "--set", "seed=4"])
+    settings, _ = parse_arguments(
+        "", ["--config", str(overlay), "--set", "fold=2", "--set", "seed=4"]
+    )
     assert (settings.seed, settings.fold, settings.slices.skip) == (4, 2, 7)
 
 
 def test_a_flag_of_the_script_is_off_unless_given():
-    _, off = read_settings("", [], keep_all="help")
-    _, on = read_settings("", ["--keep-all"], keep_all="help")
+    _, off = parse_arguments("", [], keep_all="help")
+    _, on = parse_arguments("", ["--keep-all"], keep_all="help")
     assert (off.keep_all, on.keep_all) == (False, True)
 
 
 def test_an_unknown_argument_is_refused(capsys):
     with pytest.raises(SystemExit) as exit:
-        read_settings("", ["--epochs", "3"])
+        parse_arguments("", ["--epochs", "3"])
     assert exit.value.code == 2
     assert "--epochs" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import pandas
 import pytest
 from conftest import refused
 
-from system.files import load_json, save_csv, save_json, whole_file
+from system.files import InputError, Problem, load_json, save_csv, save_json, whole_file
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
@@ -73,3 +73,20 @@ def test_a_table_comes_back_as_saved(tmp_path):
     rows = [{"subject": "a, b", "z": 1}, {"subject": 'c"d', "z": 2}]
     save_csv(tmp_path / "x.csv", rows)
     assert pandas.read_csv(tmp_path / "x.csv").to_dict("records") == rows
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ("a.nii: broken: 3 bytes", Problem("a.nii", "broken: 3 bytes")),
+        ("it is broken", Problem("given.nii", "it is broken")),
+    ],
+)
+def test_a_problem_is_the_file_that_an_error_names_or_the_one_at_hand(message, problem):
+    assert Problem.of(InputError(message), "given.nii") == problem
+
+
+def test_a_problem_and_an_error_are_one_line_whatever_a_file_is_called():
+    file = "a\nb\x1b[2J\udcff.nii"
+    shown = r"a\nb\x1b[2J\udcff.nii: broken"
+    assert str(Problem(file, "broken")) == str(InputError(f"{file}: broken")) == shown

@@ -4,12 +4,14 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future
+from functools import partial
 
 import pytest
 from conftest import refused
 
 from system.files import InputError
-from system.parallel import _without_interrupts, in_parallel
+from system.parallel import Outcome, attempt, in_parallel
 
 
 def halve(number):
@@ -23,36 +25,65 @@ def blocked_signals(_):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_results_and_errors_come_in_the_order_of_the_items(processes):
-    results = list(in_parallel(halve, [8, 3, 2], "numbers", processes))
-    assert (results[0](), results[2]()) == (4, 1)
+def test_results_come_in_the_order_of_the_items_and_a_refused_one_ends_them(processes):
+    results = in_parallel(halve, [8, 2, 3, 4], "numbers", processes)
+    assert [next(results), next(results)] == [4, 1]
     with refused("3: is odd"):
-        results[1]()
+        next(results)
     assert list(in_parallel(halve, [], "numbers", processes)) == []
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_refused_item_is_an_outcome_and_the_others_go_on(processes):
+    one, refusal, other = in_parallel(partial(attempt, halve), [8, 3, 2], "numbers", processes)
+    assert (one, other) == (Outcome(4), Outcome(1))
+    assert refusal.result is None
+    with refused("3: is odd"):
+        raise refusal.error
+
+
+def test_a_mistake_in_the_program_is_no_outcome():
+    with pytest.raises(TypeError):
+        attempt(halve, "three")
+
+
 def test_a_process_never_gets_ctrl_c_not_even_while_it_imports():
-    (result,) = in_parallel(blocked_signals, [0], "processes", 2)
-    assert signal.SIGINT in result()
+    (blocked,) = in_parallel(blocked_signals, [0], "processes", 2)
+    assert signal.SIGINT in blocked
     assert signal.SIGINT not in blocked_signals(0)
 
 
-def test_ctrl_c_is_put_off_though_another_thread_takes_it():
-    finished, reached = threading.Event(), []
+def test_ctrl_c_waits_for_a_process_to_start_though_another_thread_takes_it(monkeypatch):
+    finished, started = threading.Event(), []
+
+    class Pool:
+        """Gets a Ctrl-C while it starts a process."""
+
+        def __init__(self, *_, **options):
+            pass
+
+        def submit(self, function, item):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            started.append(item)
+            return Future()
+
+        def shutdown(self, cancel_futures):
+            assert cancel_futures
+
+    monkeypatch.setattr("system.parallel.ProcessPoolExecutor", Pool)
     other = threading.Thread(target=finished.wait)
     other.start()
     # Whoever started the tests may have made them deaf to it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), _without_interrupts():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
-            reached.append("the end of the block")
+        with pytest.raises(KeyboardInterrupt):
+            list(in_parallel(halve, [8, 2], "numbers", 2))
     finally:
         signal.signal(signal.SIGINT, before)
         finished.set()
         other.join()
-    assert reached
+    assert started == [8]
 
 
 def threads(_):
@@ -65,7 +96,7 @@ def threads(_):
 
 
 def test_each_process_computes_with_one_thread():
-    (found,) = (result() for result in in_parallel(threads, [0], "threads", processes=2))
+    (found,) = in_parallel(threads, [0], "threads", processes=2)
     assert set(found) == {1}
 
 
@@ -87,7 +118,7 @@ def test_an_item_is_computed_while_a_process_works_on_an_earlier_one(tmp_path):
         yield later
 
     results = in_parallel(wait_for, items(), "files", processes=2, count=2)
-    assert [result() for result in results] == [True, True]
+    assert list(results) == [True, True]
 
 
 def test_items_are_computed_no_faster_than_the_processes_keep_up():
@@ -99,7 +130,7 @@ def test_items_are_computed_no_faster_than_the_processes_keep_up():
             yield 2 * number
 
     for place, result in enumerate(in_parallel(halve, items(), "numbers", 2, count=100)):
-        assert result() == place
+        assert result == place
         # This one, and one waiting for each of the two processes.
         assert len(computed) <= place + 3
 

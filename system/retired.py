@@ -1,0 +1,28 @@
+"""Settings of earlier versions, in the files of runs that are still to be read."""
+
+from system.files import InputError
+
+# Each with the only value that this version can still do.
+RETIRED = {
+    "unet": {"residual": False, "attention": False, "mirror": False},
+    "augmentation": {"elastic": 0},
+}
+LOSS = {"dice_of": "batch", "false_negative_weight": 0.5, "focal_power": 1}
+RETIRED |= {"pre_train": LOSS, "train": LOSS, "transfer": LOSS}
+
+
+def without_retired(values):
+    """Leave out retired settings; refuse one whose value this version cannot do."""
+    kept = dict(values)
+    for section, retired in RETIRED.items():
+        own = values.get(section)
+        if not isinstance(own, dict):
+            continue
+        for key, value in retired.items():
+            if own.get(key, value) != value:
+                raise InputError(
+                    f"settings: {section}.{key} = {own[key]!r}: an earlier version could do that, this "
+                    "one cannot; use the version that the run was made with"
+                )
+        kept[section] = {key: value for key, value in own.items() if key not in retired}
+    return kept
