@@ -1,27 +1,18 @@
-"""Scans as they lie in a folder: images with their masks, and whose they are."""
+"""Scans as they lie in a folder: images with their masks, and the subject of each."""
 
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from system.files import InputError
+from system.files import InputError, Problem
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A T1-weighted image with its mask, and whose it is.
-
-    Attributes
-    ----------
-    dataset : str
-        ``"atlas"`` or ``"brats17"``.
-    subject, session, site : str
-        As the names on disk say; `session` is empty where there is none.
-    image, mask : pathlib.Path
-    """
+    """A T1-weighted image with its mask; `session` is empty where there is none."""
 
     dataset: str
     subject: str
@@ -32,7 +23,12 @@ class Scan:
 
     @property
     def name(self):
-        return f"{self.subject}_{self.session}" if self.session else self.subject
+        return scan_name(self.subject, self.session)
+
+
+def scan_name(subject, session):
+    """Name a scan within its data set."""
+    return f"{subject}_{session}" if session else subject
 
 
 def find_scans(folder, dataset, image_suffix, mask_suffix):
@@ -42,19 +38,11 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
     same folder or, as BIDS derivatives do, elsewhere below `folder`. Hidden files (``._*``, which
     macOS leaves behind) are passed over.
 
-    Parameters
-    ----------
-    folder : path-like
-    dataset : str
-        Stored with each scan.
-    image_suffix, mask_suffix : str
-        How the names end, without ``.nii.gz``.
-
     Returns
     -------
     scans : list of Scan
-    problems : list of (path-like, str)
-        File and reason, for images without a mask and for names that occur twice.
+    problems : list of Problem
+        Images without a mask and names that occur twice.
 
     Raises
     ------
@@ -69,7 +57,9 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
         if stem_of(path).endswith(mask_suffix):
             masks.setdefault(stem_of(path), []).append(path)
     pairs = {stem_of(path) for path in everything if re.search(r"\.(hdr|img)(\.gz)?$", path.name)}
-    problems += [found for found in halves(everything) if stem_of(found[0]).endswith(image_suffix)]
+    problems += [
+        found for found in img_pairs(everything) if stem_of(Path(found.file)).endswith(image_suffix)
+    ]
 
     scans, seen = [], {}
     for image in files:
@@ -80,7 +70,7 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
         beside = [mask for mask in found if mask.parent == image.parent]
         candidates = beside or found
         if image.is_dir():
-            problems.append((str(image), "is a folder without a scan; put the file itself"))
+            problems.append(Problem(str(image), "is a folder without a scan; put the file itself"))
             continue
         if len(candidates) != 1:
             what = f"found {len(candidates)} times; keep one"
@@ -88,14 +78,13 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
                 what = "missing; put it there, or take the image away"
             if mask_name in pairs:
                 what = "an .hdr/.img pair; convert it to .nii.gz"
-            problems.append((str(image), f"its mask {mask_name}.nii.gz is {what}"))
+            problems.append(Problem(str(image), f"its mask {mask_name}.nii.gz is {what}"))
             continue
         subject, session, site = identify(image.relative_to(folder))
         scan = Scan(dataset, subject, session, site, image, candidates[0])
         if scan.name in seen:
-            problems.append(
-                (str(image), f"same subject and session as {seen[scan.name]}; keep one")
-            )
+            reason = f"same subject and session as {seen[scan.name]}; keep one"
+            problems.append(Problem(str(image), reason))
             continue
         seen[scan.name] = image
         scans.append(scan)
@@ -114,17 +103,18 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
     return scans, problems
 
 
-def halves(files):
-    """List the .hdr/.img pairs among files, once each, with what to do about them."""
+def img_pairs(files):
+    """List the .hdr/.img pairs among files, once each."""
     return [
-        (path, "is half of an .hdr/.img pair; convert it to .nii.gz")
+        Problem(str(path), "is half of an .hdr/.img pair; convert it to .nii.gz")
         for path in files
         if path.name.endswith((".img", ".img.gz"))
     ]
 
 
 def list_files(folder):
-    """List what lies below a folder, but nothing hidden; and the folders that may not be read.
+    """List what lies below a folder, but nothing hidden; and the folders that may not be read, as
+    problems.
 
     A folder is listed if it is named like a scan but holds none.
     """
@@ -132,7 +122,7 @@ def list_files(folder):
 
     def note(error):
         reason = f"may not be looked into ({error.strerror}); ask for the right to"
-        problems.append((str(error.filename), reason))
+        problems.append(Problem(str(error.filename), reason))
 
     for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -146,9 +136,9 @@ def identify(path):
     """Read subject, session and site from a scan's path below the data set's folder.
 
     ATLAS v2.0 and BIDS: ``sub-r001s001/ses-1`` gives subject ``sub-r001s001``, session ``1``; the
-    site is the ``R001`` folder, or the cohort in the subject's name. BraTS17: ``Brats17_CBICA_AAB_1``
-    gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time point), site ``CBICA``. Any other
-    name is a subject of its own at site ``unknown``.
+    site is the ``R001`` folder, or the cohort in the subject's name. BraTS17:
+    ``Brats17_CBICA_AAB_1`` gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time point),
+    site ``CBICA``. Any other name is a subject of its own at site ``unknown``.
     """
     text = path.as_posix()
     if brats := re.match(r"(Brats\d+_([^_]+)_[^_]+)_(\d+)(?=_)", path.name):

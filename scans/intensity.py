@@ -1,4 +1,4 @@
-"""One intensity scale for every scanner, every data set and prediction: 8 bit, then mean 0, SD 1."""
+"""One intensity scale for every scanner and data set: 8 bit, then mean 0 and SD 1."""
 
 import cv2
 import numpy as np
@@ -13,36 +13,32 @@ def scale_intensity(voxels):
     Non-zero voxels are clipped to their 0.5 and 99.5 percentile, which map to 1 and 255; voxels
     that are exactly 0 (outside a skull-stripped head) stay 0.
 
-    Parameters
-    ----------
-    voxels : ndarray, integer of 8 or 16 bit or float32, shape (X, Y, Z)
-
     Returns
     -------
     scaled : ndarray, uint8, shape (X, Y, Z)
     mean, std : float
         Of the non-zero voxels of `scaled`, for `standardise`.
     """
-    scaled, counts = (_computed if voxels.dtype.kind == "f" else _looked_up)(voxels)
+    scaled, counts = (_scale_floats if voxels.dtype.kind == "f" else _scale_integers)(voxels)
     values, counts = np.arange(1, 256), counts[1:]
     mean = np.average(values, weights=counts)
     std = np.sqrt(np.average((values - mean) ** 2, weights=counts))
     return scaled, float(mean), float(max(std, 1.0))
 
 
-def _computed(voxels):
-    """Scale voxel by voxel; return 8 bit, and how often each of its values occurs."""
+def _scale_floats(voxels):
+    """Scale voxel by voxel; return the 8-bit image and the count of each of its values."""
     flat = voxels.ravel("K")  # in the order of memory, the quickest to walk
     low, high = np.percentile(flat[flat != 0], (0.5, 99.5), overwrite_input=True)
     scaled = np.empty_like(voxels, np.uint8)
-    # A plane at a time, so that what lies between the steps stays in the processor's cache.
+    # A plane at a time, so that intermediate results stay in the processor's cache.
     for plane, result in zip(voxels.T, scaled.T, strict=True):
         result[:] = _to_8_bit(plane, low, high)
     return scaled, _count(scaled)
 
 
-def _looked_up(voxels):
-    """Do the same for integers of 8 or 16 bit: compute each value once, and look it up."""
+def _scale_integers(voxels):
+    """Do the same for integers of 8 or 16 bit: compute each value once and look it up."""
     codes = voxels.view(f"u{voxels.itemsize}")
     values = np.arange(256**voxels.itemsize, dtype=codes.dtype).view(voxels.dtype)
     counts = np.where(values != 0, _count(codes), 0)
@@ -50,7 +46,7 @@ def _looked_up(voxels):
     table = _to_8_bit(values, low, high)
     scaled = np.empty_like(voxels, np.uint8)
     for plane, result in zip(codes.T, scaled.T, strict=True):
-        # By a mode of its own numpy would check each place, and copy the result.
+        # Without a mode numpy would check each index and copy the result.
         table.take(plane, out=result, mode="clip")
     return scaled, np.bincount(table, counts, 256)
 
@@ -67,15 +63,15 @@ def _to_8_bit(values, low, high):
 
 
 def _count(voxels):
-    """Count how often each value of an unsigned type occurs: int64, one count a value."""
+    """Count each value of an unsigned type: int64, one count a value."""
     flat, count = voxels.ravel("K"), 256**voxels.itemsize
-    parts = (flat[None, i : i + _MOST_COUNTED] for i in range(0, flat.size, _MOST_COUNTED))
-    histograms = [cv2.calcHist([part], [0], None, [count], [0, count]) for part in parts]
+    chunks = (flat[None, i : i + _MOST_COUNTED] for i in range(0, flat.size, _MOST_COUNTED))
+    histograms = [cv2.calcHist([chunk], [0], None, [count], [0, count]) for chunk in chunks]
     return np.sum(histograms, axis=0, dtype=np.int64).ravel()
 
 
 def _percentile(values, counts, percent):
-    """Compute the very number that `numpy.percentile` gives for values that occur so often."""
+    """Compute what `numpy.percentile` gives for values with these counts, to the last bit."""
     order = np.argsort(values)
     behind = np.cumsum(counts[order])
     rank, fraction = divmod(percent / 100 * (behind[-1] - 1), 1)

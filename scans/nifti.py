@@ -1,10 +1,11 @@
-"""NIfTI files as they come from anywhere: read only as far as they keep their promise.
+"""NIfTI files as they come from anywhere: never read further than their header promises.
 
-Nothing is taken from memory for voxels that cannot be there, and each way in which a file can be
-broken is one line that names it.
+No memory is taken for voxels that cannot be there, and each way in which a file can be broken is
+one line that names it.
 """
 
 import contextlib
+import gzip
 import math
 import warnings
 
@@ -12,7 +13,7 @@ import nibabel
 import numpy as np
 from isal import igzip, igzip_lib
 
-from system.files import NO_TEXT, InputError
+from system.files import NOT_PRINTABLE, InputError, whole_file
 
 # 400 million voxels of 16 bit and more: a whole head at 0.3 mm.
 MOST_BYTES = 2 * 2**30
@@ -37,10 +38,10 @@ nibabel.imageglobals.logger.setLevel("CRITICAL")
 
 
 def check_is_file(path):
-    """Refuse what is no file to read from, and say what it is instead."""
-    if NO_TEXT.search(str(path)):
+    """Refuse what is not a readable file, and say what it is instead."""
+    if NOT_PRINTABLE.search(str(path)):
         # Neither a table nor a picture could hold it.
-        raise InputError(f"{path}: its name holds what is no text; rename it")
+        raise InputError(f"{path}: its name is not printable; rename it")
     try:
         if path.is_symlink() and not path.exists():
             raise InputError(
@@ -56,22 +57,12 @@ def check_is_file(path):
 
 @contextlib.contextmanager
 def reading(path):
-    """Turn whatever goes wrong in this block with a file into one line that names it.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-
-    Raises
-    ------
-    InputError
-        For every way in which a file can be broken.
-    """
+    """Turn whatever goes wrong in this block with a file into an `InputError` that names it."""
     check_is_file(path)
     try:
         # What is too large for float32 becomes infinite, which the callers look for.
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            # Of what stands between header and voxels nothing is used.
+            # Nothing between header and voxels is used.
             warnings.filterwarnings("ignore", "Extension size")
             yield
     except PermissionError as error:
@@ -84,13 +75,10 @@ def reading(path):
 
 
 def load_as_promised(path):
-    """Load a NIfTI file no further than its header promises, and a zipped one to its checksum.
-
-    The header is read first, and nothing is taken from memory for voxels that cannot be there.
-    """
+    """Load a NIfTI file no further than its header promises, and a zipped one to its checksum."""
     with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         start = file.read(nibabel.Nifti2Header.sizeof_hdr)
-        kind = _kind(start)
+        kind = _nifti_class(start)
         header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
         size = _promised_size(path, header)
         packing = _MOST_DEFLATED if path.suffix == ".gz" else 1
@@ -108,8 +96,8 @@ def load_as_promised(path):
     return kind.from_bytes(content)
 
 
-def _kind(start):
-    """Tell NIfTI-1 from NIfTI-2 by the size of the header, the first number in either byte order."""
+def _nifti_class(start):
+    """Tell NIfTI-1 from NIfTI-2 by the size of the header, its first number, in either order."""
     if not start:
         raise EOFError("it is empty")
     header_size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
@@ -117,7 +105,7 @@ def _kind(start):
 
 
 def _promised_size(path, header):
-    """Return how many bytes a file with this header has at least; refuse what is no 3D volume."""
+    """Return the smallest size, in bytes, of a file with this header; refuse all but 3D."""
     voxel_mm = header["pixdim"][1:4].copy()
     header.check_fix()
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
@@ -127,7 +115,7 @@ def _promised_size(path, header):
     if not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 1)):
         raise InputError(f"{path}: has {len(shape)} dimensions {shape}; one 3D volume is needed")
     if min(shape) < 1:
-        raise ValueError(f"its header gives {_times(shape)} voxels")
+        raise ValueError(f"its header gives {_by(shape)} voxels")
     if dtype.kind not in "iuf":
         name = nibabel.nifti1.data_type_codes.niistring[dtype]
         raise InputError(f"{path}: a voxel is {name}; convert it to one real number a voxel")
@@ -139,11 +127,17 @@ def _promised_size(path, header):
     size = offset + math.prod(shape) * dtype.itemsize
     if size > MOST_BYTES:
         raise InputError(
-            f"{path}: its header promises {_times(shape)} voxels, {size / 2**30:.1f} GB, and "
+            f"{path}: its header promises {_by(shape)} voxels, {size / 2**30:.1f} GB, and "
             f"{MOST_BYTES / 2**30:g} GB are read at most; copy it anew, or resample it"
         )
     return size
 
 
-def _times(shape):
+def _by(shape):
     return "×".join(map(str, shape))
+
+
+def save_nifti(image, path, compresslevel):
+    """Write a .nii.gz whole or not at all: same bytes for same content."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel, mtime=0))

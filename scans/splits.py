@@ -1,4 +1,4 @@
-"""Who trains, who validates and who is held back: by subject or by site, never by slice."""
+"""Subjects dealt out to training, validation and test: by subject or by site, never by slice."""
 
 import hashlib
 import json
@@ -6,29 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from system.files import InputError, load_json
 
-# Columns of slices.csv that find one scan under two names, and what they say.
+# Columns of slices.csv that find one scan under two names.
 SAME_SCAN = {"content": "the same scan", "alike": "nearly the same scan"}
 
 
 def make_split(rows, by, folds, test_fraction, seed):
-    """Deal the subjects of one data set out to a test part and `folds` validation folds.
+    """Deal the subjects of one data set out to a test subset and `folds` validation folds.
 
-    Each part gets small and large lesions alike: subjects are stratified by lesion volume. All
-    sessions of a subject, and (nearly) identical scans under two names, stay in one part.
-
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        One row a slice, from `scans.slices.load_manifest`.
-    by : {"subject", "site"}
-        What stays together.
-    folds : int
-    test_fraction : float
-        Share of the subjects held back, 0 to 1.
-    seed : int
+    Subjects are stratified by lesion volume. All sessions of a subject, and (nearly) identical
+    scans under two names, stay together, and with ``by="site"`` all subjects of a site.
 
     Returns
     -------
@@ -40,8 +30,6 @@ def make_split(rows, by, folds, test_fraction, seed):
     InputError
         If there are too few subjects or sites.
     """
-    from sklearn.model_selection import StratifiedKFold, train_test_split
-
     groups = _groups(rows, by)
     held_back = max(1, round(test_fraction * len(groups))) if test_fraction else 0
     if len(groups) - held_back < folds:
@@ -62,10 +50,10 @@ def make_split(rows, by, folds, test_fraction, seed):
         return sorted(subject for members in groups.subjects for subject in members)
 
     deck = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    parts = [part for _, part in deck.split(rest, _strata(rest, len(rest) // folds))]
+    dealt = [fold for _, fold in deck.split(rest, _strata(rest, len(rest) // folds))]
     return {
         "test": subjects(groups.iloc[test]),
-        "folds": [subjects(rest.iloc[part]) for part in parts],
+        "folds": [subjects(rest.iloc[fold]) for fold in dealt],
     }
 
 
@@ -91,20 +79,10 @@ def _groups(rows, by):
 
 
 def split_from_table(path, rows, folds):
-    """Take over a published split: a csv with the columns `subject` and `fold`.
+    """Take over a published split: a csv with the columns `subject` and `fold` (0, 1, ... or
+    ``test``).
 
-    Parameters
-    ----------
-    path : path-like
-        `fold` is 0, 1, ... or ``test``.
-    rows : pandas.DataFrame
-        From `scans.slices.load_manifest`; each of its subjects must be in the table.
-    folds : int
-
-    Returns
-    -------
-    dict
-        As `make_split`.
+    Each subject of `rows` must be in the table. The result is that of `make_split`.
     """
     try:
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
@@ -123,42 +101,30 @@ def split_from_table(path, rows, folds):
             raise InputError(f"{path}: {subject} has {found}; give it one of {', '.join(names)}")
     if leak := _find_leak(rows, rows.subject.map(fold_of)):
         raise InputError(f"{path}: {leak}; give them one fold")
-    parts = {name: [s for s in subjects if fold_of[s] == name] for name in names}
-    return {"test": parts.pop("test"), "folds": list(parts.values())}
+    test, *dealt = (
+        [s for s in subjects if fold_of[s] == name] for name in [names[-1], *names[:-1]]
+    )
+    return {"test": test, "folds": dealt}
 
 
 def load_split(folder, dataset, fold):
-    """Read who trains and who validates from splits.json.
-
-    Parameters
-    ----------
-    folder : path-like
-        The prepared folder.
-    dataset : {"atlas", "brats17"}
-    fold : int
-        The fold that validates.
-
-    Returns
-    -------
-    dict
-        Subject names under ``"training"``, ``"validation"`` and ``"test"``.
+    """Read from splits.json of a prepared folder which subjects train, validate (`fold`) and test.
 
     Raises
     ------
     InputError
-        If the file is missing, does not hold this fold, or a subject stands in two parts.
+        If the file is missing, does not hold this fold, or a subject stands in two subsets.
     """
     path = Path(folder) / "splits.json"
     content = load_json(path, "run prep.py first")
     try:
-        parts = content[dataset]
-        test, folds = parts["test"], parts["folds"]
-        if not all(isinstance(part, list) for part in (folds, test, *folds)):
-            raise TypeError("a part is no list")
-        if not all(isinstance(subject, str) for part in (test, *folds) for subject in part):
+        test, folds = content[dataset]["test"], content[dataset]["folds"]
+        if not all(isinstance(names, list) for names in (folds, test, *folds)):
+            raise TypeError("a subset is no list")
+        if not all(isinstance(subject, str) for names in (test, *folds) for subject in names):
             raise TypeError("a subject is no name")
         split = {
-            "training": [s for i, part in enumerate(folds) if i != fold for s in part],
+            "training": [s for i, names in enumerate(folds) if i != fold for s in names],
             "validation": folds[fold],
             "test": test,
         }
@@ -166,55 +132,44 @@ def load_split(folder, dataset, fold):
         raise InputError(f"{path}: has no fold {fold} of {dataset}; run prep.py again") from None
     for subject, count in pandas.Series([*test, *np.concatenate(folds)]).value_counts().items():
         if count > 1:
-            raise InputError(f"{path}: {subject} stands in {count} parts; run prep.py again")
+            raise InputError(f"{path}: {subject} stands in {count} subsets; run prep.py again")
     return split
 
 
 def rows_of(rows, split):
-    """Sort a manifest's slices into the parts of a split.
-
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-    split : dict
-        From `load_split`.
-
-    Returns
-    -------
-    dict of ndarray of int
-        Row numbers under ``"training"``, ``"validation"`` and ``"test"``.
+    """Find the row numbers of a manifest that belong to each subset of a split.
 
     Raises
     ------
     InputError
-        If split and manifest name different subjects, if a part that is needed is empty, or if
-        (nearly) the same scan stands in two parts under two names.
+        If split and manifest name different subjects, if training or validation is without lesion,
+        or if (nearly) the same scan stands in two subsets under two names.
     """
-    part_of = {subject: part for part, subjects in split.items() for subject in subjects}
+    subset_of = {subject: subset for subset, subjects in split.items() for subject in subjects}
     known = set(rows.subject)
-    if strangers := sorted(known.symmetric_difference(part_of)):
+    if strangers := sorted(known.symmetric_difference(subset_of)):
         where = "splits.json" if strangers[0] in known else "slices.csv"
         raise InputError(f"{where}: {strangers[0]} is missing from it; run prep.py again")
-    part = rows.subject.map(part_of)
-    if leak := _find_leak(rows, part):
+    subset = rows.subject.map(subset_of)
+    if leak := _find_leak(rows, subset):
         raise InputError(f"splits.json: {leak}; run prep.py again")
-    numbers = {name: np.flatnonzero(part == name) for name in split}
+    numbers = {name: np.flatnonzero(subset == name) for name in split}
     for name in ("training", "validation"):
         if not rows.lesion_pixels.to_numpy()[numbers[name]].any():
             raise InputError(f"splits.json: no slice with a lesion in {name}; run prep.py again")
     return numbers
 
 
-def _find_leak(rows, part):
-    """Name the subjects whose scan stands in two parts, or return None. `part` is one a row."""
+def _find_leak(rows, subset):
+    """Name the subjects whose scan stands in two subsets, one a row, or return None."""
     for column, what in SAME_SCAN.items():
-        parts = part.groupby(rows[column]).nunique()
-        if (parts > 1).any():
-            twins = sorted(rows.subject[rows[column] == parts.idxmax()].unique())
-            return f"{' and '.join(twins)} are {what} in two parts"
+        counts = subset.groupby(rows[column]).nunique()
+        if (counts > 1).any():
+            twins = sorted(rows.subject[rows[column] == counts.idxmax()].unique())
+            return f"{' and '.join(twins)} are {what} in two subsets"
     return None
 
 
-def fingerprint(split):
-    """Hash a split, to tell in a run folder which one it used."""
-    return hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest()[:16]
+def fingerprint(content):
+    """Hash a split, or anything else that JSON can hold, for the record of a run."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A scan's voxels: read and checked, on one side, as slices and back.
+"""A scan's voxels: read and checked, cut into slices, and brought back to the file's own grid.
 
 Arrays are in RAS orientation: X to the right, Y to the front, Z to the top of the head.
 Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
@@ -45,16 +45,7 @@ class Volume:
 
 
 def load_volume(path):
-    """Read a T1-weighted image, in RAS orientation.
-
-    Parameters
-    ----------
-    path : path-like
-        A NIfTI file, 3D, or 4D with a single volume.
-
-    Returns
-    -------
-    Volume
+    """Read a T1-weighted image, 3D or 4D with a single volume, in RAS orientation.
 
     Raises
     ------
@@ -64,14 +55,14 @@ def load_volume(path):
     """
     volume = read_voxels(path)
     low, high = float(volume.voxels.min()), float(volume.voxels.max())
-    # A NaN among the voxels is their minimum and their maximum.
+    # One NaN among the voxels makes the minimum and the maximum NaN.
     if not np.isfinite([low, high]).all():
         count = np.count_nonzero(~np.isfinite(volume.voxels))
         raise InputError(
             f"{path}: {count} voxels are NaN or infinite; repair or leave out the scan"
         )
     if max(-low, high) > 1e30:
-        # Sums and differences of such values are infinite in float32.
+        # In float32 the sums of such values are infinite.
         raise InputError(
             f"{path}: voxels from {low:g} to {high:g} are no image; repair or leave out the scan"
         )
@@ -81,25 +72,16 @@ def load_volume(path):
 
 
 def load_mask(path, labels, image):
-    """Read the mask of an image, as 0 and 1 in RAS orientation.
+    """Read a lesion mask, uint8 (X, Y, Z), on the grid of its image, a `Volume`.
 
-    Parameters
-    ----------
-    path : path-like
-    labels : list of int or None
-        Values that count as lesion. None: the mask must be binary, 0/1 or 0/255 (a deviation of
-        0.01 from rounding is allowed).
-    image : Volume
-        The image it belongs to; shape and affine must be the same (to 1 mm/1000).
-
-    Returns
-    -------
-    ndarray, uint8, shape (X, Y, Z)
+    With `labels` the lesion is where the mask has one of these values; without, the mask must be
+    binary, 0/1 or 0/255 (a deviation of 0.01 from rounding is allowed).
 
     Raises
     ------
     InputError
-        If the file is unreadable, lies on another grid, or holds values that are not expected.
+        If the file is unreadable, lies on another grid (by more than mm/1000), or holds other
+        values.
     """
     mask = read_voxels(path)
     if mask.voxels.shape != image.voxels.shape:
@@ -138,21 +120,10 @@ def load_mask(path, labels, image):
 
 
 def volume_to_slices(voxels, size):
-    """Cut a volume into axial slices, each in the middle of a square.
+    """Cut a volume, (X, Y, Z), into axial slices, (Z, size, size), each in the middle of a square.
 
     The front of the head is at the top of the picture and its left is on the left (neurological
     convention), so that a left-right flip of the head is a flip along W.
-
-    Parameters
-    ----------
-    voxels : ndarray, shape (X, Y, Z)
-    size : int
-        Side of the square, H = W, in pixels.
-
-    Returns
-    -------
-    ndarray, shape (Z, H, W)
-        Filled with 0 around the slice.
 
     Raises
     ------
@@ -173,18 +144,7 @@ def volume_to_slices(voxels, size):
 
 
 def slices_to_volume(stack, shape):
-    """Undo `volume_to_slices`.
-
-    Parameters
-    ----------
-    stack : ndarray, shape (Z, H, W)
-    shape : tuple of int
-        (X, Y, Z) of the volume.
-
-    Returns
-    -------
-    ndarray, shape (X, Y, Z)
-    """
+    """Undo `volume_to_slices`: from (Z, H, W) to a volume of shape (X, Y, Z)."""
     width, height, _ = shape
     top, left = (stack.shape[1] - height) // 2, (stack.shape[2] - width) // 2
     inside = stack[:, top : top + height, left : left + width]
@@ -193,18 +153,8 @@ def slices_to_volume(stack, shape):
 
 
 def to_original_grid(voxels, volume):
-    """Turn RAS voxels back into the file's own axis order, with its affine and header.
-
-    Parameters
-    ----------
-    voxels : ndarray, shape (X, Y, Z)
-        On the grid of `volume.voxels`.
-    volume : Volume
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        Same shape and affine as `volume.original`, in the type of `voxels`.
+    """Turn voxels on the grid of `volume.voxels` into an image with the file's shape, affine and
+    header.
     """
     stored = nibabel.orientations.io_orientation(volume.original.affine)
     back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), stored)
@@ -213,29 +163,15 @@ def to_original_grid(voxels, volume):
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
     # NIfTI-1 or NIfTI-2, as the file is.
-    kind = type(volume.original)
-    image = kind(data.reshape(volume.original.shape), volume.original.affine, header)
+    nifti_class = type(volume.original)
+    image = nifti_class(data.reshape(volume.original.shape), volume.original.affine, header)
     image.header["cal_max"] = 0
     image.header["cal_min"] = 0
     return image
 
 
 def read_voxels(path):
-    """Read any NIfTI file, image or mask, as it is, in RAS orientation.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    Volume
-
-    Raises
-    ------
-    InputError
-        For every way in which a file can be broken, or be no 3D volume.
-    """
+    """Read any NIfTI file, image or mask, in RAS orientation, or raise an `InputError`."""
     path = Path(path)
     with reading(path):
         original = load_as_promised(path)
@@ -243,7 +179,7 @@ def read_voxels(path):
         affine = original.affine
         sides_mm = nibabel.affines.voxel_sizes(affine)
         in_range = (sides_mm > 1e-3) & (sides_mm < 1e3)
-        # Of a brick it is 1; where its sides nearly fall together there is no telling them apart.
+        # 1 for a box, near 0 where two of its axes nearly coincide.
         openness = abs(np.linalg.det(affine)) / sides_mm.prod()
         if not (in_range.all() and openness > 0.1):
             raise InputError(f"{path}: its affine is not usable; repair the header")
@@ -254,7 +190,7 @@ def read_voxels(path):
 
 
 def _stored_voxels(data):
-    """Take the voxels from a loaded file: unscaled integers of 8 or 16 bit as such, else float32."""
+    """Return a loaded file's voxels: unscaled integers of 8 or 16 bit as such, else float32."""
     if (data.slope, data.inter) != (1, 0):
         return np.asarray(data, np.float32)
     # The very bytes that were read: a copy would cost a third of unzipping them.

@@ -8,7 +8,7 @@ from conftest import ellipsoid
 from scipy.ndimage import gaussian_filter, rotate, zoom
 
 from scans.intensity import scale_intensity
-from scans.near_duplicates import ALIKE, SIDE, find_alike, make_thumbnail
+from scans.near_duplicates import SAME_SCAN, SIDE, find_near_duplicates, make_thumbnail
 
 SHAPE = (96, 112, 92)
 
@@ -61,7 +61,7 @@ def noisy(head):
 )
 def test_a_copy_is_alike_however_it_was_changed(change, background):
     head = draw_head(0, background)
-    assert correlation(head, change(head)) > ALIKE
+    assert correlation(head, change(head)) > SAME_SCAN
 
 
 @pytest.mark.parametrize("background", [0, 20])
@@ -69,7 +69,7 @@ def test_two_heads_are_not_alike(background):
     heads = [draw_head(number, background) for number in range(4)]
     for i, one in enumerate(heads):
         for other in heads[:i]:
-            assert correlation(one, other) < ALIKE - 0.1
+            assert correlation(one, other) < SAME_SCAN - 0.1
 
 
 def thumbnail(cells):
@@ -83,13 +83,17 @@ def test_what_is_alike_over_a_third_one_has_the_number_of_the_first():
     chain = [np.cos(angle) * one + np.sin(angle) * other for angle in (0, 0.28, 0.56)]
     strangers = rng.normal(0, 30, (2, SIDE**3))
     cubes = [strangers[0], chain[0], chain[2], strangers[1], chain[1]]
-    assert list(find_alike([thumbnail(c) for c in cubes])) == [0, 1, 1, 3, 1]
-    assert list(find_alike([thumbnail(c) for c in cubes[:4]])) == [0, 1, 2, 3]
+    assert list(find_near_duplicates([thumbnail(c) for c in cubes])) == [0, 1, 1, 3, 1]
+    assert list(find_near_duplicates([thumbnail(c) for c in cubes[:4]])) == [0, 1, 2, 3]
 
 
 def test_scans_without_anything_in_them_are_not_alike():
     empty = thumbnail(np.zeros(SIDE**3))
-    assert list(find_alike([empty, empty, thumbnail(np.arange(SIDE**3) % 100)])) == [0, 1, 2]
+    assert list(find_near_duplicates([empty, empty, thumbnail(np.arange(SIDE**3) % 100)])) == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_a_scan_of_one_grey_level_has_a_thumbnail():

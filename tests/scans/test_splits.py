@@ -1,4 +1,4 @@
-"""Nobody trains on one whom they are tested on, whatever the names, and the parts are alike."""
+"""Nobody trains on one whom they are tested on, whatever the names, and the subsets are alike."""
 
 import json
 from itertools import chain
@@ -60,16 +60,16 @@ def manifests(draw):
     )
 
 
-def part_of(split):
-    """Name the part of each subject; fails if one stands in two."""
-    parts = [split["test"], *split["folds"]]
-    names = list(chain(*parts))
+def subset_of(split):
+    """Number the subset of each subject; fails if one stands in two."""
+    subsets = [split["test"], *split["folds"]]
+    names = list(chain(*subsets))
     assert len(names) == len(set(names))
-    return {subject: number for number, part in enumerate(parts) for subject in part}
+    return {subject: number for number, subset in enumerate(subsets) for subject in subset}
 
 
 def split_of(folds, test=(), fold=0):
-    training = [s for i, part in enumerate(folds) if i != fold for s in part]
+    training = [s for i, subset in enumerate(folds) if i != fold for s in subset]
     return {"training": training, "validation": folds[fold], "test": list(test)}
 
 
@@ -84,25 +84,25 @@ def save_split(folder, split):
     test_fraction=st.sampled_from([0, 0.1, 0.2, 0.3]),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_no_subject_is_in_two_splits(rows, by, folds, test_fraction, seed):
+def test_no_subject_is_in_two_subsets(rows, by, folds, test_fraction, seed):
     """Nor a site, if sites stay together, nor a scan under two names; and nobody is forgotten."""
     assume(by == "subject" or rows.site.nunique() >= 8)
     split = make_split(rows, by, folds, test_fraction, seed)
-    part = part_of(split)
-    assert set(part) == set(rows.subject)
+    subset = subset_of(split)
+    assert set(subset) == set(rows.subject)
     assert len(split["folds"]) == folds
     assert all(split["folds"])
     assert bool(split["test"]) == (test_fraction > 0)
     together = ["content", "alike", "subject", *(["site"] if by == "site" else [])]
     for column in together:
-        assert rows.subject.map(part).groupby(rows[column]).nunique().max() == 1
+        assert rows.subject.map(subset).groupby(rows[column]).nunique().max() == 1
 
 
 def test_sites_stay_together():
     rows = manifest([9] * 40, sites=[i % 8 for i in range(40)])
-    parts = rows.subject.map(part_of(make_split(rows, "site", 3, 0.2, 0))).groupby(rows.site)
-    assert parts.nunique().max() == 1
-    by_subject = rows.subject.map(part_of(make_split(rows, "subject", 3, 0.2, 0)))
+    by_site = rows.subject.map(subset_of(make_split(rows, "site", 3, 0.2, 0)))
+    assert by_site.groupby(rows.site).nunique().max() == 1
+    by_subject = rows.subject.map(subset_of(make_split(rows, "subject", 3, 0.2, 0)))
     assert by_subject.groupby(rows.site).nunique().max() > 1
 
 
@@ -111,8 +111,8 @@ def test_twins_stay_together_over_several_names():
     rows = manifest([9] * 12, sessions=[1, 2] + [1] * 10, twin_of={0: 1})
     rows.loc[rows.subject.eq("s002"), "content"] = "1-1"
     for seed in range(5):
-        part = part_of(make_split(rows, "subject", 4, 0.2, seed))
-        assert part["s000"] == part["s001"] == part["s002"]
+        subset = subset_of(make_split(rows, "subject", 4, 0.2, seed))
+        assert subset["s000"] == subset["s001"] == subset["s002"]
 
 
 def near_twins(number, one, other):
@@ -125,8 +125,8 @@ def near_twins(number, one, other):
 def test_nearly_identical_scans_stay_together():
     rows = near_twins(12, "s003", "s007")
     for seed in range(5):
-        part = part_of(make_split(rows, "subject", 4, 0.2, seed))
-        assert part["s003"] == part["s007"]
+        subset = subset_of(make_split(rows, "subject", 4, 0.2, seed))
+        assert subset["s003"] == subset["s007"]
 
 
 def test_the_seed_alone_decides_the_split():
@@ -140,21 +140,21 @@ def test_the_seed_alone_decides_the_split():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_part_has_small_and_large_lesions_alike(seed):
+def test_each_subset_has_small_and_large_lesions_alike(seed):
     lesions = np.random.default_rng(seed).lognormal(7, 1.8, 40).astype(int)
     quartile = pandas.qcut(lesions, 4, labels=False)
     split = make_split(manifest(lesions), "subject", 5, 0.2, seed)
     assert len(split["test"]) == 8
-    for part in (split["test"], *split["folds"]):
-        assert {quartile[int(subject[1:])] for subject in part} == {0, 1, 2, 3}
+    for subset in (split["test"], *split["folds"]):
+        assert {quartile[int(subject[1:])] for subject in subset} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("test_fraction", [0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize("number", [20, 31])
-def test_the_parts_have_the_sizes_asked_for(number, test_fraction):
+def test_the_subsets_have_the_sizes_asked_for(number, test_fraction):
     split = make_split(manifest([9] * number), "subject", 4, test_fraction, 0)
     assert abs(len(split["test"]) - test_fraction * number) < 2
-    sizes = [len(part) for part in split["folds"]]
+    sizes = [len(fold) for fold in split["folds"]]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -162,14 +162,14 @@ def test_the_parts_have_the_sizes_asked_for(number, test_fraction):
     ("number", "folds", "test_fraction"), [(5, 5, 0.2), (4, 5, 0), (8, 7, 0.2), (8, 5, 0.5)]
 )
 def test_too_few_subjects_are_refused(number, folds, test_fraction):
-    """Also when there are enough at first, but not after the test part is taken off."""
+    """Also when there are enough at first, but not after the test subset is taken off."""
     with refused("split", f"{number} separate subjects of atlas", "split.folds"):
         make_split(manifest([9] * number), "subject", folds, test_fraction, 0)
 
 
 def test_the_smallest_number_of_subjects_is_enough():
-    assert len(part_of(make_split(manifest([9] * 6), "subject", 5, 0.2, 0))) == 6
-    assert len(part_of(make_split(manifest([9] * 5), "subject", 5, 0, 0))) == 5
+    assert len(subset_of(make_split(manifest([9] * 6), "subject", 5, 0.2, 0))) == 6
+    assert len(subset_of(make_split(manifest([9] * 5), "subject", 5, 0, 0))) == 5
 
 
 def test_too_few_sites_are_refused_however_many_subjects():
@@ -215,7 +215,7 @@ def test_a_wrong_table_is_refused(tmp_path, table, parts):
 )
 def test_a_table_that_separates_one_scan_under_two_names_is_refused(tmp_path, rows, how):
     (tmp_path / "t.csv").write_text("subject,fold\ns000,0\ns001,1\ns002,1\n")
-    with refused(tmp_path / "t.csv", f"s000 and s002 are {how} in two parts"):
+    with refused(tmp_path / "t.csv", f"s000 and s002 are {how} in two subsets"):
         split_from_table(tmp_path / "t.csv", rows, 2)
     (tmp_path / "t.csv").write_text("subject,fold\ns000,1\ns001,0\ns002,1\n")
     assert split_from_table(tmp_path / "t.csv", rows, 2)["folds"] == [["s001"], ["s000", "s002"]]
@@ -240,8 +240,8 @@ def test_each_fold_validates_once_and_trains_otherwise(tmp_path, fold):
         ("{}", 0, ["no fold 0 of atlas"]),
         ('{"atlas": {"folds": [["a"]]}}', 0, ["no fold 0 of atlas"]),
         ('{"atlas": {"test": [], "folds": [["a"], ["b"]]}}', 2, ["no fold 2 of atlas"]),
-        ('{"atlas": {"test": [], "folds": [["a"], ["b", "a"]]}}', 0, ["a stands in 2 parts"]),
-        ('{"atlas": {"test": ["b"], "folds": [["a"], ["b"], []]}}', 0, ["b stands in 2 parts"]),
+        ('{"atlas": {"test": [], "folds": [["a"], ["b", "a"]]}}', 0, ["a stands in 2 subsets"]),
+        ('{"atlas": {"test": ["b"], "folds": [["a"], ["b"], []]}}', 0, ["b stands in 2 subsets"]),
     ],
 )
 def test_a_wrong_split_file_is_refused(tmp_path, content, fold, parts):
@@ -254,12 +254,12 @@ def test_a_wrong_split_file_is_refused(tmp_path, content, fold, parts):
 def test_rows_go_where_their_subject_goes():
     rows = manifest([9] * 4, sessions=[1, 2, 1, 1])
     numbers = rows_of(rows, split_of([["s002"], ["s000", "s001"]], ["s003"]))
-    for part, subjects in (
+    for subset, subjects in (
         ("training", {"s000", "s001"}),
         ("validation", {"s002"}),
         ("test", {"s003"}),
     ):
-        assert set(rows.subject[numbers[part]]) == subjects
+        assert set(rows.subject[numbers[subset]]) == subjects
     assert sorted(chain(*numbers.values())) == list(range(len(rows)))
 
 
@@ -275,12 +275,12 @@ def test_rows_go_where_their_subject_goes():
         (
             manifest([9] * 3, twin_of={2: 0}),
             split_of([["s000"], ["s001"]], ["s002"]),
-            ["s000 and s002 are the same scan in two parts"],
+            ["s000 and s002 are the same scan in two subsets"],
         ),
         (
             near_twins(3, "s000", "s001"),
             split_of([["s000"], ["s001"]], ["s002"]),
-            ["splits.json", "s000 and s001 are nearly the same scan in two parts"],
+            ["splits.json", "s000 and s001 are nearly the same scan in two subsets"],
         ),
         (
             manifest([0, 9]),
@@ -296,6 +296,6 @@ def test_a_split_that_does_not_fit_the_slices_is_refused(rows, split, parts):
         rows_of(rows, split)
 
 
-def test_an_empty_test_part_is_allowed():
+def test_an_empty_test_subset_is_allowed():
     numbers = rows_of(manifest([9] * 2), split_of([["s000"], ["s001"]]))
     assert len(numbers["test"]) == 0

@@ -32,6 +32,13 @@ def assignments(**paths):
     return [word for name, path in paths.items() for word in ("--set", f"paths.{name}={path}")]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, request):
+    """Only `prepared`, and what is marked as slow, is prepared by processes."""
+    if not request.node.get_closest_marker("slow"):
+        quickly(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def broken_atlas(tiny_trees, tmp_path_factory):
     """The ATLAS tree with one scan cut short, as a download that broke off."""
@@ -53,12 +60,12 @@ def test_every_slice_of_every_scan_is_in_the_manifest_once(prepared):
     assert set(table.image) | set(table["mask"]) <= files_below(prepared)
 
 
-def test_every_subject_is_in_one_part(prepared):
+def test_every_subject_is_in_one_subset(prepared):
     splits = json.loads((prepared / "splits.json").read_text())
     for dataset, scans in (("atlas", ATLAS), ("brats17", BRATS)):
-        parts = [splits[dataset]["test"], *splits[dataset]["folds"]]
-        subjects = sorted(subject for part in parts for subject in part)
-        assert len(parts) == 4
+        groups = [splits[dataset]["test"], *splits[dataset]["folds"]]
+        subjects = sorted(subject for group in groups for subject in group)
+        assert len(groups) == 4
         assert subjects == sorted({scan[1].removesuffix("_1") for scan in scans})
 
 
@@ -79,16 +86,15 @@ def test_a_second_start_does_nothing_again(prepared, tiny_overrides, tmp_path, c
     assert empty.endswith("free of lesions: sub-r001s002")
 
 
-def test_parts_prepare_every_scan_once_and_a_start_without_part_writes_the_tables(
-    prepared, tiny_overrides, monkeypatch, tmp_path
+def test_shards_prepare_every_scan_once_and_a_start_without_shard_writes_the_tables(
+    prepared, tiny_overrides, tmp_path
 ):
-    quickly(monkeypatch)
     arguments = [*tiny_overrides, *assignments(prepared=tmp_path)]
     scans = []
-    # The last has none: there are fewer scans than parts.
-    for part in ("1/3", "2/3", "3/3", "20/20"):
+    # The last has none: there are fewer scans than shards.
+    for shard in ("1/3", "2/3", "3/3", "20/20"):
         before = files_below(tmp_path)
-        assert prep.main([*arguments, "--part", part]) == 0
+        assert prep.main([*arguments, "--shard", shard]) == 0
         scans.append(len(files_below(tmp_path) - before) // 3)
     assert scans == [6, 6, 5, 0]
     assert files_below(tmp_path) == files_below(prepared) - {"slices.csv", "splits.json"}
@@ -99,21 +105,21 @@ def test_parts_prepare_every_scan_once_and_a_start_without_part_writes_the_table
         assert (tmp_path / table).read_bytes() == (prepared / table).read_bytes()
 
 
-def test_a_part_names_its_bad_scans(broken_atlas, tiny_overrides, tmp_path, capsys):
+def test_a_shard_names_its_bad_scans(broken_atlas, tiny_overrides, tmp_path, capsys):
     paths = assignments(atlas=broken_atlas, brats17=tmp_path / "none", prepared=tmp_path / "out")
-    codes = [prep.main([*tiny_overrides, *paths, "--part", f"{k}/2"]) for k in (1, 2)]
+    codes = [prep.main([*tiny_overrides, *paths, "--shard", f"{k}/2"]) for k in (1, 2)]
     assert sorted(codes) == [0, 1]
     assert (
         capsys.readouterr().out.count(f"{BROKEN}_ses-1_space-MNI152NLin2009aSym_T1w.nii.gz: ") == 1
     )
 
 
-@pytest.mark.parametrize("part", ["0/8", "9/8", "1", "1/0", "a/b"])
-def test_a_part_that_is_none_is_refused(part, tiny_overrides, capsys):
+@pytest.mark.parametrize("shard", ["0/8", "9/8", "1", "1/0", "a/b"])
+def test_an_impossible_shard_is_refused(shard, tiny_overrides, capsys):
     with pytest.raises(SystemExit) as exit:
-        prep.main([*tiny_overrides, "--part", part])
+        prep.main([*tiny_overrides, "--shard", shard])
     assert exit.value.code == 2
-    assert f"{part}: write it as 3/8" in capsys.readouterr().err
+    assert f"{shard}: write it as 3/8" in capsys.readouterr().err
 
 
 def test_a_broken_scan_is_left_out_and_named(
@@ -138,6 +144,7 @@ def test_a_broken_scan_is_left_out_and_named(
     assert f"{BROKEN}_ses-1_space-MNI152NLin2009aSym_T1w.nii.gz: not a readable NIfTI" in line
 
 
+@pytest.mark.slow
 def test_strict_stops_at_a_broken_scan(broken_atlas, tiny_overrides, tmp_path):
     paths = assignments(atlas=broken_atlas, brats17=tmp_path / "none", prepared=tmp_path / "out")
     with refused(BROKEN, "not a readable NIfTI file"):
@@ -196,10 +203,9 @@ def test_a_published_split_is_used_for_the_lesions(prepared, tiny_overrides, tmp
     }
 
 
-def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_part(
-    tiny_trees, tiny_overrides, monkeypatch, tmp_path, capsys
+def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_subset(
+    tiny_trees, tiny_overrides, tmp_path, capsys
 ):
-    quickly(monkeypatch)
     # As a scan that was registered anew and handed in twice: no voxel is the same.
     atlas, original, copy = tmp_path / "ATLAS_2", "sub-r002s002", "sub-r009s009"
     shutil.copytree(tiny_trees.atlas, atlas)
@@ -214,11 +220,11 @@ def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_pa
         assert prep.main([*tiny_overrides, *paths, "--set", f"seed={seed}"]) == 0
         alike = [line for line in capsys.readouterr().out.splitlines() if "nearly" in line]
         assert alike == [
-            f"nearly the same scan under 2 names, kept in one part: {original}, {copy}"
+            f"nearly the same scan under 2 names, kept in one subset: {original}, {copy}"
         ]
         split = json.loads((tmp_path / "out/splits.json").read_text())["atlas"]
-        parts = [split["test"], *split["folds"]]
-        assert sum(original in part and copy in part for part in parts) == 1
+        groups = [split["test"], *split["folds"]]
+        assert sum(original in group and copy in group for group in groups) == 1
 
     table = pandas.read_csv(tmp_path / "out/slices.csv")
     assert table[table.subject.isin([original, copy])].content.nunique() == 2

@@ -10,9 +10,10 @@ import pandas
 import pytest
 from conftest import ATLAS_SHAPE, RAS, SKIP, draw_head, refused, write_nifti
 
-from scans import slices
 from scans.find import Scan
-from scans.slices import COLUMNS, SliceReader, load_manifest, prepare_scan
+from scans.manifest import load_manifest
+from scans.prepare import prepare_scan
+from scans.reader import SliceReader
 from scans.volumes import load_volume, volume_to_slices
 
 OPTIONS = {"labels": None, "size": 32, "skip": SKIP, "format": "npy"}
@@ -74,16 +75,6 @@ def test_both_data_sets_have_the_same_intensity_scale(prepared, rows):
         assert images.max() == 255
         assert abs(standard.mean()) < 0.25
         assert abs(standard.std() - 1) < 0.25
-
-
-def test_the_manifest_says_whose_slices_they_are(rows):
-    depth = ATLAS_SHAPE[2]
-    for _, scan in rows.groupby(["subject", "session"]):
-        assert scan.z.tolist() == list(range(SKIP, depth - SKIP))
-        assert scan.position.tolist() == list(range(depth - 2 * SKIP))
-        assert scan.content.nunique() == scan.site.nunique() == 1
-    assert rows.content.nunique() == rows.groupby(["subject", "session"]).ngroups
-    assert rows.site.nunique() == 3
 
 
 @pytest.mark.parametrize("format", ["npy", "png"])
@@ -148,11 +139,15 @@ def test_a_scan_is_done_again_when_a_setting_or_its_file_changes(tmp_path, chang
 
 
 def test_a_change_that_was_stopped_halfway_is_not_taken_for_done(tmp_path, monkeypatch):
-    """The slices of other settings lie there already, the json is still that of the first ones."""
+    """The slices of other settings lie there already, without the json that calls them whole."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
     scan = write_scan(tmp_path)
     prepare_scan(scan, tmp_path, **OPTIONS)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(slices, "save_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("scans.prepare.save_json", stop)
         prepare_scan(scan, tmp_path, **OPTIONS | {"size": 48})
     images, _ = read_all(tmp_path, prepare_scan(scan, tmp_path, **OPTIONS))
     assert images.shape[1:] == (32, 32)
@@ -186,71 +181,3 @@ def test_a_scan_that_does_not_fit_the_settings_is_refused(tmp_path, change, reas
     with refused(scan.image, reason):
         prepare_scan(scan, tmp_path / "out", **OPTIONS | change)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        (None, ["not found", "prep.py first"]),
-        ("", ["not a table"]),
-        ("subject,z\nsub-1,0\n", ["not a table"]),
-        ("a,b\n1,2\n3,4,5,6\n", ["not a table"]),
-        (",".join(COLUMNS) + "\n" + "x," * 11 + "x\n", ["not a table"]),
-        (b"\xff\xfe\xff", ["not a table"]),
-        (",".join(COLUMNS) + "\n", ["no slices of atlas", "paths.atlas"]),
-    ],
-)
-def test_a_broken_manifest_is_refused(tmp_path, content, parts):
-    if content is not None:
-        content = content if isinstance(content, bytes) else content.encode()
-        (tmp_path / "slices.csv").write_bytes(content)
-    with refused(tmp_path / "slices.csv", *parts):
-        load_manifest(tmp_path, "atlas")
-
-
-def test_names_that_look_like_numbers_or_gaps_stay_names(tmp_path):
-    values = {"dataset": "atlas", "subject": "007", "session": "", "site": "NA", "content": "1e5"}
-    row = {name: values.get(name, "a.npy" if name in ("image", "mask") else 1) for name in COLUMNS}
-    pandas.DataFrame([row]).to_csv(tmp_path / "slices.csv", index=False)
-    (found,) = load_manifest(tmp_path, "atlas").to_dict("records")
-    assert values.items() <= found.items()
-
-
-@pytest.mark.parametrize("format", ["npy", "png"])
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY broken"])
-def test_slices_that_cannot_be_read_are_named(tmp_path, format, content):
-    facts = prepare_scan(write_scan(tmp_path), tmp_path, **OPTIONS | {"format": format})
-    path = tmp_path / facts["slices"][0]["image"]
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with refused(path, "run prep.py again"):
-        SliceReader(tmp_path, pandas.DataFrame(facts["slices"])).read(0)
-
-
-@pytest.mark.parametrize("format", ["npy", "png"])
-def test_neighbours_are_the_slices_below_and_above_of_the_same_scan(tmp_path, format):
-    facts = [
-        prepare_scan(
-            write_scan(tmp_path, seed, str(seed)), tmp_path, **(OPTIONS | {"format": format})
-        )
-        for seed in (1, 2)
-    ]
-    rows = pandas.DataFrame([row for scan in facts for row in scan["slices"]])
-    # A slice is missing from the second scan.
-    rows = rows.drop(index=len(rows) - 4).reset_index(drop=True)
-    reader = SliceReader(tmp_path, rows, neighbours=2)
-    heights = rows.groupby("session").z.agg(list)
-    for row, (session, z) in enumerate(zip(rows.session, rows.z, strict=True)):
-        image, mask = reader.read_channels(row)
-        assert image.shape == (32, 32, 5)
-        np.testing.assert_array_equal(mask, reader.read(row)[1])
-        for channel, away in enumerate((-2, -1, 0, 1, 2)):
-            wanted = z
-            for _ in range(abs(away)):
-                if wanted + np.sign(away) in heights[session]:
-                    wanted += np.sign(away)
-                else:
-                    break
-            other = rows.index[(rows.session == session) & (rows.z == wanted)][0]
-            np.testing.assert_array_equal(image[..., channel], reader.read(other)[0])

@@ -1,0 +1,94 @@
+"""The manifest, slices.csv: which slices are prepared, and where they are.
+
+`prep.py` writes it; the stages read nothing else. A row is one axial slice:
+
+dataset, subject, session, site   of the scan z, lesion_pixels                  its place in the
+scan (in RAS), and the lesion on it image, mask, position              files below the prepared
+folder, and the place in a stack mean, std                         of the scan's intensities, for
+`scans.intensity.standardise` content                           hash of all its scan's slices: finds
+a scan under two names alike                             the same for scans that are nearly
+identical (see `scans.near_duplicates`)
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from system.files import InputError
+
+COLUMNS = {
+    "dataset": str,
+    "subject": str,
+    "session": str,
+    "site": str,
+    "z": int,
+    "lesion_pixels": int,
+    "image": str,
+    "mask": str,
+    "position": int,
+    "mean": float,
+    "std": float,
+    "content": str,
+    "alike": str,
+}
+# Whoever edits the table must not point outside the prepared folder.
+INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+\.(npy|png)")
+
+
+def load_manifest(folder, dataset):
+    """Read the rows of one data set from slices.csv of a prepared folder, with the columns above.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not such a table, has no slice of `dataset`, or holds a row that
+        prep.py cannot have written; names the line.
+    """
+    path = Path(folder) / "slices.csv"
+    try:
+        table = pandas.read_csv(path, dtype=COLUMNS, keep_default_na=False)[list(COLUMNS)]
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run prep.py first") from None
+    except (ValueError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a table of slices ({reason}); run prep.py again") from None
+    for reason, wrong in _impossible_rows(table).items():
+        if wrong.any():
+            line = int(np.flatnonzero(wrong)[0]) + 2
+            raise InputError(f"{path}, line {line}: {reason}; run prep.py again")
+    rows = table[table.dataset == dataset].reset_index(drop=True)
+    if rows.empty:
+        raise InputError(f"{path}: no slices of {dataset}; set paths.{dataset} and run prep.py")
+    return rows
+
+
+def _impossible_rows(table):
+    """Find the rows that prep.py cannot have written: a boolean column for each reason."""
+    scan, stacked = ["dataset", "subject", "session"], table.image.str.endswith(".npy")
+    offset = (table.z - table.position).where(stacked, 0)
+    reasons = {
+        f"{name} is negative": table[name] < 0 for name in ("z", "lesion_pixels", "position")
+    }
+    reasons |= {
+        f"{name} is no file below this folder": ~_by_unique_value(table[name], INSIDE.fullmatch)
+        for name in ("image", "mask")
+    }
+    reasons |= {
+        f"{name} is no name": _by_unique_value(table[name], re.compile(r"[/\\]|^\.").search)
+        for name in scan
+    }
+    reasons["mean and std are no finite intensities"] = ~(
+        np.isfinite(table["mean"]) & np.isfinite(table["std"]) & (table["std"] > 0)
+    )
+    reasons["the same slice stands there twice"] = table.duplicated([*scan, "z"])
+    # z minus the place in a stack is the number of slices left out below, the same for a whole scan.
+    first = offset.groupby([table[name] for name in scan]).transform("first")
+    reasons["z and position do not fit the other slices of the scan"] = offset != first
+    return reasons
+
+
+def _by_unique_value(column, holds):
+    """Ask whether something holds of each value; once, though it stands in hundreds of rows."""
+    return column.map({value: bool(holds(value)) for value in column.unique()}).astype(bool)

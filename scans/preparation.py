@@ -1,0 +1,129 @@
+"""All scans of the data sets prepared, one process a core, and dealt out to folds."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from scans.find import find_scans
+from scans.near_duplicates import find_near_duplicates
+from scans.prepare import prepare_scan
+from scans.splits import make_split, split_from_table
+from system.files import InputError, Problem
+from system.parallel import attempt, in_parallel
+
+DATASETS = ("atlas", "brats17")
+
+
+def find_datasets(settings):
+    """List the scans of each data set whose folder exists, and the problems."""
+    scans, problems = [], []
+    for dataset in DATASETS:
+        folder, layout = getattr(settings.paths, dataset), getattr(settings, dataset)
+        if not Path(folder).is_dir():
+            print(f"{dataset}: no folder {folder}, left out")
+            continue
+        found, unusable = find_scans(folder, dataset, layout.image_suffix, layout.mask_suffix)
+        scans += found
+        problems += unusable
+    if not scans and not problems:
+        folders = " nor ".join(getattr(settings.paths, dataset) for dataset in DATASETS)
+        raise InputError(f"neither {folders} is a folder; set paths.atlas or paths.brats17")
+    return scans, problems
+
+
+def prepare_scans(scans, settings, strict):
+    """Prepare scans; return the facts of those that could be used, and the problems of the others.
+
+    With `strict` the first bad scan raises its `InputError`.
+    """
+    task = partial(attempt, partial(_prepare, settings=settings))
+    prepared, problems = [], []
+    try:
+        for scan, outcome in zip(scans, in_parallel(task, scans, "scans"), strict=True):
+            if outcome.error and strict:
+                raise outcome.error
+            if outcome.error:
+                problems.append(Problem.of(outcome.error, scan.image))
+            else:
+                prepared.append(outcome.result)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"after {len(prepared)} of {len(scans)} scans, kept in {settings.paths.prepared}"
+        ) from None
+    return prepared, problems
+
+
+def _prepare(scan, settings):
+    """Prepare one scan by the settings of its data set."""
+    options, labels = settings.slices, getattr(settings, scan.dataset).labels
+    return prepare_scan(
+        scan, settings.paths.prepared, labels, options.size, options.skip, options.format
+    )
+
+
+def group_near_duplicates(prepared):
+    """Give nearly identical scans one name in the rows of their slices, and print them."""
+    first_rows = [facts["slices"][0] for facts in prepared]
+    names = [f"{row['dataset']}/{row['subject']}_{row['session']}" for row in first_rows]
+    first = find_near_duplicates([facts["thumbnail"] for facts in prepared])
+    subjects_of = {}
+    for facts, row, place in zip(prepared, first_rows, first, strict=True):
+        for slice_row in facts["slices"]:
+            slice_row["alike"] = names[place]
+        # A dictionary, because a set has no order.
+        subjects_of.setdefault(place, {})[row["dataset"], row["subject"]] = None
+    for subjects in subjects_of.values():
+        if len(subjects) > 1:
+            listed = ", ".join(subject for _, subject in subjects)
+            print(f"nearly the same scan under {len(subjects)} names, kept in one subset: {listed}")
+
+
+def split_datasets(rows, settings):
+    """Draw the split of each data set, or take that of ATLAS from `split.table`."""
+    split, options = {}, settings.split
+    for dataset, own in pandas.DataFrame(rows).groupby("dataset"):
+        if options.table and dataset == "atlas":
+            split[dataset] = split_from_table(options.table, own, options.folds)
+        else:
+            # The names of BraTS17 tell no more than three institutions.
+            by = options.by if dataset == "atlas" else "subject"
+            split[dataset] = make_split(
+                own, by, options.folds, options.test_fraction, settings.seed
+            )
+    return split
+
+
+def print_summary(prepared):
+    """Print a table of what was prepared."""
+    print(
+        f"\n{'data set':10}{'scans':>7}{'slices':>9}{'with lesion':>13}"
+        f"{'lesion ml, median (range)':>30}"
+    )
+    for dataset in DATASETS:
+        own = [facts for facts in prepared if facts["slices"][0]["dataset"] == dataset]
+        if own:
+            rows = [row for facts in own for row in facts["slices"]]
+            lesion = sum(row["lesion_pixels"] > 0 for row in rows)
+            ml = [facts["lesion_ml"] for facts in own]
+            volume = f"{np.median(ml):.1f} ({min(ml):.1f} to {max(ml):.1f})"
+            print(f"{dataset:10}{len(own):7}{len(rows):9}{lesion:13}{volume:>30}")
+    total_ml = sum(facts["lesion_ml"] for facts in prepared)
+    outside_ml = sum(facts["lesion_outside_ml"] for facts in prepared)
+    print(
+        f"{outside_ml / max(total_ml, 1e-9):.1%} of the lesion volume lies in the slices left out at "
+        "bottom and top"
+    )
+    empty = [facts["slices"][0] for facts in prepared if facts["lesion_ml"] == 0]
+    if empty:
+        names = ", ".join(sorted({row["subject"] for row in empty}))
+        print(f"{len(empty)} scans have an empty mask and count as free of lesions: {names}")
+
+
+def print_problems(problems):
+    """Print each bad scan with its reason."""
+    if problems:
+        print(f"\nleft out {len(problems)} bad scans:")
+        for problem in problems:
+            print(f"  {problem}")
