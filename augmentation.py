@@ -8,30 +8,30 @@ import numpy as np
 
 # tf.data runs the threads; more of them inside OpenCV would only get in their way.
 cv2.setNumThreads(1)
+# Lesions come from at most so many slices above or below: the anatomy around them is alike.
+REACH = 8
 
 
 def augment(
-    image, mask, rng, *, rotation_degrees, shift, zoom, flip, crop, gamma, noise, blur,
-    low_resolution, bias_field,
-):  # fmt: skip
+    image,
+    mask,
+    rng,
+    *,
+    rotation_degrees,
+    shift,
+    zoom,
+    flip,
+    crop,
+    gamma,
+    noise,
+    blur,
+    low_resolution,
+    bias_field,
+):
     """Distort a slice at random, take a window of it, and alter the grey levels of its image.
 
-    Parameters
-    ----------
-    image : ndarray, uint8, shape (H, W, C)
-    mask : ndarray, uint8, shape (H, W)
-    rng : numpy.random.Generator
-    rotation_degrees, shift, zoom, flip
-        See `draw_distortions`.
-    crop : int or None
-        Side of the window, in pixels; None takes all of the slice. See `draw_window`.
-    gamma, noise, blur, low_resolution, bias_field : float
-        See `alter`.
-
-    Returns
-    -------
-    image : ndarray, uint8, shape (H, W, C), or (crop, crop, C)
-    mask : ndarray, uint8, shape (H, W), or (crop, crop)
+    `image` is uint8 (H, W, C), `mask` uint8 (H, W); the ranges are those of section
+    ``augmentation``.
     """
     matrix = draw_distortions(rng, 1, mask.shape, rotation_degrees, shift, zoom, flip)[0]
     shape = mask.shape
@@ -42,23 +42,12 @@ def augment(
 
 
 def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
-    """Draw one random similarity transform an image.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    count : int
-    shape : (int, int)
-        H, W in pixels.
-    rotation_degrees, shift, zoom : float
-        Largest deviation either way: degrees, share of the side, share of the size.
-    flip : bool
-        Mirror left and right with probability 1/2.
+    """Draw one random similarity transform an image: rotation, shift, zoom and mirror image.
 
     Returns
     -------
     ndarray, float64, shape (count, 2, 3)
-        Pixel (x, y) of the result to pixel (x, y) of the source.
+        From pixel (x, y) of the result to pixel (x, y) of the source.
     """
     height, width = shape
     angle = np.deg2rad(rng.uniform(-rotation_degrees, rotation_degrees, count))
@@ -75,25 +64,16 @@ def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
 
 
 def draw_window(rng, image, mask, matrix, side):
-    """Draw which part of a distorted slice training sees: a window around a pixel of its lesion.
+    """Draw which window of a distorted slice training sees: one around a pixel of its lesion.
 
-    The pixel is any of the lesion, or where the slice has none any that is not 0, and lies anywhere in
-    the window. The window stays within the frame, so it may miss a pixel that was moved out of it.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    image : ndarray, uint8, shape (H, W, C)
-    mask : ndarray, uint8, shape (H, W)
-    matrix : ndarray, shape (2, 3)
-        From `draw_distortions`.
-    side : int
-        Of the window, in pixels.
+    The pixel is any of the lesion, or where the slice has none any that is not 0, and lies anywhere
+    in the window. The window stays within the frame, so it may miss a pixel that was moved out of
+    it.
 
     Returns
     -------
     ndarray, float64, shape (2, 3)
-        Pixel (x, y) of the window to pixel (x, y) of the source.
+        From pixel (x, y) of the window to pixel (x, y) of the source.
     """
     inside = np.flatnonzero(mask if mask.any() else image.any(-1))
     y, x = divmod(rng.choice(inside if inside.size else mask.size), mask.shape[1])
@@ -108,20 +88,7 @@ def draw_window(rng, image, mask, matrix, side):
 def distort(image, mask, matrix, shape=None):
     """Apply one transform to an image (bilinear) and its mask (nearest, so it stays binary).
 
-    Parameters
-    ----------
-    image : ndarray, uint8, shape (H, W, C)
-    mask : ndarray, uint8, shape (H, W)
-    matrix : ndarray, shape (2, 3)
-        From `draw_distortions` or `draw_window`.
-    shape : (int, int), optional
-        H, W of the result, if not those of the mask.
-
-    Returns
-    -------
-    image : ndarray, uint8, shape (H, W, C)
-    mask : ndarray, uint8, shape (H, W)
-        Of the given shape. What comes in from outside the frame is 0.
+    `shape` is that of the result, if not the mask's. What comes in from outside the frame is 0.
     """
     height, width = shape or mask.shape
 
@@ -137,27 +104,8 @@ def distort(image, mask, matrix, shape=None):
 def alter(image, rng, gamma, noise, blur, low_resolution, bias_field):
     """Make an image look as if another scanner had taken it.
 
-    Each range is the largest deviation, from which every image gets its own share; 0 is none. What
-    is exactly 0 (outside a skull-stripped head) stays 0.
-
-    Parameters
-    ----------
-    image : ndarray, uint8, shape (H, W, C)
-    rng : numpy.random.Generator
-    gamma : float
-        Grey levels, as a share of 255, are raised to the power exp(±gamma).
-    noise : float
-        Standard deviation of Gaussian noise, as a share of 255.
-    blur : float
-        Standard deviation of a Gaussian blur, in pixels.
-    low_resolution : float
-        The image is brought to pixels larger by this share, at most twice as large, and back.
-    bias_field : float
-        Standard deviation of the logarithm of a smooth field by which the image is multiplied.
-
-    Returns
-    -------
-    ndarray, uint8, shape (H, W, C)
+    Each range is the largest deviation, from which every image draws its own. Voxels that are
+    exactly 0 (outside a skull-stripped head) stay 0.
     """
     if not any((gamma, noise, blur, low_resolution, bias_field)):
         return image
@@ -184,3 +132,72 @@ def alter(image, rng, gamma, noise, blur, low_resolution, bias_field):
             altered += level * rng.standard_normal(shape, np.float32)
         image = np.clip(np.rint(altered), 1, 255).astype(np.uint8)
     return image * inside
+
+
+class CarveMix:
+    """Set lesions of other training subjects into slices at random [1]_.
+
+    A lesion comes from about the same height of the head and goes to the same place in the square, with
+    its grey levels brought to the scale of the other scan. Each subject gives as often as any other.
+    `donors` are the row numbers of training slices with lesion.
+
+    References
+    ----------
+    .. [1] Zhang et al. (2023), CarveMix: A simple data augmentation method for brain lesion
+       segmentation, NeuroImage 271.
+    """
+
+    def __init__(self, reader, rows, donors, probability):
+        self.reader, self.probability = reader, probability
+        self.heights = rows.z.to_numpy()
+        self.donors = donors[np.argsort(self.heights[donors], kind="stable")]
+        self.subjects = np.unique(rows.subject.to_numpy(), return_inverse=True)[1]
+
+    def __call__(self, row, image, mask, rng):
+        """Mix a lesion into the slice of a row, or leave image and mask as they are."""
+        if rng.random() >= self.probability:
+            return image, mask
+        donor = self.draw(row, rng)
+        if donor is None:
+            return image, mask
+        lesion, lesion_mask = self.reader.read_channels(donor)
+        region = carve(lesion_mask, rng)
+        lesion = cv2.LUT(lesion, self.levels(donor, row)).reshape(lesion.shape)
+        return np.where(region[..., None], lesion, image), np.where(region, lesion_mask, mask)
+
+    def draw(self, row, rng):
+        """Draw another subject's lesion slice near the height of a row; None if there is none."""
+        height = self.heights[row]
+        first, last = np.searchsorted(
+            self.heights[self.donors], (height - REACH, height + REACH + 1)
+        )
+        near = self.donors[first:last]
+        near = near[self.subjects[near] != self.subjects[row]]
+        if not near.size:
+            return None
+        whose = self.subjects[near]
+        return rng.choice(near[whose == rng.choice(np.unique(whose))])
+
+    def levels(self, donor, row):
+        """Return a table, uint8 (256,), from the grey levels of one row's scan to another's.
+
+        What is exactly 0, outside a skull-stripped head, stays 0, and nothing else becomes it.
+        """
+        (mean, factor), (own_mean, own_factor) = map(self.reader.scale, (donor, row))
+        levels = (np.arange(256) - mean) * factor / own_factor + own_mean
+        levels = np.clip(np.rint(levels), 1, 255).astype(np.uint8)
+        levels[0] = 0
+        return levels
+
+
+def carve(mask, rng):
+    """Draw the region, bool (H, W), that is carved out around a lesion, uint8 (H, W), not empty.
+
+    Half of the time it is smaller than the lesion, by up to half of its depth, else larger, by up
+    to its depth.
+    """
+    inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
+    depth = inside.max()
+    edge = rng.uniform(-depth / 2, 0) if rng.random() < 0.5 else rng.uniform(0, depth)
+    return outside - inside <= edge

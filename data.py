@@ -1,57 +1,49 @@
-"""Batches for training and validation: who is in them, in which order, and how distorted.
+"""Batches for training and validation: which slices, in which order, and how augmented.
 
 A batch is a pure function of the seed and its number, so a run that was stopped goes on with the
 very batches it would have had. Shape letters: B images of a batch, H, W pixels, C channels.
 """
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
+import keras
 import numpy as np
+import pandas
 import tensorflow as tf
 
-from augmentation import augment
-from carvemix import CarveMix
+from augmentation import CarveMix, augment
 from losses import NO_IMAGE
-from sampling import training_order, validation_order
-from scans.slices import SliceReader, load_manifest
+from scans.manifest import load_manifest
+from scans.reader import SliceReader
 from scans.splits import fingerprint, load_split, rows_of
-from system.devices import check_parts, part_of_batches
+from system.cores import CORES
+from system.devices import check_last_batches, shard_of_batch
 from system.files import InputError
-from system.parallel import CORES
-from training import leakage
+from training.provenance import marks_of_subjects
+
+if keras.backend.backend() == "jax":
+    # TensorFlow only streams the batches, and would take all memory of the GPUs.
+    tf.config.set_visible_devices([], "GPU")
 
 
 class Batches:
-    """Image and mask batches of one part of a split.
+    """Batches of images and masks from one subset of a split.
 
-    Parameters
-    ----------
-    reader : slices.SliceReader
-    order : callable
-        Epoch (from 0) to the row numbers of that epoch, always equally many.
-    batch_size : int
-    augmentation : dict or None
-        Arguments of `augmentation.augment`; None leaves the images as they are.
-    seed : int
-    mix : carvemix.CarveMix, optional
-        Sets lesions into slices before they are augmented, if they are.
-
-    Attributes
-    ----------
-    steps : int
-        Batches an epoch. The last is smaller where the rows do not divide evenly.
-    error : files.InputError or None
-        Why a batch could not be read, since TensorFlow hides the reason.
+    `order` gives the row numbers of an epoch, equally many in each. `steps` is the number of
+    batches an epoch; the last is smaller where the rows do not divide evenly. `error` says why a
+    batch could not be read, which TensorFlow hides.
     """
 
-    def __init__(self, reader, order, batch_size, augmentation, seed, mix=None):
-        self.reader, self.batch_size = reader, batch_size
+    def __init__(self, reader, order, batch_size, seed, augmentation=None, carve_mix=None):
+        self.reader, self.batch_size, self.seed = reader, batch_size, seed
         # Two epochs meet where one ends; drawing an order anew for each batch grows with the data.
         self.order = lru_cache(maxsize=2)(order)
-        self.augmentation, self.seed, self.mix = augmentation, seed, mix
+        self.augmentation, self.carve_mix = augmentation, carve_mix
         self.steps = -(-len(order(0)) // batch_size)
         self.error = None
-        self.part = part_of_batches()
+        self.shard = shard_of_batch()
 
     def rows(self, step):
         """Return the row numbers of batch number `step`, counted over all epochs."""
@@ -59,28 +51,27 @@ class Batches:
         return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
     def batch(self, step):
-        """Read this process's part of batch `step`, counted over all epochs, augmented, in 8 bit.
+        """Read this process's shard of batch `step`, counted over all epochs, augmented, in 8 bit.
 
         Returns
         -------
         images : ndarray, uint8, shape (B, H, W, C)
         masks : ndarray, uint8, shape (B, H, W, 1)
-            `losses.NO_IMAGE` where an image only fills the part.
+            `losses.NO_IMAGE` where an image only fills the shard.
         mean, factor : ndarray, float32, shape (B, 1, 1, 1)
-            Of the scan of each image, to standardise it (see `scans.intensity.standardise`).
+            With which each image is standardised: ``(image - mean) * factor``.
         """
-        whole = self.rows(step)
-        part = np.array(self.part(len(whole)))
-        place = part % len(whole)
-        rows = whole[place]
+        rows = self.rows(step)
+        shard = np.array(self.shard(len(rows)))
+        places = shard % len(rows)
         try:
-            slices_ = [self.read(*pair, int(step)) for pair in zip(rows, place, strict=True)]
+            slices = [self.read(rows[place], place, int(step)) for place in places]
         except InputError as error:
             self.error = error
             raise
-        images, masks = map(np.stack, zip(*slices_, strict=True))
-        masks[part >= len(whole)] = NO_IMAGE
-        scales = np.array([self.reader.scale(row) for row in rows], np.float32)
+        images, masks = map(np.stack, zip(*slices, strict=True))
+        masks[shard >= len(rows)] = NO_IMAGE
+        scales = np.array([self.reader.scale(rows[place]) for place in places], np.float32)
         mean, factor = scales.T[..., None, None, None]
         return images, masks[..., None], mean, factor
 
@@ -88,25 +79,15 @@ class Batches:
         """Read image, (H, W, C), and mask, (H, W), that stand at one place of a batch."""
         image, mask = self.reader.read_channels(row)
         if self.augmentation:
-            # Each place has draws of its own, whoever reads it.
+            # Each place has draws of its own, in whichever process it is read.
             rng = np.random.default_rng([self.seed, step, place])
-            if self.mix:
-                image, mask = self.mix(row, image, mask, rng)
+            if self.carve_mix:
+                image, mask = self.carve_mix(row, image, mask, rng)
             image, mask = augment(image, mask, rng, **self.augmentation)
         return image, mask
 
     def dataset(self, first_epoch=0, last_epoch=1):
-        """Stream the batches of some epochs one after the other.
-
-        Parameters
-        ----------
-        first_epoch, last_epoch : int
-            From the first up to, not including, the last.
-
-        Returns
-        -------
-        tf.data.Dataset of (images, masks)
-        """
+        """Stream images and masks, float32, from the first epoch up to, not including, the last."""
         options = tf.data.Options()
         # The autotuner can hold up the end of an epoch by seconds.
         options.autotune.enabled = False
@@ -128,83 +109,139 @@ class Batches:
         )
 
 
-class Parts:
-    """The training and validation slices of one data set, ready to be fed to a network.
+@dataclass(frozen=True)
+class StageData:
+    """The slices of one data set, dealt out to training and validation (never augmented).
 
-    Parameters
-    ----------
-    dataset : {"atlas", "brats17"}
-    settings : config.Settings
-    stage : config.Stage
-        Its batch size, and whether training slices are augmented. Validation never is.
+    `rows` are the manifest's, which `reader` reads by number; `identity` holds hashes of slices and
+    split, `subjects` the subjects of each subset with their marks.
+    """
 
-    Attributes
-    ----------
-    rows : pandas.DataFrame
-        The manifest's rows of this data set.
-    reader : slices.SliceReader
-        Reads any of them by row number.
-    training, validation : Batches
-    identity : dict of str
-        Hashes of the slices and of the split.
-    subjects : dict of dict
-        For ``"training"``, ``"validation"`` and ``"test"`` the subjects, as `training.leakage.marks`
-        lists them.
+    rows: pandas.DataFrame
+    reader: SliceReader
+    training: Batches
+    validation: Batches
+    identity: dict
+    subjects: dict
+
+    @property
+    def has_lesion(self):
+        return self.rows.lesion_pixels.to_numpy() > 0
+
+    def slice_name(self, row):
+        """Return `subject session z` of a slice, as the user knows it."""
+        found = self.rows.iloc[row]
+        session = f" ses-{found.session}" if found.session else ""
+        return f"{found.subject}{session} z {found.z}"
+
+
+def load_stage_data(dataset, settings, batch_size, augmented):
+    """Read what a stage trains and validates on, from a data set of `paths.prepared`.
 
     Raises
     ------
-    files.InputError
-        If slices or split are missing or made with another `scans.slices.size` or `scans.slices.skip`, the split
-        leaks (see `scans.splits.rows_of`), or the devices cannot share a batch.
+    InputError
+        If slices or split are missing or made with another `slices.size` or `slices.skip`, the
+        split leaks (see `scans.splits.rows_of`), or the devices cannot share a batch.
     """
+    folder, seed = settings.paths.prepared, settings.seed
+    rows = load_manifest(folder, dataset)
+    split = load_split(folder, dataset, settings.fold)
+    subsets = rows_of(rows, split)
+    reader = SliceReader(folder, rows, settings.unet.neighbours)
+    _check_prepared(folder, rows, reader, settings.slices)
+    ranges = settings.augmentation.model_dump()
+    probability = ranges.pop("carve_mix")
+    carve_mix = None
+    if augmented and probability:
+        carve_mix = CarveMix(reader, rows, _with_lesion(rows, subsets["training"]), probability)
+    training = Batches(
+        reader,
+        _training_order(rows, subsets["training"], settings.slices, seed),
+        batch_size,
+        seed,
+        ranges if augmented else None,
+        carve_mix,
+    )
+    validation = Batches(reader, validation_order(subsets["validation"], seed), batch_size, seed)
+    check_last_batches(*(len(b.rows(b.steps - 1)) for b in (training, validation)))
+    identity = {
+        "slices": fingerprint(rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
+        "split": fingerprint(split),
+    }
+    subjects = {name: marks_of_subjects(rows.iloc[numbers]) for name, numbers in subsets.items()}
+    counts = {name: len(own) for name, own in subjects.items()}
+    print(
+        f"{dataset}: {len(training.order(0))} training slices of {counts['training']} subjects, "
+        f"{len(subsets['validation'])} validation slices of {counts['validation']}\n"
+        f"checked: {counts['training']} training, {counts['validation']} validation subjects, "
+        f"{counts['test']} held back; no subject and no (nearly) identical scan in two subsets, "
+        "validation not augmented"
+    )
+    return StageData(rows, reader, training, validation, identity, subjects)
 
-    def __init__(self, dataset, settings, stage):
-        folder, seed = settings.paths.prepared, settings.seed
-        self.rows = load_manifest(folder, dataset)
-        split = load_split(folder, dataset, settings.fold)
-        part = rows_of(self.rows, split)
-        self.reader = SliceReader(folder, self.rows, settings.unet.neighbours)
-        for name, prepared in (("skip", self.rows.z.min()), ("size", len(self.reader.read(0)[0]))):
-            if prepared != (wanted := getattr(settings.slices, name)):
-                raise InputError(
-                    f"{folder}: was prepared with slices.{name} = {prepared}, not {wanted}; run "
-                    "prep.py with these settings, or name another paths.prepared"
-                )
-        self.has_lesion = self.rows.lesion_pixels.to_numpy() > 0
-        lesion = self.has_lesion[part["training"]]
-        order = training_order(
-            part["training"][lesion], part["training"][~lesion],
-            settings.slices.empty_per_lesion, settings.slices.per_epoch, seed,
-            self.rows.subject.to_numpy()[part["training"][lesion]] if settings.slices.balanced else None,
-        )  # fmt: skip
-        augmentation = settings.augmentation.model_dump(exclude={"carve_mix"})
-        probability = settings.augmentation.carve_mix if stage.augmentation else 0
-        mix = CarveMix(
-            self.reader, part["training"][lesion], self.rows.subject.to_numpy(),
-            self.rows.z.to_numpy(), probability,
-        ) if probability else None  # fmt: skip
-        self.training = Batches(
-            self.reader, order, stage.batch_size, augmentation if stage.augmentation else None,
-            seed, mix,
-        )  # fmt: skip
-        order = validation_order(part["validation"], seed)
-        self.validation = Batches(self.reader, order, stage.batch_size, None, seed)
-        check_parts(*(len(p.rows(p.steps - 1)) for p in (self.training, self.validation)))
-        self.identity = {
-            "slices": fingerprint(self.rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
-            "split": fingerprint(split),
-        }
-        self.subjects = {name: leakage.marks(self.rows.iloc[part[name]]) for name in part}
-        training, validation, test = (len(self.subjects[name]) for name in part)
-        print(
-            f"{dataset}: {len(self.training.order(0))} training slices of {training} subjects, "
-            f"{len(part['validation'])} validation slices of {validation}\n"
-            f"checked: {training} training, {validation} validation subjects, {test} held back; "
-            "no subject and no (nearly) identical scan in two parts, validation not augmented"
-        )
 
-    def name(self, row):
-        """Return `subject session z` of a slice, as the user knows it."""
-        slice_ = self.rows.iloc[row]
-        session = f" ses-{slice_.session}" if slice_.session else ""
-        return f"{slice_.subject}{session} z {slice_.z}"
+def _check_prepared(folder, rows, reader, wanted):
+    """Refuse slices that were prepared with another size or skip."""
+    found = {"skip": rows.z.min(), "size": len(reader.read(0)[0])}
+    for name, value in found.items():
+        if value != getattr(wanted, name):
+            raise InputError(
+                f"{folder}: was prepared with slices.{name} = {value}, not "
+                f"{getattr(wanted, name)}; run prep.py with these settings, or name another "
+                "paths.prepared"
+            )
+
+
+def _with_lesion(rows, numbers):
+    return numbers[rows.lesion_pixels.to_numpy()[numbers] > 0]
+
+
+def _training_order(rows, training, options, seed):
+    """Make the order of the training rows by the `slices` settings."""
+    lesion = _with_lesion(rows, training)
+    return training_order(
+        lesion,
+        np.setdiff1d(training, lesion),
+        options.empty_per_lesion,
+        options.per_epoch,
+        seed,
+        rows.subject.to_numpy()[lesion] if options.balanced else None,
+    )
+
+
+def training_order(lesion, empty, empty_per_lesion, per_epoch, seed, subjects=None):
+    """Make the order of training: every lesion slice, and a fresh draw of empty ones, shuffled.
+
+    `lesion` and `empty` are row numbers; the options are those of section ``slices``. With the
+    `subjects` of the lesion slices equally many are drawn of each subject, and as many as there are
+    in all. The result takes an epoch (from 0) to row numbers.
+    """
+    share = None
+    if subjects is not None:
+        _, subject, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+        share = 1 / counts[subject] / len(counts)
+    count = len(empty)
+    if empty_per_lesion != "all":
+        count = min(count, round(empty_per_lesion * len(lesion)))
+    rounds = 1 if per_epoch is None else math.ceil(per_epoch / max(1, len(lesion) + count))
+
+    def draw(rng):
+        drawn = lesion if share is None else rng.choice(lesion, len(lesion), p=share)
+        rows = np.concatenate([drawn, rng.choice(empty, count, replace=False)])
+        return rng.permutation(rows)
+
+    def order(epoch):
+        rng = np.random.default_rng([seed, epoch])
+        return np.concatenate([draw(rng) for _ in range(rounds)])[:per_epoch]
+
+    return order
+
+
+def validation_order(rows, seed):
+    """Make the order of validation: all slices, mixed once, the same in every epoch.
+
+    Mixed, because the loss is one number a batch, and eight slices in a row are often all empty.
+    """
+    mixed = np.random.default_rng(seed).permutation(rows)
+    return lambda epoch: mixed

@@ -1,4 +1,4 @@
-"""Weighted Dice: the boundary weight map, the loss, and the figures watched while training.
+"""Weighted Dice: the boundary weight map, the loss, and the metrics watched while training.
 
 Only `keras` and `keras.ops` compute, so that every backend finds the same.
 Shape letters: B images of a batch, H, W pixels.
@@ -16,15 +16,8 @@ NO_IMAGE = 255
 def boundary_band(mask):
     """Mark the pixels on either side of the mask's edge: 3×3 dilation minus 3×3 erosion.
 
-    Parameters
-    ----------
-    mask : tensor, float, shape (B, H, W, 1)
-        0 or 1.
-
-    Returns
-    -------
-    tensor, float, shape (B, H, W, 1)
-        1 on the band, which is two pixels wide, 0 elsewhere. The frame of the image is no edge.
+    From a mask of 0 and 1, (B, H, W, 1), to 1 on the band, two pixels wide. The image's frame is no
+    edge.
     """
     # The largest of a window is a dilation, and minus the largest of minus is an erosion.
     dilated = ops.max_pool(mask, 3, strides=1, padding="same")
@@ -37,28 +30,17 @@ def weight_map(mask, strength):
 
     ``w = 1 / (1 + strength · e)`` with `e` the `boundary_band`: on the band 0.5 for strength 1,
     0.556 for 0.8, and 1 everywhere for 0.
-
-    Parameters
-    ----------
-    mask : tensor, float, shape (B, H, W, 1)
-    strength : float
-        0 or more.
-
-    Returns
-    -------
-    tensor, float, shape (B, H, W, 1)
-        In (0, 1].
     """
     return 1 / (1 + strength * boundary_band(mask))
 
 
 def weighted_dice_loss(mask, probability, strength, smooth=1.0):
-    """Compute one minus the weighted Dice of a whole batch.
+    """Compute one minus the weighted Dice [1]_ of a whole batch, on however many devices.
 
-    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``, the sums over all pixels of all images of
-    the batch, on however many devices: an image without lesion counts by what is wrongly marked on
-    it. The weight stands in every sum: a perfect prediction has loss 0, and strength 0 gives plain
-    Dice.
+    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``, the sums over all pixels of all images:
+    an image without lesion counts by what is wrongly marked on it. The weight stands in every sum:
+    a perfect prediction has loss 0, and strength 0 is plain Dice. In a batch without lesion the
+    loss is 0 if nothing is marked.
 
     Parameters
     ----------
@@ -68,17 +50,10 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
         0 to 1.
     strength : float
         See `weight_map`.
-    smooth : float
-        Keeps a batch without any lesion finite: then the loss is 0 if nothing is marked.
-
-    Returns
-    -------
-    tensor, float, scalar
-        0 (perfect) to 1.
 
     References
     ----------
-    Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
+    .. [1] Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
     """
     weights = weight_map(mask, strength) * ops.cast(mask != NO_IMAGE, mask.dtype)
     overlap = ops.sum(weights * mask * probability)
@@ -88,21 +63,9 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
 
 
 def mean_cross_entropy(mask, probability):
-    """Compute the binary cross-entropy, averaged over all pixels of a whole batch.
+    """Compute the binary cross-entropy, averaged over all pixels of a batch on all devices.
 
-    ``-Σ (y·log p + (1 - y)·log(1 - p)) / pixels``, on however many devices.
-
-    Parameters
-    ----------
-    mask : tensor, float, shape (B, H, W, 1)
-        0 or 1, or `NO_IMAGE`.
-    probability : tensor, float, shape (B, H, W, 1)
-        0 to 1.
-
-    Returns
-    -------
-    tensor, float, scalar
-        0 (perfect) or more.
+    ``-Σ (y·log p + (1 - y)·log(1 - p)) / pixels``; arguments as of `weighted_dice_loss`.
     """
     counts = ops.cast(mask != NO_IMAGE, probability.dtype)
     entropy = counts * ops.binary_crossentropy(mask * counts, probability)
@@ -112,23 +75,16 @@ def mean_cross_entropy(mask, probability):
 
 @keras.saving.register_keras_serializable("lesions")
 class WeightedDiceLoss(keras.losses.Loss):
-    """`weighted_dice_loss` as a Keras loss, always in float32.
+    """`weighted_dice_loss`, plus so many times the `mean_cross_entropy`, always in float32.
 
-    Of several channels (see `unet.build_unet`, deep supervision) the first is the answer, and each
-    counts half as much as the one before; together they count one.
-
-    Parameters
-    ----------
-    strength : float
-        See `weight_map`.
-    cross_entropy : float
-        So many times the mean binary cross-entropy of all pixels is added.
+    Of several channels (deep supervision) the first is the answer, and each counts half as much as
+    the one before; together they count one.
     """
 
-    def __init__(self, strength, cross_entropy, name="weighted_dice_loss"):
+    def __init__(self, weight_strength, cross_entropy, name="weighted_dice_loss"):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
-        self.strength, self.cross_entropy = strength, cross_entropy
+        self.weight_strength, self.cross_entropy = weight_strength, cross_entropy
 
     def call(self, mask, probability):
         maps = ops.split(probability, probability.shape[-1], axis=-1)
@@ -139,14 +95,14 @@ class WeightedDiceLoss(keras.losses.Loss):
         return ops.expand_dims(loss, 0)
 
     def loss_of(self, mask, probability):
-        loss = weighted_dice_loss(mask, probability, self.strength)
+        loss = weighted_dice_loss(mask, probability, self.weight_strength)
         if self.cross_entropy:
             loss += self.cross_entropy * mean_cross_entropy(mask, probability)
         return loss
 
     def get_config(self):
         return {
-            "strength": self.strength,
+            "weight_strength": self.weight_strength,
             "cross_entropy": self.cross_entropy,
             "name": self.name,
         }
@@ -156,15 +112,10 @@ class WeightedDiceLoss(keras.losses.Loss):
 class OverlapMetrics(keras.metrics.Metric):
     """Dice, precision and recall of all pixels seen since the last reset.
 
-    Three counts are kept and the ratios taken at the end, so the figures do not depend on the size
+    Three counts are kept and the ratios taken at the end, so the metrics do not depend on the size
     of the batches: ``dice = 2 TP / (P + R)``, ``precision = TP / P``, ``recall = TP / R`` with P
-    the predicted, R the reference pixels and TP those in both. A ratio of nothing is 1 if P and R
-    are both empty and 0 otherwise.
-
-    Parameters
-    ----------
-    threshold : float
-        A pixel is predicted as lesion where its probability is above.
+    the predicted, R the reference pixels and TP those in both. A ratio of nothing is 1 if both are
+    empty and 0 otherwise.
     """
 
     def __init__(self, threshold=0.5, name="overlap"):
@@ -191,8 +142,8 @@ class OverlapMetrics(keras.metrics.Metric):
     def result(self):
         empty = ops.cast(self.predicted + self.reference == 0, self.both.dtype)
 
-        def ratio(part, whole):
-            return ops.where(whole > 0, part / ops.maximum(whole, 1), empty)
+        def ratio(count, total):
+            return ops.where(total > 0, count / ops.maximum(total, 1), empty)
 
         return {
             "dice": ratio(2 * self.both, self.predicted + self.reference),

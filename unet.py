@@ -1,4 +1,4 @@
-"""The 2D U-Net, and which part of it learns.
+"""The 2D U-Net, and the choice of the layers that learn.
 
 Only `keras` layers are used, so that the network runs on every backend.
 """
@@ -18,46 +18,32 @@ GROUPS = ("encoder", "bottleneck", "decoder", "head")
 
 
 def build_unet(
-    filters, levels, dropout, batch_normalisation, instance_normalisation, deep_supervision,
-    foreground_prior, neighbours,
-):  # fmt: skip
-    """Build a U-Net [1]_ for images of any size divisible by 2**levels.
+    filters,
+    levels,
+    dropout,
+    batch_normalisation,
+    instance_normalisation,
+    deep_supervision,
+    foreground_prior,
+    neighbours,
+):
+    """Build a U-Net [1]_ for images whose sides are divisible by 2**levels.
 
-    Every layer has a name of its own that does not change between builds (``encoder_1_conv_1``,
-    ``decoder_4_up``, ``head``), by which weights are carried over and parts are frozen.
-
-    Parameters
-    ----------
-    filters : int
-        Of the first level; doubles on each level below.
-    levels : int
-        So many times height and width are halved.
-    dropout : float
-        Share of values dropped after each pooling and each joining of a skip connection.
-    batch_normalisation : bool
-        After each convolution of a block.
-    instance_normalisation : bool
-        In its place: each channel of each image by its own mean and variance [2]_.
-    deep_supervision : bool
-        While training, all levels of the decoder but the lowest give a probability [3]_, in channels
-        that follow that of the answer (see `training.layers.DeepSupervision`).
-    foreground_prior : float
-        Probability that the untrained network gives to every pixel, 0 to 1.
-    neighbours : int
-        So many slices below and above each are given to the network as further channels.
+    The arguments are section ``unet`` of the settings. Every layer has a name of its own that does not
+    change between builds (``encoder_1_conv_1``, ``decoder_4_up``, ``head``), by which weights are carried
+    over and layers are frozen.
 
     Returns
     -------
     keras.Model
-        From (B, H, W, C) to the probability of lesion, float32, (B, H, W, 1); while training under
-        deep supervision (B, H, W, levels - 1).
+        From (B, H, W, 2 * neighbours + 1) to the probability of lesion, float32, (B, H, W, 1); while
+        training under deep supervision (B, H, W, levels - 1), the answer first.
 
     References
     ----------
-    .. [1] Ronneberger, Fischer, Brox (2015), U-Net, MICCAI.
-    .. [2] Ulyanov, Vedaldi, Lempitsky (2016), Instance normalization, arXiv:1607.08022.
-    .. [3] Lee et al. (2015), Deeply-supervised nets, AISTATS; the levels as in Isensee et al. (2021),
-       nnU-Net, Nature Methods.
+    .. [1] Ronneberger, Fischer, Brox (2015), U-Net, MICCAI. Instance normalisation: Ulyanov, Vedaldi,
+       Lempitsky (2016), arXiv:1607.08022. Deep supervision: Lee et al. (2015), AISTATS; its levels as
+       in Isensee et al. (2021), nnU-Net, Nature Methods.
     """
 
     def normalise(x, name):
@@ -70,21 +56,28 @@ def build_unet(
     def block(x, width, name):
         for i in (1, 2):
             x = layers.Conv2D(
-                width, 3, padding="same",
+                width,
+                3,
+                padding="same",
                 use_bias=not (batch_normalisation or instance_normalisation),
-                kernel_initializer="he_normal", name=f"{name}_conv_{i}",
-            )(x)  # fmt: skip
+                kernel_initializer="he_normal",
+                name=f"{name}_conv_{i}",
+            )(x)
             x = normalise(x, f"{name}_norm_{i}")
             x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
         return x
 
     def probability_of(x, name):
         return layers.Conv2D(
-            1, 1, activation="sigmoid", dtype="float32", name=name,
+            1,
+            1,
+            activation="sigmoid",
+            dtype="float32",
+            name=name,
             bias_initializer=keras.initializers.Constant(
                 math.log(foreground_prior / (1 - foreground_prior))
             ),
-        )(x)  # fmt: skip
+        )(x)
 
     image = keras.Input((None, None, 2 * neighbours + 1), name="image")
     x, skips, coarse = image, [], []
@@ -115,26 +108,18 @@ def build_unet(
 def choose_trainable(model, groups):
     """Let only some layer groups learn. To be called before `compile`, which takes it as it is.
 
-    A frozen batch normalisation also keeps its running mean and variance.
-
     Parameters
     ----------
     model : keras.Model
-        From `build_unet`.
     groups : "all", list of str or dict of str to float
         Beginnings of layer names: ``encoder``, ``bottleneck``, ``decoder``, ``head``, or finer, as
-        ``decoder_1``. Of a dict the values multiply the learning rate; of two names that fit a
-        layer the longer one counts.
+        ``decoder_1``. Values of a dict multiply the learning rate; of two names that fit a layer
+        the longer one counts.
 
     Returns
     -------
     dict of str to float
-        By what the learning rate of each layer is to be multiplied; empty if all have one rate.
-
-    Raises
-    ------
-    InputError
-        If a name fits no layer.
+        Factor of the learning rate by layer name; empty if all have one rate.
     """
     groups = list(GROUPS) if groups == "all" else groups
     for group in groups:

@@ -1,25 +1,23 @@
-"""Batches: who is in them, in which order, and that image and mask are distorted as one."""
+"""Batches: who is in them, in which order and how often, and how they are augmented."""
 
 import numpy as np
 import pytest
 from conftest import refused
 
 from config import load_settings
-from data import Parts
+from data import load_stage_data, training_order
 from losses import NO_IMAGE
 
 
 @pytest.fixture
-def parts(prepared, tiny_overrides):
-    """Make the parts of the tiny lesion data, some settings changed."""
+def load(prepared, tiny_overrides):
+    """Return a function that loads the tiny lesion data for a transfer, some settings changed."""
 
-    def make(*changes):
-        settings = load_settings(
-            None, [*tiny_overrides[1::2], f"paths.prepared={prepared}", *changes]
-        )
-        return Parts("atlas", settings, settings.transfer)
+    def load(*changes, augmented=True):
+        overrides = [*tiny_overrides[1::2], f"paths.prepared={prepared}", *changes]
+        return load_stage_data("atlas", load_settings(None, overrides), 4, augmented)
 
-    return make
+    return load
 
 
 def all_batches(batches, epoch):
@@ -27,20 +25,20 @@ def all_batches(batches, epoch):
     return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
 
-def subjects_of(parts, batches):
-    return set(parts.rows.subject.iloc[batches.order(0)])
+def subjects_of(data, batches):
+    return set(data.rows.subject.iloc[batches.order(0)])
 
 
-def test_no_subject_is_in_training_and_validation(parts):
-    parts = parts()
-    training, validation = (subjects_of(parts, b) for b in (parts.training, parts.validation))
+def test_no_subject_is_in_training_and_validation(load):
+    data = load()
+    training, validation = (subjects_of(data, b) for b in (data.training, data.validation))
     assert training
     assert validation
     assert not training & validation
 
 
-def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(parts):
-    batches = parts("augmentation.carve_mix=0.5").training
+def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(load):
+    batches = load("augmentation.carve_mix=0.5").training
     # The same slices in the same order, so that only the distortion can differ.
     batches.order, batches.steps = lambda epoch: np.arange(8), 2
     first, again, second = (all_batches(batches, epoch)[0] for epoch in (0, 0, 1))
@@ -48,114 +46,110 @@ def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(parts):
     assert np.mean(first != second) > 0.3
 
 
-def test_each_image_of_a_batch_has_a_distortion_of_its_own(parts):
-    batches = parts().training
+def test_each_image_of_a_batch_has_a_distortion_of_its_own(load):
+    batches = load().training
     batches.order, batches.steps = lambda epoch: np.full(4, 5), 1
     images = next(iter(batches.dataset()))[0].numpy()
     assert all(np.mean(images[0] != other) > 0.3 for other in images[1:])
 
 
-def test_validation_is_not_augmented_and_the_same_in_every_epoch(parts):
-    parts = parts("transfer.augmentation=true", "augmentation.carve_mix=1")
-    images, masks = all_batches(parts.validation, 0)
-    for image, mask, row in zip(images, masks, parts.validation.order(0), strict=True):
-        original, lesion = parts.reader.read(row)
-        np.testing.assert_array_equal(image[..., 0], parts.reader.standardise(row, original))
+def test_validation_is_not_augmented_and_the_same_in_every_epoch(load):
+    data = load("augmentation.carve_mix=1")
+    images, masks = all_batches(data.validation, 0)
+    for image, mask, row in zip(images, masks, data.validation.order(0), strict=True):
+        original, lesion = data.reader.read(row)
+        np.testing.assert_array_equal(image[..., 0], data.reader.standardise(row, original))
         np.testing.assert_array_equal(mask[..., 0], lesion)
-    np.testing.assert_array_equal(images, all_batches(parts.validation, 1)[0])
+    np.testing.assert_array_equal(images, all_batches(data.validation, 1)[0])
 
 
-def test_without_augmentation_training_slices_are_as_prepared(parts):
-    parts = parts("transfer.augmentation=false", "augmentation.carve_mix=1")
-    images = next(iter(parts.training.dataset()))[0]
-    rows = parts.training.rows(0)
-    expected = [parts.reader.standardise(row, parts.reader.read(row)[0]) for row in rows]
+def test_without_augmentation_training_slices_are_as_prepared(load):
+    data = load("augmentation.carve_mix=1", augmented=False)
+    images = next(iter(data.training.dataset()))[0]
+    rows = data.training.rows(0)
+    expected = [data.reader.standardise(row, data.reader.read(row)[0]) for row in rows]
     np.testing.assert_array_equal(images[..., 0], expected)
 
 
-def test_the_parts_of_processes_make_up_the_batch_and_fills_are_no_images(parts):
-    batches = parts("transfer.augmentation=true", "augmentation.carve_mix=0.5").training
+def test_the_shards_of_processes_make_up_the_batch_and_fills_are_no_images(load):
+    batches = load("augmentation.carve_mix=0.5").training
     images, masks, *_ = batches.batch(0)
     assert len(images) == 4
-    for part in (range(0, 3), range(3, 6)):
-        batches.part = lambda size, part=part: part
-        part_images, part_masks, *_ = batches.batch(0)
-        there = [i for i in part if i < 4]
-        np.testing.assert_array_equal(part_images[: len(there)], images[there])
-        np.testing.assert_array_equal(part_masks[: len(there)], masks[there])
-        assert (part_masks[len(there) :] == NO_IMAGE).all()
+    for shard in (range(0, 3), range(3, 6)):
+        batches.shard = lambda size, shard=shard: shard
+        shard_images, shard_masks, *_ = batches.batch(0)
+        there = [i for i in shard if i < 4]
+        np.testing.assert_array_equal(shard_images[: len(there)], images[there])
+        np.testing.assert_array_equal(shard_masks[: len(there)], masks[there])
+        assert (shard_masks[len(there) :] == NO_IMAGE).all()
 
 
 @pytest.mark.parametrize(
     ("changes", "channels"),
     [((), 1), (("unet.neighbours=1", "augmentation.carve_mix=1"), 3)],
 )
-def test_training_sees_windows_and_validation_whole_slices(changes, channels, parts):
-    parts = parts(
-        "transfer.augmentation=true", "augmentation.crop=16", "augmentation.gamma=0.2", *changes
-    )
-    images, masks = all_batches(parts.training, 0)
+def test_training_sees_windows_and_validation_whole_slices(changes, channels, load):
+    data = load("augmentation.crop=16", "augmentation.gamma=0.2", *changes)
+    images, masks = all_batches(data.training, 0)
     assert images.shape[1:] == (16, 16, channels)
     assert masks.shape[1:] == (16, 16, 1)
-    assert masks[parts.has_lesion[parts.training.order(0)]].any((1, 2, 3)).mean() > 0.9
-    assert all_batches(parts.validation, 0)[0].shape[1:] == (32, 32, channels)
+    assert masks[data.has_lesion[data.training.order(0)]].any((1, 2, 3)).mean() > 0.9
+    assert all_batches(data.validation, 0)[0].shape[1:] == (32, 32, channels)
 
 
-def test_masks_stay_binary_after_augmentation(parts):
-    _, masks = all_batches(parts().training, 0)
+def test_masks_stay_binary_after_augmentation(load):
+    _, masks = all_batches(load().training, 0)
     assert set(np.unique(masks)) == {0.0, 1.0}
 
 
-def test_lesions_are_carved_from_training_subjects_alone(parts):
+def test_lesions_are_carved_from_training_subjects_alone(load):
     still = [f"augmentation.{name}=0" for name in ("rotation_degrees", "shift", "zoom")]
-    still += ["augmentation.flip=false", "transfer.augmentation=true"]
-    mixed = parts(*still, "augmentation.carve_mix=1")
-    mix = mixed.training.mix
+    still.append("augmentation.flip=false")
+    mixed = load(*still, "augmentation.carve_mix=1")
     # Every lesion slice of training is in each epoch.
     rows = mixed.training.order(0)
-    assert set(mix.donors) == set(rows[mixed.has_lesion[rows]])
-    assert mixed.validation.mix is None
-    plain = parts(*still).training.batch(0)[1]
+    assert set(mixed.training.carve_mix.donors) == set(rows[mixed.has_lesion[rows]])
+    assert mixed.validation.carve_mix is None
+    plain = load(*still).training.batch(0)[1]
     assert (mixed.training.batch(0)[1] != plain).any()
 
 
 @pytest.mark.parametrize(("name", "cut_by", "wanted"), [("skip", 2, 3), ("size", 32, 48)])
-def test_slices_that_were_cut_by_other_settings_are_refused(name, cut_by, wanted, parts):
+def test_slices_that_were_cut_by_other_settings_are_refused(name, cut_by, wanted, load):
     with refused(f"prepared with slices.{name} = {cut_by}, not {wanted}", "paths.prepared"):
-        parts(f"slices.{name}={wanted}")
+        load(f"slices.{name}={wanted}")
 
 
-def test_balancing_is_a_matter_of_lesion_slices_alone(parts):
-    plain, balanced = (parts(f"slices.balanced={value}").training for value in ("false", "true"))
+def test_balancing_is_a_matter_of_lesion_slices_alone(load):
+    plain, balanced = (load(f"slices.balanced={value}").training for value in ("false", "true"))
     assert balanced.steps == plain.steps
-    bearing = parts().has_lesion
+    bearing = load().has_lesion
     shares = [np.mean(bearing[batches.order(0)]) for batches in (plain, balanced)]
     assert shares[0] == shares[1]
     assert sorted(plain.order(0)) != sorted(balanced.order(0))
 
 
-def test_neighbours_are_given_to_training_and_validation(parts):
-    parts = parts("unet.neighbours=1", "transfer.augmentation=false")
-    for batches in (parts.training, parts.validation):
+def test_neighbours_are_given_to_training_and_validation(load):
+    data = load("unet.neighbours=1", augmented=False)
+    for batches in (data.training, data.validation):
         images, masks = next(iter(batches.dataset()))
         for image, mask, row in zip(images.numpy(), masks.numpy(), batches.rows(0), strict=True):
-            own, lesion = parts.reader.read(row)
-            own = parts.reader.standardise(row, own)
+            own, lesion = data.reader.read(row)
+            own = data.reader.standardise(row, own)
             assert image.shape == (32, 32, 3)
             np.testing.assert_array_equal(image[..., 1], own)
             np.testing.assert_array_equal(mask[..., 0], lesion)
 
 
-def test_validation_holds_all_slices_of_its_subjects_also_the_empty_ones(parts):
-    parts = parts()
-    rows = parts.validation.order(0)
-    subjects = set(parts.rows.subject.iloc[rows])
-    assert len(rows) == parts.rows.subject.isin(subjects).sum()
-    assert not parts.has_lesion[rows].all()
+def test_validation_holds_all_slices_of_its_subjects_also_the_empty_ones(load):
+    data = load()
+    rows = data.validation.order(0)
+    assert len(rows) == data.rows.subject.isin(subjects_of(data, data.validation)).sum()
+    assert not data.has_lesion[rows].all()
 
 
-def test_the_stream_gives_the_batches_in_order_from_any_epoch(parts):
-    batches = parts().training
+def test_the_stream_gives_the_batches_in_order_from_any_epoch(load):
+    batches = load().training
     stream = list(batches.dataset(1, 3))
     assert len(stream) == 2 * batches.steps
     for step, (images, masks) in enumerate(stream, start=batches.steps):
@@ -165,8 +159,54 @@ def test_the_stream_gives_the_batches_in_order_from_any_epoch(parts):
         np.testing.assert_array_equal(masks, lesions)
 
 
-def test_the_order_of_an_epoch_is_drawn_once_and_not_for_each_batch(parts):
-    batches = parts().training
+def test_the_order_of_an_epoch_is_drawn_once_and_not_for_each_batch(load):
+    batches = load().training
     drawn = batches.order.cache_info().misses
     assert len(list(batches.dataset(0, 2))) == 2 * batches.steps
     assert batches.order.cache_info().misses <= drawn + 2
+
+
+# --- which slices an epoch takes ---
+
+
+def test_every_lesion_slice_comes_once_an_epoch_and_empty_ones_are_drawn_anew():
+    lesion, empty = np.arange(20), np.arange(20, 120)
+    order = training_order(lesion, empty, 0.5, None, seed=3)
+    drawn = []
+    for epoch in (0, 1):
+        rows = order(epoch)
+        assert sorted(rows[rows < 20]) == list(range(20))
+        assert len(rows) == len(set(rows)) == 30
+        drawn.append(set(rows[rows >= 20]))
+    assert drawn[0] != drawn[1]
+    assert list(order(0)) != list(order(1))
+    assert list(order(0)) == list(training_order(lesion, empty, 0.5, None, seed=3)(0))
+    assert list(order(0)) != list(training_order(lesion, empty, 0.5, None, seed=4)(0))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0, 20), (1.0, 40), (100, 120), ("all", 120)])
+def test_the_share_of_empty_slices_is_as_set(share, count):
+    assert len(training_order(np.arange(20), np.arange(20, 120), share, None, 0)(0)) == count
+
+
+@pytest.mark.parametrize(("per_epoch", "rounds"), [(12, 0), (30, 1), (75, 2)])
+def test_an_epoch_has_as_many_slices_as_are_asked_for(per_epoch, rounds):
+    order = training_order(np.arange(20), np.arange(20, 120), 0.5, per_epoch, seed=3)
+    counts = np.bincount(order(0), minlength=120)
+    assert counts.sum() == len(order(1)) == per_epoch
+    assert set(counts[:20]) == {rounds, rounds + 1} if per_epoch % 30 else {rounds}
+    assert list(order(0)) != list(order(1))
+    if rounds == 2:
+        # Each round draws its own empty slices.
+        assert np.count_nonzero(counts[20:]) > 10
+
+
+def test_a_balanced_order_shows_every_subject_equally_often():
+    lesion, empty = np.arange(110), np.arange(110, 120)
+    whose = np.array(["large"] * 100 + ["small"] * 10)
+    order = training_order(lesion, empty, 0.0, None, seed=3, subjects=whose)
+    rows = np.concatenate([order(epoch) for epoch in range(20)])
+    assert len(rows) == 20 * 110
+    assert 0.45 < np.mean(rows >= 100) < 0.55
+    # And within a subject every slice.
+    assert set(rows) == set(lesion)

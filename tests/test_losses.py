@@ -1,4 +1,4 @@
-"""The weight map, the loss and the streamed figures, against numpy and hand-worked numbers."""
+"""The weight map, the loss and the streamed metrics, against numpy and hand-worked numbers."""
 
 import keras
 import numpy as np
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from config import load_settings
 from losses import (
     NO_IMAGE,
     OverlapMetrics,
@@ -109,12 +110,12 @@ def test_an_image_that_only_fills_a_batch_counts_for_nothing():
     assert float(mean_cross_entropy(both, marked)) == pytest.approx(
         float(mean_cross_entropy(one, marked[:1]))
     )
-    figures = []
+    metrics = []
     for mask, probability in ((one, marked[:1]), (both, marked)):
         metric = OverlapMetrics()
         metric.update_state(mask, probability)
-        figures.append({name: float(value) for name, value in metric.result().items()})
-    assert figures[0] == figures[1]
+        metrics.append({name: float(value) for name, value in metric.result().items()})
+    assert metrics[0] == metrics[1]
 
 
 def test_marking_an_image_without_lesion_raises_the_loss():
@@ -144,8 +145,17 @@ def test_the_keras_loss_is_float32_whatever_the_policy_and_equals_the_function()
     assert float(loss) == pytest.approx(numpy_loss(mask, probability, 1.0), abs=1e-4)
 
 
+def test_the_loss_of_a_stage_is_as_its_settings_say():
+    overrides = ["train.weight_strength=0.3", "train.cross_entropy=0.7"]
+    loss = WeightedDiceLoss(**load_settings(overrides=overrides).train.loss_options)
+    mask, probability = square(3), 0.25 + 0.5 * square(2)
+    expected = numpy_loss(mask, probability, 0.3)
+    expected += 0.7 * -np.mean(np.log(np.where(mask > 0, probability, 1 - probability)))
+    assert float(loss(mask, probability)) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
-def test_streamed_figures_equal_the_pooled_ones_whatever_the_batch_size(batch_size):
+def test_streamed_metrics_equal_the_pooled_ones_whatever_the_batch_size(batch_size):
     rng = np.random.default_rng(1)
     masks = (rng.random((10, 16, 16, 1)) < np.linspace(0, 0.5, 10)[:, None, None, None]) * 1.0
     probabilities = np.clip(0.6 * masks + 0.7 * rng.random(masks.shape), 0, 1)
@@ -165,7 +175,7 @@ def test_streamed_figures_equal_the_pooled_ones_whatever_the_batch_size(batch_si
     )
 
 
-def test_figures_of_nothing_are_1_if_nothing_was_there_and_0_if_something_was():
+def test_metrics_of_nothing_are_1_if_nothing_was_there_and_0_if_something_was():
     nothing, something = np.zeros((1, 4, 4, 1)), np.ones((1, 4, 4, 1))
     for mask, probability, expected in (
         (nothing, nothing, {"dice": 1, "precision": 1, "recall": 1}),

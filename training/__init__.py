@@ -2,5 +2,5 @@
 
 Comes in: a Keras model, batches of slices, the settings of a stage.
 Goes out: a run folder that survives any stop, and weights that are checked before they are used.
-Imports `system` and `losses`; it knows neither the U-Net, nor the data, nor the settings.
+Imports `system` only: it knows neither the U-Net, nor the loss, nor the data.
 """

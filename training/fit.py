@@ -1,7 +1,4 @@
-"""Compile a model, fit it from wherever its run stands, and picture what it learnt.
-
-Knows nothing of U-Nets.
-"""
+"""Fit a compiled model from wherever its run stands, and picture what it learnt."""
 
 import math
 import sys
@@ -12,50 +9,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from losses import OverlapMetrics, WeightedDiceLoss
-from system.devices import resolve_jit
 from system.files import InputError
 from training import pictures
-from training.adam import averaged_weights, make_optimizer
+from training.adam import averaged_weights
 from training.weights import load_weights, save_weights
 
-
-def set_random_seed(seed):
-    """Fix what the initial weights and the dropout are drawn from."""
-    keras.utils.set_random_seed(seed)
+METRICS = ("loss", "dice", "precision", "recall")
 
 
-def compile_model(model, stage, steps, jit, rates=None):
-    """Give a model the loss, the optimizer and the figures of a stage.
+def fit(model, data, run):
+    """Train a compiled model to the last epoch of its run, and leave it with the best epoch's weights.
 
-    Parameters
-    ----------
-    model : keras.Model
-    stage : config.Stage
-    steps : int
-        Batches an epoch, for the schedule of the learning rate.
-    jit : bool or "auto"
-        Whether XLA compiles a step (see `system.devices.resolve_jit`).
-    rates : dict of str to float, optional
-        From `unet.choose_trainable`.
-    """
-    model.compile(
-        optimizer=make_optimizer(stage, steps, rates),
-        loss=WeightedDiceLoss(stage.weight_strength, stage.cross_entropy),
-        metrics=[OverlapMetrics()],
-        jit_compile=resolve_jit(jit),
-    )
-
-
-def fit(model, parts, run):
-    """Train a compiled model to the last epoch of its stage, from wherever the run stands.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Left with the weights of the best epoch.
-    parts : data.Parts
-    run : runs.Run
+    `data` is a `data.StageData`, `run` a `training.run_folder.RunFolder`.
 
     Raises
     ------
@@ -63,31 +28,30 @@ def fit(model, parts, run):
         If a slice cannot be read, or the loss is no longer finite (names the slices).
     """
     model.optimizer.build(model.trainable_variables)
-    keep = _Keep(run, parts.training.steps)
+    keep = _KeepEpochs(run, data.training.steps)
     if run.history:
         model.load_weights(run.state_weights)
-        keep.save_what_follows(model)
-    epochs = run.settings.epochs
+        keep.save_derived_files(model)
     done = len(run.history)
-    averages = [keras.callbacks.SwapEMAWeights()] if run.settings.weight_average else []
+    averaging = [keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else []
     try:
         with run.saying_what_is_kept():
             model.fit(
-                parts.training.dataset(done, epochs),
-                steps_per_epoch=parts.training.steps,
+                data.training.dataset(done, run.epochs),
+                steps_per_epoch=data.training.steps,
                 initial_epoch=done,
-                epochs=epochs,
-                validation_data=parts.validation.dataset(),
+                epochs=run.epochs,
+                validation_data=data.validation.dataset(),
                 shuffle=False,
-                callbacks=[_Reseed(run.seed), _StopAtNonFinite(parts), *averages, keep],
+                callbacks=[_ReseedDropout(run.seed), _StopAtNonFinite(data), *averaging, keep],
                 verbose=0,
             )
     except tf.errors.OpError:
-        raise parts.training.error or parts.validation.error or sys.exception() from None
+        raise data.training.error or data.validation.error or sys.exception() from None
     load_weights(model, run.best_weights)
 
 
-class _Reseed(keras.callbacks.Callback):
+class _ReseedDropout(keras.callbacks.Callback):
     """Start the dropout of each epoch from (seed, epoch): its state is not in weight files."""
 
     def __init__(self, seed):
@@ -108,26 +72,26 @@ class _StopAtNonFinite(keras.callbacks.Callback):
     themselves are looked at, too.
     """
 
-    def __init__(self, parts):
+    def __init__(self, data):
         super().__init__()
-        self.parts = parts
+        self.data = data
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self.epoch * self.parts.training.steps + batch
-        self.stop_unless_finite(f"step {batch + 1}", logs["loss"], self.parts.training.rows(step))
+        step = self.epoch * self.data.training.steps + batch
+        self.stop_unless_finite(f"step {batch + 1}", logs["loss"], self.data.training.rows(step))
 
     def on_test_batch_end(self, batch, logs=None):
-        rows = self.parts.validation.rows(batch)
+        rows = self.data.validation.rows(batch)
         self.stop_unless_finite(f"validation step {batch + 1}", logs["loss"], rows)
 
     def stop_unless_finite(self, where, loss, rows):
         if not math.isfinite(loss):
             raise InputError(
                 f"epoch {self.epoch + 1}, {where}: the loss is {loss}; lower the learning rate or "
-                f"look at {', '.join(map(self.parts.name, rows))}"
+                f"look at {', '.join(map(self.data.slice_name, rows))}"
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -139,7 +103,7 @@ class _StopAtNonFinite(keras.callbacks.Callback):
                 )
 
 
-class _Keep(keras.callbacks.Callback):
+class _KeepEpochs(keras.callbacks.Callback):
     """After each epoch: keep the weights and the history, redraw the curves, print a line."""
 
     def __init__(self, run, steps):
@@ -148,7 +112,7 @@ class _Keep(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
-        label = f"epoch {epoch + 1}/{self.run.settings.epochs}"
+        label = f"epoch {epoch + 1}/{self.run.epochs}"
         self.bar = tqdm(total=self.steps, desc=label, unit="step", leave=False, disable=None)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -158,76 +122,68 @@ class _Keep(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()
         run = self.run
-        names = ("loss", "dice", "precision", "recall")
-        figures_ = {key: float(logs[key]) for n in names for key in (n, f"val_{n}")}
-        run.history.append({"epoch": epoch + 1} | figures_)
+        metrics = {key: float(logs[key]) for name in METRICS for key in (name, f"val_{name}")}
+        run.history.append({"epoch": epoch + 1} | metrics)
         save_weights(self.model, run.state_weights, optimizer=True)
         seconds = time.perf_counter() - self.started
         run.seconds += seconds
         run.commit()
-        self.save_what_follows(self.model)
+        self.save_derived_files(self.model)
         improved = run.best["epoch"] == epoch + 1
         print(
-            f"epoch {epoch + 1:3}/{run.settings.epochs}  loss {logs['loss']:.3f}  "
+            f"epoch {epoch + 1:3}/{run.epochs}  loss {logs['loss']:.3f}  "
             f"Dice {logs['dice']:.3f} | validation: loss {logs['val_loss']:.3f}  "
             f"Dice {logs['val_dice']:.3f}  precision {logs['val_precision']:.3f}  "
             f"recall {logs['val_recall']:.3f}  {'*' if improved else ' '} {seconds:5.1f} s",
             flush=True,
         )
 
-    def save_what_follows(self, model):
-        """Write what follows from a committed epoch; again after a start, for a kill may be first."""
+    def save_derived_files(self, model):
+        """Write what follows from a committed epoch; also at a start, for a kill may be first."""
         if self.run.best["epoch"] == len(self.run.history):
-            with averaged_weights(model, self.run.settings):
+            with averaged_weights(model):
                 save_weights(model, self.run.best_weights)
-        self.run.save_what_follows()
+        self.run.save_derived_files()
 
 
-def save_prediction_pictures(model, parts, run):
+def save_prediction_pictures(model, data, run):
     """Picture validation slices with the model's present weights, in ``predictions.png``.
 
     Four slices are the same in every run on this split, from small lesions to large; the two that
     follow are this model's worst (of equals the largest lesion), of two subjects if there are two.
-
-    Parameters
-    ----------
-    model : keras.Model
-    parts : data.Parts
-    run : runs.Run
     """
     with run.saying_what_is_kept():
-        examples = _choose_examples(model, parts, run.settings.batch_size)
+        examples = _choose_examples(model, data)
         pictures.save_predictions(examples, run.stage, run.folder / "predictions.png")
 
 
-def _choose_examples(model, parts, size):
+def _choose_examples(model, data):
     """Return name, image, mask, prediction and Dice of the slices to picture."""
-    rows = np.sort(parts.validation.order(0))
-    rows = rows[parts.has_lesion[rows]]
-    pixels = parts.rows.lesion_pixels.to_numpy()[rows]
+    rows = np.sort(data.validation.order(0))
+    rows = rows[data.has_lesion[rows]]
+    pixels = data.rows.lesion_pixels.to_numpy()[rows]
     by_size = rows[np.argsort(pixels, kind="stable")]
     fixed = list(dict.fromkeys(by_size[(len(by_size) - 1) * np.array([20, 40, 60, 80]) // 100]))
-    dice = np.concatenate([
-        [example[-1] for example in _predict(model, parts, rows[start : start + size])]
-        for start in range(0, len(rows), size)
-    ])  # fmt: skip
+    size = data.validation.batch_size
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    dice = np.array([example[-1] for batch in batches for example in _predict(model, data, batch)])
     by_dice = [row for row in rows[np.lexsort((-pixels, dice))] if row not in fixed]
     worst_of = {}
     for row in by_dice:
-        worst_of.setdefault(parts.rows.subject[row], row)
+        worst_of.setdefault(data.rows.subject[row], row)
     worst = list(dict.fromkeys([*worst_of.values(), *by_dice]))[:2]
     return [
-        (parts.name(row) + (" (worst)" if row in worst else ""), *example)
-        for row, example in zip(fixed + worst, _predict(model, parts, fixed + worst), strict=True)
+        (data.slice_name(row) + (" (worst)" if row in worst else ""), *example)
+        for row, example in zip(fixed + worst, _predict(model, data, fixed + worst), strict=True)
     ]
 
 
-def _predict(model, parts, rows):
+def _predict(model, data, rows):
     """Return image, mask, prediction, each (H, W), and Dice of some slices that bear a lesion."""
-    images, masks = zip(*map(parts.reader.read_channels, rows), strict=True)
-    images = np.stack([parts.reader.standardise(*pair) for pair in zip(rows, images, strict=True)])
+    images, masks = zip(*map(data.reader.read_channels, rows), strict=True)
+    images = np.stack([data.reader.standardise(*pair) for pair in zip(rows, images, strict=True)])
     predictions = np.asarray(model(images, training=False))[..., 0] > 0.5
     masks = np.stack(masks) > 0
     both, either = (masks & predictions).sum((1, 2)), masks.sum((1, 2)) + predictions.sum((1, 2))
-    middle = images[..., parts.reader.neighbours]
+    middle = images[..., data.reader.neighbours]
     return list(zip(middle, masks, predictions, 2 * both / either, strict=True))

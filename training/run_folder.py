@@ -1,6 +1,6 @@
 """The folder of one training run: what it was made from, how far it has come, and its results.
 
-config.yaml, run.json           settings; seed, versions, command, hashes, times, best figures
+config.yaml, run.json           settings; seed, versions, command, hashes, times, best metrics
 best.weights.h5                 of the epoch with the best validation Dice, to hand on
 history.csv                     one row an epoch
 learning_curves.png             redrawn every epoch
@@ -17,39 +17,21 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from config import without_retired
+from system.devices import in_turns
 from system.files import InputError, file_hash, load_json, save_csv, save_json
-from training.leakage import whom_a_run_sees
-from training.pictures import print_results, save_learning_curves
+from system.retired import without_retired
+from training.pictures import save_learning_curves
+from training.provenance import differences, seen_by_a_run
+from training.results import print_results
 
 PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
 
 
-class Run:
+class RunFolder:
     """The folder of one stage's run, and what it has come to.
 
-    Parameters
-    ----------
-    stage : {"pre_train", "train", "transfer"}
-    settings : config.Settings
-    parts : data.Parts
-        Its `identity` holds the hashes of what else decides the result, its `subjects` whom the
-        weights will have seen.
-    initial_weights : path-like, optional
-        What the run starts from; from scratch when omitted.
-    restart : bool
-        Set an existing folder aside, as ``<stage>-<date>``, and start anew.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-    settings : config.Stage
-        Of this stage.
-    finished : bool
-    history : list of dict
-        One entry a finished epoch.
-    kept : int
-        So many epochs are safe on disk.
+    A run without `initial_weights` starts from scratch; `restart` sets an existing folder aside as
+    ``<stage>-<date>``. `history` has one entry a finished epoch, of which `kept` are safe on disk.
 
     Raises
     ------
@@ -57,46 +39,42 @@ class Run:
         If the folder holds a run made from other settings, data or weights; names them.
     """
 
-    def __init__(self, stage, settings, parts, initial_weights=None, restart=False):
-        self.stage, self.settings = stage, getattr(settings, stage)
-        self.seed = settings.seed
-        self.folder = Path(settings.paths.runs, stage)
-        everything = settings.model_dump()
-        names = ("seed", "fold", "slices", "unet", "augmentation", stage)
-        self.identity = {name: everything[name] for name in names} | parts.identity
-        # Not the devices: a run may go on on other ones.
-        self.identity["precision"] = settings.hardware.precision
+    def __init__(self, stage, settings, data, initial_weights=None, restart=False):
+        self.stage, self.seed = stage, settings.seed
+        self.epochs = getattr(settings, stage).epochs
+        self.history, self.seconds, self.kept = [], 0.0, 0
+        identity = settings.identity(stage) | data.identity
         if initial_weights is not None:
-            self.identity["initial_weights"] = file_hash(initial_weights)
+            identity["initial_weights"] = file_hash(initial_weights)
         self.facts = {
-            "stage": stage, "finished": False, "seed": settings.seed, "fold": settings.fold,
+            "stage": stage,
+            "finished": False,
+            "seed": settings.seed,
+            "fold": settings.fold,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": datetime.now().isoformat(timespec="seconds"),
             "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in PACKAGES},
             "initial_weights": None if initial_weights is None else str(initial_weights),
-            "identity": self.identity,
-            "subjects": whom_a_run_sees(parts.subjects, initial_weights),
-        }  # fmt: skip
-        self.history, self.seconds, self.kept = [], 0.0, 0
-        # Here, for it imports Keras, which who only reads runs does not wait for.
-        from system.devices import in_turns
-
-        with in_turns(self.folder) as self.folder:
+            "identity": identity,
+            "subjects": seen_by_a_run(data.subjects, initial_weights),
+        }
+        with in_turns(Path(settings.paths.runs, stage)) as self.folder:
             if restart and self.folder.exists():
                 aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")
                 self.folder.rename(aside)
                 print(f"{stage}: the earlier run is kept as {aside}")
             if (self.folder / "run.json").exists():
-                self._take_up()
+                self._take_up(settings)
             else:
                 settings.save(self.folder / "config.yaml")
                 save_json(self.folder / "run.json", self.facts)
 
-    def _take_up(self):
+    def _take_up(self, settings):
         """Go on with what the folder holds, if it is the very same run."""
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
-        identity = json.loads(json.dumps(self.identity))
-        if differing := differences(without_retired(earlier.get("identity", {})), identity):
+        theirs = without_retired(earlier.get("identity", {}))
+        ours = json.loads(json.dumps(self.facts["identity"]))
+        if differing := differences(theirs, ours):
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "
                 "start anew (the old folder is kept aside), or choose another paths.runs"
@@ -113,12 +91,12 @@ class Run:
 
     @contextlib.contextmanager
     def saying_what_is_kept(self):
-        """Let a Ctrl-C in this block carry how far the run has come (see `system.console.run`)."""
+        """Let a Ctrl-C in this block carry how far the run has come (see `run_script`)."""
         try:
             yield
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"after epoch {self.kept} of {self.settings.epochs}, kept in {self.folder}"
+                f"after epoch {self.kept} of {self.epochs}, kept in {self.folder}"
             ) from None
 
     def commit(self):
@@ -129,7 +107,7 @@ class Run:
         save_json(self.folder / "state.json", {"history": self.history, "seconds": self.seconds})
         self.kept = len(self.history)
 
-    def save_what_follows(self):
+    def save_derived_files(self):
         """Delete and write what follows from the history; a kill may have come before it."""
         for state in self.folder.glob("state-*.weights.h5"):
             if state != self.state_weights:
@@ -155,7 +133,7 @@ class Run:
         return self.folder / f"state-{len(self.history)}.weights.h5"
 
     def finish(self):
-        """Write the best figures into run.json and print the table of all stages so far."""
+        """Write the best metrics into run.json and print the table of all stages so far."""
         self.facts |= {"finished": True, "epochs": len(self.history), "best": self.best}
         self.facts["seconds"] = round(self.seconds, 1)
         save_json(self.folder / "run.json", self.facts)
@@ -163,15 +141,3 @@ class Run:
         print(
             f"\npictures: {self.folder / 'learning_curves.png'}, {self.folder / 'predictions.png'}"
         )
-
-
-def differences(one, other, prefix=""):
-    """Name the keys in which the identities of two runs differ."""
-    names = []
-    for key in sorted(one.keys() | other.keys()):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(prefix + key)
-    return names

@@ -11,16 +11,9 @@ from system.files import InputError, whole_file
 
 
 def save_weights(model, path, optimizer=False):
-    """Write a model's weights, whole or not at all.
+    """Write a model's weights, whole or not at all, to a file that ends in ``.weights.h5``.
 
-    Parameters
-    ----------
-    model : keras.Model
-    path : path-like
-        Ends in ``.weights.h5``.
-    optimizer : bool
-        Keep the optimizer's state too, to go on training; a file to start another stage from, or
-        to hand on, has none.
+    With `optimizer` its state is kept too, to go on training; a file to start from has none.
     """
     if not optimizer:
         # A new model around the same layers has no optimizer.
@@ -32,7 +25,7 @@ def save_weights(model, path, optimizer=False):
 
 
 class _Memory(io.BytesIO):
-    """Where HDF5 writes to: a failed write to a full disk makes it crash the whole process."""
+    """Where HDF5 writes to: a failed write to a full disk would crash the whole process."""
 
     def __str__(self):  # Keras insists on the ending
         return "memory.weights.h5"
@@ -43,16 +36,8 @@ def load_weights(model, path, skip=()):
 
     Keras' own `load_weights` goes by the order of the layers: a renamed or swapped layer loads
     silently into the wrong place, and a misfit leaves the model half loaded. Here all names and
-    shapes are compared first; nothing is loaded unless everything fits.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Not compiled yet, or without a need for its optimizer's state.
-    path : path-like
-        A ``.weights.h5`` file.
-    skip : iterable of str
-        Layers that keep their present weights, for example ``["head"]``.
+    shapes are compared first, and nothing is loaded unless everything fits. Layers named in `skip`
+    keep their present weights.
 
     Raises
     ------
@@ -82,22 +67,7 @@ def load_weights(model, path, skip=()):
 
 
 def read_weights(path):
-    """Read all arrays of a ``.weights.h5`` file.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    dict of str to list of ndarray
-        Layer names, as the model gave them, and their arrays in order.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, broken or not written by Keras 3.
-    """
+    """Read the arrays of each layer, by its name, from a ``.weights.h5`` file of Keras 3."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: not found; run the stage that writes it first, or name another")
@@ -121,7 +91,7 @@ def read_weights(path):
 
 
 def _read(dataset, path):
-    """Read an array that stands in the file itself, as Keras writes it: whole and not packed."""
+    """Read an array as Keras writes it: whole, not packed, and in the file itself."""
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.name} is {dataset.dtype}, no numbers")
     # HDF5 lets a file show the content of any other file as its own.

@@ -1,23 +1,27 @@
 """The four scripts in order, as a user runs them, on a tiny data set."""
 
 import json
+import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import history, refused
 
+import data
 import pre_train_model
 import train_model
 import transfer_learning
 from config import load_settings
-from data import Parts
-from training.fit import compile_model
+from losses import OverlapMetrics, WeightedDiceLoss
 from training.weights import load_weights, read_weights
 from unet import build_unet
 
 GOLDEN = Path(__file__).with_name("golden_history.json")
-FIGURES = ("loss", "dice", "precision", "recall")
+METRICS = ("loss", "dice", "precision", "recall")
+# Put together in a third of the time; for what is the same at any depth.
+SHALLOW = "unet.levels=1"
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +29,14 @@ def arguments(tiny_overrides, prepared, tmp_path_factory):
     """Arguments of a tiny run, with a network as deep as the real one, into a folder of its own."""
     runs = tmp_path_factory.mktemp("runs")
     return [
-        *tiny_overrides, "--set", "unet.levels=4",
-        "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
-    ]  # fmt: skip
+        *tiny_overrides,
+        "--set",
+        "unet.levels=4",
+        "--set",
+        f"paths.prepared={prepared}",
+        "--set",
+        f"paths.runs={runs}",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +47,18 @@ def runs(arguments):
     return Path(arguments[-1].split("=")[1])
 
 
+@pytest.fixture(scope="module")
+def shallow(arguments, tmp_path_factory):
+    """The folder of a training run with the shallowest network."""
+    folder = tmp_path_factory.mktemp("shallow")
+    train_model.main(elsewhere(arguments, folder, SHALLOW))
+    return folder / "train"
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Draw the pictures of `runs` alone: they take a third of a tiny run."""
-    monkeypatch.setattr("training.pictures._save", lambda figure, path, dpi: path.touch())
+    monkeypatch.setattr("training.pictures.save_figure", lambda figure, path, dpi: path.touch())
 
 
 def elsewhere(arguments, folder, *changes):
@@ -58,16 +75,22 @@ def same_arrays(a, b):
 @pytest.mark.parametrize("stage", ["pre_train", "train", "transfer"])
 def test_a_stage_writes_exactly_these_files(runs, stage):
     assert {path.name for path in (runs / stage).iterdir()} == {
-        "best.weights.h5", "state-2.weights.h5", "state.json", "run.json", "config.yaml",
-        "history.csv", "learning_curves.png", "predictions.png",
-    }  # fmt: skip
+        "best.weights.h5",
+        "state-2.weights.h5",
+        "state.json",
+        "run.json",
+        "config.yaml",
+        "history.csv",
+        "learning_curves.png",
+        "predictions.png",
+    }
     assert {path.name for path in runs.iterdir()} == {"pre_train", "train", "transfer"}
 
 
-def test_the_history_has_a_row_an_epoch_with_figures_of_training_and_validation(runs):
+def test_the_history_has_a_row_an_epoch_with_metrics_of_training_and_validation(runs):
     rows = history(runs / "train")
     assert [row["epoch"] for row in rows] == [1, 2]
-    names = {f"{part}{figure}" for part in ("", "val_") for figure in FIGURES}
+    names = {f"{prefix}{name}" for prefix in ("", "val_") for name in METRICS}
     assert set(rows[0]) == names | {"epoch"}
     assert all(0 <= row[name] <= 1 for row in rows for name in names)
 
@@ -116,12 +139,13 @@ def test_what_is_kept_is_the_mean_that_validated_and_groups_learn_at_their_rates
     kept = tmp_path / "transfer" / "best.weights.h5"
     best = json.loads((tmp_path / "transfer" / "run.json").read_text())["best"]
     settings = load_settings(None, words[1::2])
-    parts = Parts("atlas", settings, settings.transfer)
+    slices = data.load_stage_data("atlas", settings, batch_size=4, augmented=True)
     model = build_unet(**settings.unet.model_dump())
     load_weights(model, kept)
-    compile_model(model, settings.transfer, parts.training.steps, jit=False)
-    figures = model.evaluate(parts.validation.dataset(), return_dict=True, verbose=0)
-    assert figures == pytest.approx({name: best[f"val_{name}"] for name in FIGURES}, abs=1e-5)
+    loss = WeightedDiceLoss(**settings.transfer.loss_options)
+    model.compile(loss=loss, metrics=[OverlapMetrics()], jit_compile=False)
+    found = model.evaluate(slices.validation.dataset(), return_dict=True, verbose=0)
+    assert found == pytest.approx({name: best[f"val_{name}"] for name in METRICS}, abs=1e-5)
     before, after = read_weights(weights), read_weights(kept)
     for name, same in same_arrays(before, after).items():
         assert same == (not name.startswith(("decoder", "head"))), name
@@ -157,8 +181,6 @@ def test_a_run_made_with_other_settings_is_not_overwritten(runs, arguments):
 
 
 def test_a_run_made_with_another_split_is_not_overwritten(runs, arguments, prepared, tmp_path):
-    import shutil
-
     copy = shutil.copytree(prepared, tmp_path / "prepared")
     split = json.loads((copy / "splits.json").read_text())
     split["atlas"]["folds"][1:] = split["atlas"]["folds"][:0:-1]
@@ -171,12 +193,10 @@ def test_a_run_made_with_another_split_is_not_overwritten(runs, arguments, prepa
 
 
 def test_restart_sets_the_earlier_run_aside_whole(runs, arguments, tmp_path, capsys):
-    import shutil
-
     earlier = shutil.copytree(runs / "train", tmp_path / "train")
     before = {path.name: path.read_bytes() for path in earlier.iterdir()}
     change = ["--set", "train.epochs=1", "--restart"]
-    train_model.main([*elsewhere(arguments, tmp_path), *change])
+    train_model.main([*elsewhere(arguments, tmp_path, SHALLOW), *change])
     (aside,) = tmp_path.glob("train-*")
     assert before == {path.name: path.read_bytes() for path in aside.iterdir()}
     assert f"the earlier run is kept as {aside}" in capsys.readouterr().out
@@ -196,8 +216,6 @@ def test_same_seed_gives_the_same_run_and_another_seed_another(runs, arguments, 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_slices_names(
     arguments, tmp_path, monkeypatch
 ):
-    import data
-
     read = data.Batches.batch
 
     def poisoned(self, step):
@@ -206,13 +224,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_slices_names(
 
     monkeypatch.setattr(data.Batches, "batch", poisoned)
     with refused("epoch 1, step 1", "nan", "sub-r"):
-        train_model.main(elsewhere(arguments, tmp_path))
+        train_model.main(elsewhere(arguments, tmp_path, SHALLOW))
     assert not (tmp_path / "train" / "best.weights.h5").exists()
 
 
-def test_a_loss_that_breaks_later_leaves_the_good_weights(runs, arguments, tmp_path, monkeypatch):
-    import data
-
+def test_a_loss_that_breaks_later_leaves_the_good_weights(
+    shallow, arguments, tmp_path, monkeypatch
+):
     read = data.Batches.batch
 
     def poisoned(self, step):
@@ -221,21 +239,19 @@ def test_a_loss_that_breaks_later_leaves_the_good_weights(runs, arguments, tmp_p
 
     monkeypatch.setattr(data.Batches, "batch", poisoned)
     with refused("epoch 2, step 1", "nan", "sub-r"):
-        train_model.main(elsewhere(arguments, tmp_path))
-    first = history(runs / "train")[:1]
+        train_model.main(elsewhere(arguments, tmp_path, SHALLOW))
+    first = history(shallow)[:1]
     assert history(tmp_path / "train") == first
     for name in ("best.weights.h5", "state-1.weights.h5"):
         assert read_weights(tmp_path / "train" / name)  # refuses what is not finite
     monkeypatch.undo()
-    train_model.main(elsewhere(arguments, tmp_path))
-    assert history(tmp_path / "train") == history(runs / "train")
+    train_model.main(elsewhere(arguments, tmp_path, SHALLOW))
+    assert history(tmp_path / "train") == history(shallow)
 
 
 def test_validation_that_is_not_finite_stops_before_anything_is_saved(
     arguments, tmp_path, monkeypatch
 ):
-    import data
-
     read = data.Batches.batch
 
     def poisoned(self, step):
@@ -247,7 +263,7 @@ def test_validation_that_is_not_finite_stops_before_anything_is_saved(
 
     monkeypatch.setattr(data.Batches, "batch", poisoned)
     with refused("epoch 1, validation step 2", "nan", "sub-r"):
-        train_model.main(elsewhere(arguments, tmp_path))
+        train_model.main(elsewhere(arguments, tmp_path, SHALLOW))
     assert not list((tmp_path / "train").glob("*.weights.h5"))
 
 
@@ -255,25 +271,24 @@ def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(
     arguments, tmp_path, monkeypatch
 ):
     """The loss of that step, and here that of validation, is still finite."""
-    from training import fit
+    evaluate = keras.Model.evaluate
 
-    class Broken(fit._StopAtNonFinite):
-        def on_test_end(self, logs=None):
-            layer = self.model.get_layer("head")
-            layer.set_weights([array * np.nan for array in layer.get_weights()])
+    def breaking(model, *arguments, **options):
+        found = evaluate(model, *arguments, **options)
+        layer = model.get_layer("head")
+        layer.set_weights([array * np.nan for array in layer.get_weights()])
+        return found
 
-    monkeypatch.setattr(fit, "_StopAtNonFinite", Broken)
+    monkeypatch.setattr(keras.Model, "evaluate", breaking)
     with refused("epoch 1", "layer head has weights that are not finite"):
-        train_model.main(elsewhere(arguments, tmp_path))
+        train_model.main(elsewhere(arguments, tmp_path, SHALLOW))
     assert not list((tmp_path / "train").glob("*.weights.h5"))
 
 
 def test_nothing_is_fitted_on_validation_or_held_back_subjects(
-    runs, arguments, prepared, tmp_path, capsys
+    shallow, arguments, prepared, tmp_path, capsys
 ):
     """Whatever their slices hold, the weights come out the same; held-back ones are not read."""
-    import shutil
-
     copy = shutil.copytree(prepared, tmp_path / "prepared")
     split = json.loads((copy / "splits.json").read_text())["atlas"]
     for kind in ("images", "masks"):
@@ -283,17 +298,17 @@ def test_nothing_is_fitted_on_validation_or_held_back_subjects(
         for subject in split["test"]:
             for stack in (copy / "atlas" / kind).glob(f"{subject}_*"):
                 stack.unlink()
-    train_model.main(elsewhere(arguments, tmp_path / "runs", f"paths.prepared={copy}"))
-    ours, theirs = history(tmp_path / "runs" / "train"), history(runs / "train")
+    train_model.main(elsewhere(arguments, tmp_path / "runs", f"paths.prepared={copy}", SHALLOW))
+    ours, theirs = history(tmp_path / "runs" / "train"), history(shallow)
     for one, other in zip(ours, theirs, strict=True):
-        assert all(one[figure] == other[figure] for figure in FIGURES)
+        assert all(one[name] == other[name] for name in METRICS)
         assert one["val_loss"] != other["val_loss"]
-    name = "train/state-2.weights.h5"
-    a, b = read_weights(tmp_path / "runs" / name), read_weights(runs / name)
+    folders = (tmp_path / "runs" / "train", shallow)
+    a, b = (read_weights(folder / "state-2.weights.h5") for folder in folders)
     assert all(same_arrays(a, b).values())
     assert (
         "checked: 4 training, 2 validation subjects, 2 held back; no subject and no (nearly) "
-        "identical scan in two parts, validation not augmented\n" in capsys.readouterr().out
+        "identical scan in two subsets, validation not augmented\n" in capsys.readouterr().out
     )
 
 
@@ -312,8 +327,6 @@ def test_transfer_from_weights_that_saw_its_validation_subjects_is_refused(
 
 
 def test_a_missing_slice_file_is_named(arguments, prepared, tmp_path):
-    import shutil
-
     copy = tmp_path / "prepared"
     shutil.copytree(prepared, copy)
     for stack in (copy / "atlas" / "images").iterdir():

@@ -15,9 +15,14 @@ from unet import build_unet
 def network(filters=2, seed=0, **changes):
     keras.utils.set_random_seed(seed)
     options = {
-        "levels": 4, "dropout": 0.2, "batch_normalisation": True, "instance_normalisation": False,
-        "deep_supervision": False, "foreground_prior": 0.5, "neighbours": 0,
-    }  # fmt: skip
+        "levels": 4,
+        "dropout": 0.2,
+        "batch_normalisation": True,
+        "instance_normalisation": False,
+        "deep_supervision": False,
+        "foreground_prior": 0.5,
+        "neighbours": 0,
+    }
     return build_unet(filters, **(options | changes))
 
 

@@ -1,0 +1,95 @@
+"""What a run was made from, above all which subjects its weights have seen.
+
+A run keeps in run.json the subjects it trained on and those that chose its best epoch, with those
+that its initial weights had seen. A subject is recognised by any of its marks: its name, the hash
+of its slices, and the name that nearly identical scans share (see `scans.near_duplicates`).
+"""
+
+from pathlib import Path
+
+from system.files import InputError, load_json
+
+
+def marks_of_subjects(rows):
+    """List the marks of each subject, ``<dataset>/<subject>``, of a manifest's rows."""
+    names = rows.dataset + "/" + rows.subject
+    return {name: sorted({name, *own.content, *own.alike}) for name, own in rows.groupby(names)}
+
+
+def seen_by(weights):
+    """Read from the run.json beside weights which subjects, with their marks, they have seen.
+
+    From ``"training"`` and ``"validation"``; None where there is no such record.
+    """
+    path = Path(weights).with_name("run.json")
+    if not path.is_file():
+        return None
+    facts = load_json(path, "choose weights in their whole run folder")
+    seen = facts.get("subjects") if isinstance(facts, dict) else None
+    if seen is None:
+        return None
+    try:
+        return {
+            subset: {name: list(map(str, marks)) for name, marks in seen[subset].items()}
+            for subset in ("training", "validation")
+        }
+    except (TypeError, KeyError, AttributeError):
+        raise InputError(f"{path}: `subjects` is not as a run wrote it; train anew") from None
+
+
+def check_unseen(subjects, weights):
+    """Refuse weights that have seen a validation or test subject, and print what was checked.
+
+    Validation subjects may have chosen the best epoch of the earlier run, as they will of this one;
+    test subjects must not have done even that. `subjects` are those of this run
+    (`data.StageData.subjects`).
+    """
+    seen = seen_by(weights)
+    if seen is None:
+        print(
+            f"not checked: no run.json beside {weights} tells whom it was trained on; make sure "
+            "that none of them validates or is held back here"
+        )
+        return
+    trained = set().union(*seen["training"].values())
+    chosen = trained.union(*seen["validation"].values())
+    for subset, known, what in (
+        ("validation", trained, "was trained on"),
+        ("test", chosen, "was trained on, or its best epoch chosen by,"),
+    ):
+        leaks = [subject for subject, marks in subjects[subset].items() if known & set(marks)]
+        if leaks:
+            more = f" and {len(leaks) - 5} more" if len(leaks) > 5 else ""
+            raise InputError(
+                f"{weights}: {what} {', '.join(leaks[:5])}{more} of this split's {subset} subset; "
+                "choose other weights, or the split (split, seed, fold) they were trained with"
+            )
+    print(
+        f"checked: {weights} was trained on {len(seen['training'])} subjects, none of whom "
+        "validates or is held back here"
+    )
+
+
+def seen_by_a_run(subjects, initial_weights):
+    """Join the subjects of a run with those that its initial weights have seen."""
+    seen = seen_by(initial_weights) if initial_weights else None
+    joined = {}
+    for subset in ("training", "validation"):
+        own, earlier = subjects[subset], seen[subset] if seen else {}
+        joined[subset] = {
+            name: sorted({*earlier.get(name, []), *own.get(name, [])})
+            for name in sorted(earlier | own)
+        }
+    return joined
+
+
+def differences(one, other, prefix=""):
+    """Name the keys, dotted, in which two nested dictionaries differ."""
+    names = []
+    for key in sorted(one.keys() | other.keys()):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names
