@@ -1,25 +1,28 @@
-"""Two masks compared lesion by lesion; numpy and scipy only.
+"""Two masks compared lesion by lesion.
 
-One lesion is one component of voxels that touch by a face (6-connectivity, as the ATLAS challenge has
-it); cubes that touch by an edge or a corner are two.
+One lesion is one component of voxels that touch by a face (6-connectivity, as in the ATLAS
+challenge); cubes that touch by an edge or a corner are two.
 
 References
 ----------
 .. [1] Liew et al.: A large, curated, open-source stroke neuroimaging dataset to improve lesion
-   segmentation algorithms. Scientific Data 9:320, 2022 (ATLAS v2.0). The challenge's figures are
+   segmentation algorithms. Scientific Data 9:320, 2022 (ATLAS v2.0). The challenge's metrics are
    defined by its code, github.com/npnl/atlas2_grand_challenge, isles/scoring.py at 55b9524.
 .. [2] Moawad et al.: The Brain Tumor Segmentation – Metastases (BraTS-METS) challenge 2023.
    arXiv:2306.00838; github.com/rachitsaluja/brats_val_2023.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import label
+from skimage.morphology import remove_small_objects
 
 
 class Lesions(NamedTuple):
-    """Of two masks the sizes of their lesions, in voxels, and which of them overlap.
+    """The lesions of two masks: their sizes in voxels, and which of them overlap.
 
     Attributes
     ----------
@@ -34,25 +37,13 @@ class Lesions(NamedTuple):
 
 
 def label_lesions(mask):
-    """Number the lesions of a mask.
-
-    Parameters
-    ----------
-    mask : ndarray, bool or uint8, shape (X, Y, Z)
-
-    Returns
-    -------
-    labels : ndarray, int32, shape (X, Y, Z)
-        From 1; 0 is background.
-    sizes : ndarray, int, shape (lesions,)
-        In voxels.
-    """
-    labels, count = ndimage.label(mask)
+    """Number the lesions of a mask, (X, Y, Z), from 1; return labels and the sizes in voxels."""
+    labels, count = label(np.asarray(mask, bool), connectivity=1, return_num=True)
     return labels, np.bincount(labels.ravel(), minlength=count + 1)[1:]
 
 
 def match_lesions(reference, predicted):
-    """Find which lesions of two masks overlap, from what `label_lesions` says of each."""
+    """Find which lesions of two masks overlap, from the results of `label_lesions` for each."""
     (references, reference_sizes), (predictions, predicted_sizes) = reference, predicted
     both = (references > 0) & (predictions > 0)
     width = max(reference_sizes.size, 1)
@@ -62,13 +53,7 @@ def match_lesions(reference, predicted):
 
 
 def keep_predicted(lesions, kept):
-    """Leave out predicted lesions.
-
-    Parameters
-    ----------
-    lesions : Lesions
-    kept : ndarray, bool, shape (predicted lesions,)
-    """
+    """Leave out predicted lesions; `kept` is bool, (predicted lesions,)."""
     pairs = lesions.pairs[:, kept[lesions.pairs[0]]]
     pairs[0] = (np.cumsum(kept) - 1)[pairs[0]]
     return lesions._replace(predicted=lesions.predicted[kept], pairs=pairs)
@@ -84,15 +69,9 @@ def lesion_wise(lesions, voxel_ml):
         lesion_dice = Σ Dice of each TP / (TP + FP + FN)
 
     F1 is the ATLAS challenge's [1]_. To it a single voxel finds a lesion, and so does half of the
-    brain in one piece; lesion-wise Dice, that of BraTS [2]_ without its dilation and smallest lesion,
-    compares each TP with all predicted lesions that touch it. One prediction that bridges two
-    lesions finds both. Both are 1 if both masks are empty and 0 if one is.
-
-    Parameters
-    ----------
-    lesions : Lesions
-    voxel_ml : float
-        Volume of a voxel.
+    brain in one piece; lesion-wise Dice, that of BraTS [2]_ without its dilation and smallest
+    lesion, compares each TP with all predicted lesions that touch it. One prediction that bridges
+    two lesions finds both. Both are 1 if both masks are empty and 0 if one is.
 
     Returns
     -------
@@ -117,32 +96,22 @@ def lesion_wise(lesions, voxel_ml):
 
 
 def remove_small(mask, smallest_voxels):
-    """Empty the lesions of a mask that have fewer than `smallest_voxels` voxels.
-
-    Parameters
-    ----------
-    mask : ndarray, bool or uint8, shape (X, Y, Z)
-    smallest_voxels : int
-        Up to 1 leaves the mask as it is.
-
-    Returns
-    -------
-    ndarray, type and shape of `mask`
-    """
-    if smallest_voxels <= 1:
+    """Empty the lesions of a mask that have fewer than `smallest_voxels` voxels, a float."""
+    if smallest_voxels <= 1 or not mask.any():
         return mask
     box = box_of(mask)
-    labels, sizes = label_lesions(mask[box])
-    large = np.append(False, sizes >= smallest_voxels)
+    largest_removed = math.ceil(smallest_voxels) - 1
     kept = np.zeros_like(mask)
-    kept[box] = mask[box] * large[labels]
+    kept[box] = mask[box] * remove_small_objects(
+        mask[box] > 0, max_size=largest_removed, connectivity=1
+    )
     return kept
 
 
-def box_of(found):
-    """Return the slices of the box that holds every voxel that is not 0: no figure needs more.
+def box_of(volume):
+    """Return the box, a tuple of slices, that holds every voxel that is not 0.
 
-    Of an empty volume it is one voxel, which the figures of nothing need.
+    For an empty volume it is one voxel.
     """
-    box = ndimage.find_objects((np.asarray(found) != 0).view(np.uint8))
-    return box[0] if box else (slice(1),) * found.ndim
+    box = ndimage.find_objects((np.asarray(volume) != 0).view(np.uint8))
+    return box[0] if box else (slice(1),) * volume.ndim

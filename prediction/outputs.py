@@ -1,53 +1,50 @@
-"""What predict.py is to do: the scans it was given, and where the results of each belong."""
+"""Which scans predict.py was given, and where the results of each belong."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from scans.find import NIFTI_ENDINGS, halves, list_files, stem_of
-from system.files import InputError, load_json
+from scans.find import NIFTI_ENDINGS, img_pairs, list_files, stem_of
+from system.files import InputError, Problem, load_json
 
-NO_IMAGE = r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$"
+NOT_AN_IMAGE = re.compile(
+    r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A scan, and where its results belong.
-
-    Attributes
-    ----------
-    scan, folder : pathlib.Path
-    stem, soft_stem : str
-        Names of mask and probability, without ending.
-    """
+class Outputs:
+    """A scan, and the files that are made from it; stems are names without ending."""
 
     scan: Path
     folder: Path
-    stem: str
-    soft_stem: str
+    mask_stem: str
+    probability_stem: str
 
     @property
     def mask(self):
-        return self.folder / f"{self.stem}.nii.gz"
+        return self.folder / f"{self.mask_stem}.nii.gz"
 
     @property
     def probability(self):
-        return self.folder / f"{self.soft_stem}.nii.gz"
+        return self.folder / f"{self.probability_stem}.nii.gz"
 
     @property
     def picture(self):
-        return self.folder / f"{self.stem}.png"
+        return self.folder / f"{self.mask_stem}.png"
 
     @property
     def facts(self):
         """Written last: where it stands, the others are whole."""
-        return self.folder / f"{self.stem}.json"
+        return self.folder / f"{self.mask_stem}.json"
 
     def made_from(self, options):
+        """Return what decides the results: the scan as it is now, and the options."""
         changed_ns = self.scan.stat().st_mtime_ns if self.scan.exists() else None
         return {"scan": str(self.scan), "changed_ns": changed_ns} | options
 
-    def is_done(self, options, with_probability):
+    def are_current(self, options, with_probability):
+        """Say whether all results are there and were made from this scan with these options."""
         wanted = [self.facts, self.mask, self.picture] + [self.probability] * with_probability
         if not all(path.exists() for path in wanted):
             return False
@@ -55,38 +52,38 @@ class Job:
         return facts.get("made_from") == self.made_from(options)
 
     def clear(self):
-        """Delete what an earlier run with other options left: nothing may be taken for new."""
+        """Delete the results of an earlier run with other options: no stale file looks new."""
         for path in (self.facts, self.mask, self.picture, self.probability):
             path.unlink(missing_ok=True)
 
 
-def find_jobs(paths, layout, output):
-    """List the scans of all arguments, and the problems: (file, reason)."""
-    jobs, problems, taken = [], [], {}
+def plan_outputs(paths, layout, output):
+    """List the scans among files and folders, each with its `Outputs`, and the problems.
+
+    `layout` says how names of images and masks end. Without any scan the first problem is raised.
+    """
+    planned, problems, taken = [], [], {}
     for path in paths:
         files, found = find_images(path, layout) if path.is_dir() else ([path], [])
         problems += found
         for file in files:
-            job = plan(file, path, layout, output)
+            outputs = name_outputs(file, path, layout, output)
             if not file.name.endswith(NIFTI_ENDINGS):
-                problems.append((file, "not a NIfTI file (.nii, .nii.gz)"))
-            elif job.mask in taken and taken[job.mask].absolute() != file.absolute():
-                problems.append((file, f"its mask would overwrite that of {taken[job.mask]}"))
-            elif job.mask not in taken:
-                taken[job.mask] = file
-                jobs.append(job)
-    if not jobs:
-        raise InputError(": ".join(map(str, problems[0])))
-    return jobs, problems
+                problems.append(Problem(str(file), "not a NIfTI file (.nii, .nii.gz)"))
+            elif outputs.mask in taken and taken[outputs.mask].absolute() != file.absolute():
+                reason = f"its mask would overwrite that of {taken[outputs.mask]}"
+                problems.append(Problem(str(file), reason))
+            elif outputs.mask not in taken:
+                taken[outputs.mask] = file
+                planned.append(outputs)
+    if not planned:
+        raise InputError(str(problems[0]))
+    return planned, problems
 
 
 def find_images(folder, layout):
-    """List a folder's images: those with the ending of the data set, or all that are no masks.
-
-    Returns
-    -------
-    images : list of pathlib.Path
-    problems : list of (path, str)
+    """List a folder's images (those with the ending of the data set, or else all but masks) and
+    problems.
     """
     everything, problems = list_files(folder)
     files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]
@@ -94,24 +91,23 @@ def find_images(folder, layout):
     images = named or [
         path
         for path in files
-        if not re.search(NO_IMAGE, stem_of(path), re.IGNORECASE)
-        and not stem_of(path).endswith(layout.mask_suffix)
+        if not NOT_AN_IMAGE.search(stem_of(path)) and not stem_of(path).endswith(layout.mask_suffix)
     ]
-    problems += halves(everything)
+    problems += img_pairs(everything)
     if not images and not problems:
-        problems = [(folder, "no NIfTI image (.nii, .nii.gz) below this folder")]
+        problems = [Problem(str(folder), "no NIfTI image (.nii, .nii.gz) below this folder")]
     return images, problems
 
 
-def plan(file, given, layout, output):
+def name_outputs(file, given, layout, output):
     """Name the results of a scan: as BIDS derivatives if it is named so, in the same sub-tree."""
     stem = stem_of(file)
     below = file.parent.relative_to(given) if given.is_dir() else Path()
-    parts = file.parent.absolute().parts
+    parents = file.parent.absolute().parts
     subject = stem.split("_")[0]
     if not stem.startswith("sub-"):
-        return Job(file, output / below, f"{stem}_lesion", f"{stem}_probability")
-    if subject not in below.parts and subject in parts:
-        below = Path(*parts[parts.index(subject) :])
+        return Outputs(file, output / below, f"{stem}_lesion", f"{stem}_probability")
+    if subject not in below.parts and subject in parents:
+        below = Path(*parents[parents.index(subject) :])
     name = stem.removesuffix(layout.image_suffix).removesuffix("_T1w") + "_label-L_desc-lesion"
-    return Job(file, output / below, f"{name}_mask", f"{name}_probseg")
+    return Outputs(file, output / below, f"{name}_mask", f"{name}_probseg")

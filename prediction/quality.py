@@ -1,13 +1,11 @@
-"""What a scan and its mask are like: how much lesion on which side, and what is unusual.
-
-Needs no TensorFlow.
-"""
+"""Quality checks of a scan, and the lesions that were marked in it."""
 
 import numpy as np
 
-from prediction.inference import is_about_1_mm, times
+from prediction.inference import format_sizes, is_about_1_mm
 from prediction.lesions import box_of, label_lesions
-from scans.slices import load_manifest
+from scans.head import head_planes
+from scans.manifest import load_manifest
 from system.files import InputError
 
 # Less than that to the right, front and top cuts into nearly every adult's brain.
@@ -16,28 +14,17 @@ FEWEST_LEVELS = 32
 
 
 def unlike_training(volume, scaled, mean, std, training_scales):
-    """Say in what a scan differs from those that the network learned from.
+    """Say how a scan differs from those that the network learned from, as a list of warnings.
 
-    Parameters
-    ----------
-    volume : volumes.Volume
-    scaled : ndarray, uint8, shape (X, Y, Z)
-    mean, std : float
-        As `scaled` from `scans.intensity.scale_intensity`.
-    training_scales : ndarray, shape (scans, 2), or None
-        From `read_training_scales`.
-
-    Returns
-    -------
-    list of str
+    `training_scales`, from `read_training_scales`, may be None.
     """
     found = []
     if not is_about_1_mm(volume):
-        found.append(f"voxels of {times(volume.spacing_mm)} mm, the network knows 1 mm")
-    reach_mm = [np.ptp(np.flatnonzero(axis)) + 1 for axis in head_profiles(scaled, mean)]
+        found.append(f"voxels of {format_sizes(volume.spacing_mm)} mm, the network knows 1 mm")
+    reach_mm = [np.ptp(np.flatnonzero(axis)) + 1 for axis in head_planes(scaled, mean)]
     reach_mm = np.round(reach_mm * volume.spacing_mm)
     if np.any(reach_mm < WHOLE_BRAIN_MM):
-        found.append(f"not a whole brain: the head reaches over {times(reach_mm)} mm")
+        found.append(f"not a whole brain: the head reaches over {format_sizes(reach_mm)} mm")
     levels = np.count_nonzero(np.bincount(scaled.ravel()))
     if levels < FEWEST_LEVELS:
         found.append(f"only {levels} grey levels, more like a mask than a T1 scan")
@@ -51,19 +38,10 @@ def unlike_training(volume, scaled, mean, std, training_scales):
     return found
 
 
-def head_profiles(scaled, mean):
-    """For each axis, the planes that cross the head: in which 2 % are not dark."""
-    head = scaled > mean / 2
-    shares = [head.mean(tuple({0, 1, 2} - {axis})) for axis in range(3)]
-    return [share >= min(0.02, share.max()) for share in shares]
-
-
 def read_training_scales(network):
-    """Read mean and SD in 8 bit of all scans that the run's slices came from.
+    """Read mean and SD, (scans, 2), in 8 bit, of all scans that the run's slices came from.
 
-    Returns
-    -------
-    ndarray, shape (scans, 2), or None where the prepared slices are no longer at hand
+    None where the prepared slices are no longer at hand.
     """
     dataset = "brats17" if network.weights.parent.name == "pre_train" else "atlas"
     try:
@@ -73,16 +51,18 @@ def read_training_scales(network):
     return rows.drop_duplicates("content")[["mean", "std"]].to_numpy()
 
 
-def measure(mask, scaled, mean, voxel_ml):
-    """Count and measure the lesions; left and right of the middle of the head, not of the grid."""
+def measure_lesions(mask, scaled, mean, voxel_ml):
+    """Count and measure the lesions, also left and right of the middle of the head."""
     _, sizes = label_lesions(mask[box_of(mask)])
-    planes = np.flatnonzero(head_profiles(scaled, mean)[0])
+    planes = np.flatnonzero(head_planes(scaled, mean)[0])
     beside = np.arange(mask.shape[0]) - (planes[0] + planes[-1]) / 2
     by_plane = mask.sum((1, 2), dtype=np.int64)  # (X,)
     # A plane in the very middle belongs half to each side.
     left = by_plane[beside < 0].sum() + by_plane[beside == 0].sum() / 2
     voxels = {
-        "volume_ml": sizes.sum(), "largest_ml": sizes.max(initial=0),
-        "left_ml": left, "right_ml": sizes.sum() - left,
-    }  # fmt: skip
+        "volume_ml": sizes.sum(),
+        "largest_ml": sizes.max(initial=0),
+        "left_ml": left,
+        "right_ml": sizes.sum() - left,
+    }
     return {"lesions": sizes.size} | {n: round(float(v) * voxel_ml, 4) for n, v in voxels.items()}

@@ -13,16 +13,12 @@ from conftest import LPS, OBLIQUE, RAS, SKIP, draw_head, refused, write_nifti
 from nibabel.affines import from_matvec
 
 from config import load_settings
-from prediction.inference import (
-    Network,
-    load_network,
-    predict_probability,
-    segment,
-    square_size,
-)
-from prediction.quality import unlike_training
+from prediction.inference import load_networks, predict_probability, square_size
+from prediction.network import Network, load_network
+from prediction.operating_point import PLAIN, mask_of
 from scans.intensity import standardise
-from scans.slices import SliceReader, load_manifest
+from scans.manifest import load_manifest
+from scans.reader import SliceReader
 from scans.volumes import load_volume, volume_to_slices
 from training.weights import save_weights
 from unet import build_unet
@@ -184,10 +180,20 @@ def test_what_is_above_the_threshold_and_large_enough_is_lesion():
     probability[0, 0, :2] = 0.9
     probability[1, 1, 2] = 0.9  # touches by an edge: a lesion of its own
     probability[4, 4, :3] = 0.5
-    assert segment(probability, 0.5, 0).sum() == 3
-    mask = segment(probability, 0.4, 3)
+    assert mask_of(probability, 0.5, PLAIN, (1, 1, 1)).sum() == 3
+    mask = mask_of(probability, 0.4, PLAIN | {"smallest_ml": 0.003}, (1, 1, 1))
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, probability == 0.5)
+
+
+def test_the_networks_of_several_runs_are_loaded_in_order(run_folder, tmp_path, capsys):
+    for name in ("config.yaml", "best.weights.h5"):
+        shutil.copy(run_folder / name, tmp_path)
+    files = [run_folder / "best.weights.h5", tmp_path / "best.weights.h5"]
+    networks = load_networks(files)
+    assert [network.weights for network in networks] == files
+    assert all(isinstance(network, Network) for network in networks)
+    assert "TensorFlow" in capsys.readouterr().out
 
 
 def test_weights_without_their_settings_are_refused_by_name(run_folder, tmp_path):
@@ -214,37 +220,6 @@ def test_settings_that_are_no_longer_known_are_refused_with_their_file(run_folde
 def test_missing_weights_are_refused_by_name(tmp_path):
     with refused(tmp_path / "best.weights.h5", "not found"):
         load_network(tmp_path / "best.weights.h5")
-
-
-def warnings(folder, voxels, affine, training_scales=None):
-    volume = volume_of(folder, voxels, affine)
-    scaled, mean, std = volume.scaled
-    return unlike_training(volume, scaled, mean, std, training_scales), (mean, std)
-
-
-@pytest.fixture(scope="module")
-def whole_head():
-    return head((160, 190, 130))
-
-
-def test_a_whole_head_of_1_mm_is_no_reason_to_warn(whole_head, tmp_path):
-    found, scale = warnings(tmp_path, whole_head, RAS)
-    assert found == []
-    found, _ = warnings(tmp_path, whole_head, RAS, np.array([scale, scale]))
-    assert found == []
-
-
-def test_a_part_of_a_head_thick_slices_and_other_intensities_are_warned_of(whole_head, tmp_path):
-    (part,), _ = warnings(tmp_path, whole_head[:, :, 40:70], RAS)
-    assert part.startswith("not a whole brain") and "30 mm" in part
-    thick_slices = from_matvec(np.diag([1, 1, 3]), (0, 0, 0))
-    (thick,), (mean, std) = warnings(tmp_path, whole_head[:, :, ::3], thick_slices)
-    assert "1×1×3 mm" in thick
-    elsewhere = np.array([(mean + 60, std), (mean + 62, std)])
-    (other,), _ = warnings(tmp_path, whole_head, RAS, elsewhere)
-    assert "unusual intensities" in other
-    (flat,), _ = warnings(tmp_path, np.round(whole_head / 200), RAS)
-    assert "grey levels" in flat
 
 
 @pytest.mark.parametrize(

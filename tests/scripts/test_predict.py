@@ -7,17 +7,20 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import keras
 import nibabel
 import numpy as np
 import pytest
-from conftest import ATLAS, LPS, OBLIQUE, RAS, draw_head, refused, write_nifti
+from conftest import ATLAS, LPS, OBLIQUE, RAS, draw_head, quickly, refused, write_nifti
 from nibabel.affines import from_matvec
 from scipy.ndimage import center_of_mass, label
 
 import predict
-import train_model
-from prediction import inference, quality
+from config import load_run_settings, load_settings
+from prediction import masks
 from prediction.operating_point import PLAIN
+from training.weights import save_weights
+from unet import build_unet
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
 SHAPE = (28, 32, 6)
@@ -51,13 +54,21 @@ def with_two_transforms(path, shape, affine):
     nibabel.save(image, path)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Only the results of `done` are written by processes."""
+    quickly(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def weights(tiny_overrides, prepared, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    train_model.main(
-        [*tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}"]
-    )
-    return runs / "train" / "best.weights.h5"
+    """The weights of a run, as far as prediction needs it; drawn, not trained."""
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    settings = load_settings(None, [*tiny_overrides[1::2], f"paths.prepared={prepared}"])
+    settings.save(folder / "config.yaml")
+    keras.utils.set_random_seed(0)
+    save_weights(build_unet(**settings.unet.model_dump()), folder / "best.weights.h5")
+    return folder / "best.weights.h5"
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +111,9 @@ def lesion_is_bright(monkeypatch):
     def answer(networks, volume, flip):
         return (volume.voxels > (4000 if flip else 5000)).astype(np.float32)
 
-    monkeypatch.setattr(inference, "predict_probability", answer)
-    monkeypatch.setattr(inference, "load_network", inference.read_run_settings)
-    monkeypatch.setattr(quality, "read_training_scales", lambda network: None)
+    monkeypatch.setattr(masks, "predict_probability", answer)
+    monkeypatch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
+    monkeypatch.setattr(masks, "read_training_scales", lambda network: None)
 
 
 def call(output, weights, *scans_and_more):
@@ -181,7 +192,7 @@ def test_each_scan_has_a_picture_that_is_not_blank(done):
 def test_a_picture_shows_the_slices_of_the_lesion_from_bottom_to_top(tmp_path):
     from matplotlib.image import imread
 
-    from training.pictures import save_overlay
+    from prediction.pictures import save_overlay
 
     mask = np.zeros((40, 40, 12), np.uint8)
     mask[15:20, 15:20, 3:10] = 1

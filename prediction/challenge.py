@@ -1,0 +1,37 @@
+"""Masks packed as the ATLAS challenge takes them."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from scans.find import identify
+from system.files import InputError, whole_file
+
+NAME = "atlas2_prediction"
+
+
+def pack_challenge(planned, path):
+    """Pack the masks of `prediction.outputs.Outputs` in a zip file: same bytes for same masks.
+
+    A scan that is not named as the challenge names them raises an `InputError`.
+    """
+    about = {
+        "Name": NAME,
+        "BIDSVersion": "1.6.0",
+        "PipelineDescription": {"Name": NAME},
+        "GeneratedBy": [{"Name": "Lacuna"}],
+    }
+    content = {"dataset_description.json": json.dumps(about, indent=2).encode()}
+    for outputs in planned:
+        subject, session, _ = identify(Path(outputs.scan.name))
+        if not subject.startswith("sub-"):
+            raise InputError(
+                f"{outputs.scan}: --challenge needs names as sub-r001s001_ses-1_..._T1w"
+            )
+        name = outputs.mask.name.replace("_label-L_desc-lesion_mask", "_label-L_mask")
+        content[f"{subject}/ses-{session or 1}/anat/{name}"] = outputs.mask.read_bytes()
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(content):
+            # No date: ZipInfo's own is 1980.
+            archive.writestr(zipfile.ZipInfo(name), content[name])
+    print(f"challenge: {path}")

@@ -1,0 +1,149 @@
+"""Scans predicted one by one, the results of each written while the next is predicted."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from config import load_run_settings
+from prediction.inference import load_networks, predict_probability
+from prediction.operating_point import (
+    empty_ends,
+    mask_of,
+    read_operating_point,
+    slices_left_empty,
+)
+from prediction.outputs import Outputs
+from prediction.pictures import save_overlay
+from prediction.quality import measure_lesions, read_training_scales, unlike_training
+from scans.nifti import save_nifti
+from scans.volumes import load_volume, to_original_grid
+from system.files import InputError, Problem, file_hash, save_json
+from system.parallel import WRITERS, Outcome, attempt, in_parallel
+
+
+def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_slices=False):
+    """Collect what decides a mask; what is not given is the operating point of the weights.
+
+    Returns
+    -------
+    dict
+        ``weights`` (their hashes), ``flip``, ``threshold``, ``smallest_ml``, ``ends_mm``,
+        ``height_mm``.
+    """
+    for path in weights:
+        load_run_settings(path)
+    points = [read_operating_point(path) for path in weights]
+    given = {"threshold": threshold, "smallest_ml": smallest_ml}
+    options = {
+        "weights": [file_hash(path) for path in weights],
+        "flip": flip or any(point["flip"] for point in points),
+    }
+    for name in (name for name in points[0] if name != "flip"):
+        mean = np.mean([point[name] for point in points])
+        options[name] = float(mean if given.get(name) is None else given[name])
+    # Where one of the networks is trusted with all slices, so is the average.
+    if all_slices or not all(point["ends_mm"] for point in points):
+        options["ends_mm"] = 0.0
+    if not (0 <= options["threshold"] < 1 and 0 <= options["smallest_ml"] < np.inf):
+        raise InputError(
+            "--threshold must be in 0 to 1 (1 is never passed), --smallest-ml 0 or more"
+        )
+    return options
+
+
+def predict_scans(planned, weights, options, with_probability):
+    """Predict the scans of some `Outputs` and write their results; return the problems.
+
+    The networks of several weights are averaged. `options` are from `choose_options`.
+    """
+    networks = load_networks(weights)
+    training_scales = read_training_scales(networks[0])
+    if training_scales is None:
+        print("the training slices are not at hand: intensities are not compared with theirs")
+
+    def predict(outputs):
+        return predict_scan(outputs, networks, options, training_scales, with_probability)
+
+    # A process would take longer to start than a single scan to be written.
+    processes = WRITERS if len(planned) > 1 else 1
+    predicted = (attempt(predict, outputs) for outputs in planned)
+    saved, problems = in_parallel(_save, predicted, "scans", processes, len(planned)), []
+    for outputs, outcome in zip(planned, saved, strict=True):
+        if outcome.error:
+            problems.append(Problem.of(outcome.error, outputs.scan))
+        else:
+            tqdm.write(outcome.result)
+    return problems
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted in a scan, ready to be written.
+
+    `images` are on the scan's own grid, by the file they go to; `scaled` and `mask` are uint8 (X,
+    Y, Z); `row` is that of predictions.csv.
+    """
+
+    outputs: Outputs
+    images: dict
+    scaled: np.ndarray
+    mask: np.ndarray
+    spacing_mm: np.ndarray
+    made_from: dict
+    row: dict
+
+
+def predict_scan(outputs, networks, options, training_scales, with_probability):
+    """Read a scan and mark its lesions; return a `Prediction`."""
+    started = time.perf_counter()
+    volume = load_volume(outputs.scan)
+    outputs.clear()
+    probability = predict_probability(networks, volume, options["flip"])
+    mask = mask_of(probability, options["threshold"], options, volume.spacing_mm)
+    images = {outputs.mask: to_original_grid(mask, volume)}
+    if with_probability:
+        images[outputs.probability] = to_original_grid(probability, volume)
+    scaled, mean, std = volume.scaled
+    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
+    ends = slices_left_empty(options, probability.shape, volume.spacing_mm)
+    warnings = unlike_training(volume, scaled, mean, std, training_scales)
+    if options["ends_mm"] and not ends:
+        warnings.append(
+            f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"
+        )
+    if not mask.any():
+        warnings.append(_why_empty(empty_ends(probability, ends), options))
+    row = {"scan": str(outputs.scan), "mask": str(outputs.mask)}
+    row |= measure_lesions(mask, scaled, mean, voxel_ml)
+    row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
+    made_from = outputs.made_from(options)
+    return Prediction(outputs, images, scaled, mask, volume.spacing_mm, made_from, row)
+
+
+def _why_empty(probability, options):
+    """Say why no lesion was marked: nothing is probable enough, or all that is is too small."""
+    highest = probability.max()
+    if highest > options["threshold"]:
+        return f"no lesion found: what is probable enough is smaller than {options['smallest_ml']:g} ml"
+    return f"no lesion found: no voxel is more probable than {highest:.2f}"
+
+
+def _save(outcome):
+    """Write a prediction, if there is one; the result is the line to print about it."""
+    return outcome if outcome.error else Outcome(save_prediction(outcome.result))
+
+
+def save_prediction(prediction):
+    """Write all results of one scan; return the line to print about it."""
+    started = time.perf_counter()
+    outputs, row = prediction.outputs, prediction.row
+    for path, image in prediction.images.items():
+        save_nifti(image, path, compresslevel=6)
+    lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
+    line = f"{outputs.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"
+    save_overlay(prediction.scaled, prediction.mask, prediction.spacing_mm, line, outputs.picture)
+    row["seconds"] = round(row["seconds"] + time.perf_counter() - started, 2)
+    save_json(outputs.facts, {"made_from": prediction.made_from, "prediction": row})
+    return f"{line}; {row['warnings']}" if row["warnings"] else line

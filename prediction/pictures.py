@@ -1,0 +1,48 @@
+"""A picture of a scan with its predicted lesions outlined."""
+
+import warnings
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from training.pictures import PREDICTION, head_box, save_figure
+
+
+def save_overlay(image, mask, spacing_mm, label, path):
+    """Show up to 8 axial slices of a scan, the lesion outlined, as a PNG.
+
+    `image` and `mask` are uint8 (X, Y, Z) in RAS; `label` stands above the slices. Without a lesion
+    the slices are spread over the whole head.
+    """
+    depth = image.shape[2]
+    heights = np.flatnonzero(mask.any((0, 1)))
+    if not heights.size:
+        heights = np.arange(depth // 6, max(depth - depth // 6, depth // 6 + 1))
+    chosen = heights[np.unique(np.linspace(0, len(heights) - 1, 8).round().astype(int))]
+    # (Z, Y, X) with the front at the top and the left on the left, as in all pictures here.
+    image, mask = (v[:, ::-1].transpose(2, 1, 0) for v in (image, mask))
+    box = head_box(image.max(0))
+    image, mask = image[:, *box], mask[:, *box]
+    height_mm, width_mm = image.shape[1] * spacing_mm[1], image.shape[2] * spacing_mm[0]
+    columns = min(len(chosen), 4)
+    rows = -(-len(chosen) // columns)
+    size = (2.6 * columns, 2.6 * rows * height_mm / width_mm + 0.7)
+    figure = Figure(figsize=np.clip(size, 2.6, 24), facecolor="black", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, z in zip(panels, chosen, strict=False):
+        aspect = spacing_mm[1] / spacing_mm[0]
+        panel.imshow(image[z], cmap="gray", vmin=0, vmax=255, aspect=aspect)
+        if mask[z].any():
+            panel.contour(mask[z], levels=[0.5], colors=[PREDICTION], linewidths=1.2)
+        text = {"color": "white", "fontsize": 8, "transform": panel.transAxes}
+        panel.text(0.02, 0.98, f"z {z}", va="top", **text)
+        panel.text(0.02, 0.02, "L", **text)
+    # Between two dollar signs matplotlib would read a formula.
+    figure.suptitle(label.replace("$", r"\$"), color="white", fontsize=9, wrap=True)
+    with warnings.catch_warnings():
+        # A file's name may be in a script that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        save_figure(figure, path, 90)
