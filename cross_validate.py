@@ -1,4 +1,4 @@
-"""Train a stage on every fold in turn, and score all subjects, each by the network that never saw it.
+"""Train a stage on every fold in turn, and score each subject by the network that never saw it.
 
 Reads   paths.prepared (from prep.py); for transfer also transfer.initial_weights, by default
         <paths.runs>/pre_train/best.weights.h5, from which every fold starts
@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from system.console import as_arguments, read_settings, run
+from config import as_arguments, parse_arguments
+from system.console import run_script
 
 SCRIPTS = {"train": "train_model.py", "transfer": "transfer_learning.py"}
 
@@ -25,7 +26,7 @@ def add_arguments(parser):
 
 
 def main(argv=None):
-    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     options = as_arguments(arguments.config, arguments.overrides)
     stages, runs = arguments.stages, Path(settings.paths.runs)
     weights = settings.transfer.initial_weights or runs / "pre_train" / "best.weights.h5"
@@ -33,14 +34,14 @@ def main(argv=None):
     for fold, folder in enumerate(folders):
         own = f"fold={fold}", f"paths.runs={folder}", f"transfer.initial_weights={weights}"
         for stage in stages:
-            call(f"fold {fold}", SCRIPTS[stage], *options, *as_arguments(overrides=own))
+            run_other(f"fold {fold}", SCRIPTS[stage], *options, *as_arguments(overrides=own))
     trained = [str(folder / stage) for stage in stages for folder in folders]
     output = str(runs / "evaluation" / "cross_validation")
-    call("all folds", "evaluate.py", *trained, *options, "--output", output)
+    run_other("all folds", "evaluate.py", *trained, *options, "--output", output)
 
 
-def call(title, script, *words):
-    """Run a script in a process of its own; end as it does if it fails."""
+def run_other(title, script, *words):
+    """Run a script in a process of its own; end with its exit code if it fails."""
     print(f"\n== {title}: {script}", flush=True)
     code = subprocess.run([sys.executable, Path(__file__).with_name(script), *words]).returncode
     if code:
@@ -48,4 +49,4 @@ def call(title, script, *words):
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -2,5 +2,5 @@
 
 Comes in: finished runs, or masks that another program made, and the reference masks.
 Goes out: a table of metrics, statistics over subjects, paired comparisons, a report.
-Imports `prediction`, `scans` and `training`.
+Imports `system`, `scans`, `training` and `prediction`.
 """

@@ -1,54 +1,51 @@
-"""What the figures of all subjects say: each run described, and each compared with the first."""
+"""The metrics of all subjects: each run described, and compared with another."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import pandas
 
-from evaluation.metrics import STRATA, compare, summary, volume_stratum
+from evaluation.formatting import interval, signed
+from evaluation.statistics import STRATA, compare, summary, volume_stratum
 
 
-class Figure(NamedTuple):
+class Metric(NamedTuple):
+    """How a metric of metrics.csv is shown and judged."""
+
     label: str
     unit: str
     digits: int
     larger_is_better: bool
 
+    @property
+    def title(self):
+        return f"{self.label}, {self.unit}" if self.unit else self.label
 
-FIGURES = {
-    "dice": Figure("Dice", "", 3, True),
-    "precision": Figure("precision", "", 3, True),
-    "recall": Figure("recall", "", 3, True),
-    "lesion_f1": Figure("lesion F1", "", 3, True),
-    "lesion_dice": Figure("lesion-wise Dice", "", 3, True),
-    "hd95_mm": Figure("HD95", "mm", 1, False),
-    "assd_mm": Figure("surface distance", "mm", 2, False),
-    "volume_difference_ml": Figure("volume difference", "ml", 2, False),
-    "voxel_difference": Figure("voxel difference", "", 0, False),
-    "lesion_count_difference": Figure("lesion count difference", "", 2, False),
-    "false_positive_ml": Figure("wrong lesions", "ml", 2, False),
+
+METRICS = {
+    "dice": Metric("Dice", "", 3, True),
+    "precision": Metric("precision", "", 3, True),
+    "recall": Metric("recall", "", 3, True),
+    "lesion_f1": Metric("lesion F1", "", 3, True),
+    "lesion_dice": Metric("lesion-wise Dice", "", 3, True),
+    "hd95_mm": Metric("HD95", "mm", 1, False),
+    "assd_mm": Metric("surface distance", "mm", 2, False),
+    "volume_difference_ml": Metric("volume difference", "ml", 2, False),
+    "voxel_difference": Metric("voxel difference", "", 0, False),
+    "lesion_count_difference": Metric("lesion count difference", "", 2, False),
+    "false_positive_ml": Metric("wrong lesions", "ml", 2, False),
 }
 VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
+# The signed-rank test of fewer pairs never falls below p = 0.05.
+FEWEST_SUBJECTS = 6
 
 
 def describe(rows, seed):
-    """Summarise the figures of one run over its subjects, whole and in strata.
+    """Summarise the metrics of one run over its subjects, in all and in strata.
 
-    Parameters
-    ----------
-    rows : list of dict
-        Of metrics.csv, all of one run. The sessions of a subject are averaged first.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict
-        ``subjects`` and ``scans`` (how many); ``figures``: `evaluation.metrics.summary` of each;
-        ``by_lesion_volume`` and ``by_site``: the same in each stratum, and its ``subjects``;
-        ``lesion_ml``, ``lesion_outside_ml``: all lesions of all scans, and what of them lies in the
-        slices that training skipped; ``without_lesion``: what was marked on scans without lesion.
+    `rows` are those of metrics.csv; sessions of a subject are averaged first. ``lesion_ml`` and
+    ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
+    training skipped; ``without_lesion`` is what was marked on scans without lesion.
     """
     table = pandas.DataFrame(rows)
     subjects = _average_sessions(table)
@@ -58,7 +55,7 @@ def describe(rows, seed):
     return {
         "subjects": len(subjects),
         "scans": len(table),
-        "figures": {name: summary(subjects[name], seed) for name in (*FIGURES, *VOLUMES)},
+        "metrics": {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)},
         "by_lesion_volume": _describe_strata(subjects, strata, STRATA, seed),
         "by_site": _describe_strata(subjects, sites, sorted(sites.unique()), seed),
         "lesion_ml": float(table.lesion_volume_ml.sum()),
@@ -75,77 +72,87 @@ def describe(rows, seed):
 
 def _average_sessions(table):
     """Return one row a subject."""
-    return table.groupby("subject")[[*FIGURES, *VOLUMES]].mean()
+    return table.groupby("subject")[[*METRICS, *VOLUMES]].mean()
 
 
 def _describe_strata(subjects, stratum_of, strata, seed):
     return {
         stratum: {"subjects": int((stratum_of == stratum).sum())}
-        | {name: summary(subjects[name][stratum_of == stratum], seed) for name in FIGURES}
+        | {name: summary(subjects[name][stratum_of == stratum], seed) for name in METRICS}
         for stratum in strata
     }
 
 
 def compare_runs(rows, run, baseline, seed):
-    """Ask for each figure whether a run does better than the baseline on the same subjects.
+    """Ask for each metric whether a run does better than the baseline on the same subjects.
 
-    The volume difference is compared by its size, whichever its sign.
-
-    Parameters
-    ----------
-    rows : list of dict
-        Of metrics.csv, both runs among them. The sessions of a subject are averaged first.
-    run, baseline : str
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict
-        ``run``, ``baseline`` and ``figures``: `evaluation.metrics.compare` of each, and its ``sentence``.
+    Sessions of a subject are averaged first. The volume difference is compared by its size,
+    whichever its sign. Each metric has the result of `evaluation.statistics.compare` and a
+    ``sentence``; ``caveat`` is a sentence if there are too few subjects to show anything.
     """
     table = pandas.DataFrame(rows)
     table["volume_difference_ml"] = table.volume_difference_ml.abs()
     one, other = (_average_sessions(table[table.run == name]) for name in (run, baseline))
     other = other.loc[one.index]
-    figures = {}
-    for name, figure in FIGURES.items():
-        found = compare(one[name], other[name], seed, figure.larger_is_better)
-        figures[name] = found | {"sentence": sentence(figure, run, baseline, found)}
-    return {"run": run, "baseline": baseline, "figures": figures}
+    compared = {}
+    for name, metric in METRICS.items():
+        found = compare(one[name], other[name], seed, metric.larger_is_better)
+        compared[name] = found | {"sentence": sentence(metric, run, baseline, found)}
+    caveat = None
+    if compared["dice"]["n"] < FEWEST_SUBJECTS:
+        caveat = f"Fewer than {FEWEST_SUBJECTS} subjects cannot show anything: p stays above 0.05."
+    return {"run": run, "baseline": baseline, "metrics": compared, "caveat": caveat}
 
 
-def sentence(figure, run, baseline, found):
-    """Say in one sentence whether a run helped.
-
-    Parameters
-    ----------
-    figure : Figure
-    run, baseline : str
-    found : dict
-        From `evaluation.metrics.compare`.
-    """
-    name = figure.label[0].upper() + figure.label[1:]
+def sentence(metric, run, baseline, found):
+    """Say in one sentence whether a run helped; `found` is from `evaluation.statistics.compare`."""
+    name = metric.label[0].upper() + metric.label[1:]
     if not found["n"]:
         return f"{name}: no subject has it in both {run} and {baseline}."
-    number = partial(signed, digits=figure.digits)
-    unit = f" {figure.unit}" if figure.unit else ""
-    interval = "too few subjects for an interval"
+    unit = f" {metric.unit}" if metric.unit else ""
+    reach = "too few subjects for an interval"
     if not math.isnan(found["low"]):
-        interval = f"95 % interval {number(found['low'])} to {number(found['high'])}"
+        reach = f"95 % interval {interval(found, metric.digits, signed)}"
     p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
     counts = f"{found['wins']} better, {found['ties']} equal, {found['losses']} worse"
     counts += f", {found['missing']} without" if found["missing"] else ""
     shown = found["verdict"] != "not shown"
     claim = f"{run} {found['verdict']}" if shown else f"not shown that {run} helped or hurt"
-    difference = number(found["mean_difference"]) + unit
-    return f"{name}: {claim}, {difference} against {baseline} ({interval}; {p}; {counts})."
+    difference = signed(found["mean_difference"], metric.digits) + unit
+    return f"{name}: {claim}, {difference} against {baseline} ({reach}; {p}; {counts})."
 
 
-def signed(value, digits):
-    """Write a number with its sign, a true minus; 0 has none."""
-    text = f"{value:+.{digits}f}"
-    return (text[1:] if float(text) == 0 else text).replace("-", "−")
+def notes(runs):
+    """Say in sentences what no metric tells."""
+    sentences = []
+    first = next(iter(runs.values()))
+    if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
+        outside = first["lesion_outside_ml"]
+        empty = []
+        for name, run in runs.items():
+            points = run.get("operating_points", {})
+            own = [predictor for predictor, point in points.items() if point["ends_mm"]]
+            empty += [name] if own and len(own) == len(points) else own
+        fate = "predicted and counted"
+        if empty:
+            fate = f"counted as missed where they are left empty ({'; '.join(empty)})"
+        sentences.append(
+            f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie "
+            f"in the slices that training skipped; they are {fate}."
+        )
+    for name, run in runs.items():
+        if run.get("subjects_left_out"):
+            sentences.append(
+                f"{name}: not over all folds; {run['subjects_left_out']} subjects are not scored."
+            )
+        healthy = run["without_lesion"]
+        if healthy["scans"]:
+            sentences.append(
+                f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
+                f"lesion are marked, on average {healthy['false_positive_ml']:.2f} ml in "
+                f"{healthy['false_positive_lesions']:.1f} lesions a scan."
+            )
+    return sentences
 
 
 def without_nan(content):

@@ -1,34 +1,47 @@
-"""Score masks that another program, or a person, made: paired with the reference by their names."""
+"""Masks that another program, or a person, made: paired with the reference masks by their names."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from evaluation.metrics import subject_metrics
 from evaluation.runs import Case
-from evaluation.scoring import figures_row
-from scans.find import NIFTI_ENDINGS, Scan, identify, list_files, stem_of
+from evaluation.scoring import Scores, View, metrics_row
+from scans.find import NIFTI_ENDINGS, identify, list_files, stem_of
 from scans.volumes import load_mask, load_volume, read_voxels
 from system.files import InputError
 from system.parallel import in_parallel
 
 
-def pair_masks(predictions, masks, mask_suffix):
+@dataclass(frozen=True)
+class ExternalPrediction:
+    """A mask that another program made, and the case it belongs to."""
+
+    file: Path
+    case: Case
+
+
+def score_external(folder, masks, layout):
+    """Score the masks, 0/1 or 0/255, of another program against the reference masks of a folder."""
+    predictions = pair_masks(folder, masks, layout)
+    name = Path(folder).resolve().name
+    metrics = in_parallel(_score, predictions, f"{name}: masks")
+    rows = [
+        metrics_row(name, prediction.case, own)
+        for prediction, own in zip(predictions, metrics, strict=True)
+    ]
+    views = {(p.case.subject, p.case.session): partial(load_view, p) for p in predictions}
+    return Scores(rows, {name: {"folders": [str(folder)]}}, views)
+
+
+def pair_masks(predictions, masks, layout):
     """Find the prediction of each mask by equal file name, else by equal subject and session.
 
-    Parameters
-    ----------
-    predictions, masks : path-like
-        Folders of NIfTI files, nested or not.
-    mask_suffix : str
-        Where names in `masks` end so, only those are masks: images may lie beside them.
-
-    Returns
-    -------
-    list of Case
-        The prediction stands as the scan's image. Predictions without a mask are not used.
+    Where names in `masks` end with the layout's mask suffix, only those are masks: images may lie
+    beside them. Predictions without a mask are not used.
 
     Raises
     ------
@@ -36,12 +49,13 @@ def pair_masks(predictions, masks, mask_suffix):
         If predictions are missing (names all), or if a mask or a prediction could be several.
     """
     wanted = _nifti_files(masks)
-    wanted = {file: name for file, name in wanted.items() if name.endswith(mask_suffix)} or wanted
+    suffix = layout.mask_suffix
+    wanted = {file: name for file, name in wanted.items() if name.endswith(suffix)} or wanted
     by_name, by_subject = {}, {}
     for file, name in _nifti_files(predictions).items():
         by_name.setdefault(name, []).append(file)
         by_subject.setdefault(identify(file.relative_to(predictions))[:2], []).append(file)
-    cases, missing, used = [], [], {}
+    pairs, missing, used = [], [], {}
     for file, name in wanted.items():
         subject, session, site = identify(file.relative_to(masks))
         found = by_name.get(name) or by_subject.get((subject, session), [])
@@ -57,13 +71,15 @@ def pair_masks(predictions, masks, mask_suffix):
                 "give mask and prediction the same file name"
             )
         used[found[0]] = file
-        cases.append(Case(Scan("", subject, session, site, found[0], file), None, math.nan, 0))
+        image = _image_beside(file, layout)
+        case = Case(subject, session, site, image, file, layout.labels, 0, math.nan)
+        pairs.append(ExternalPrediction(found[0], case))
     if missing:
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(wanted)} masks: "
             f"{', '.join(missing)}"
         )
-    return cases
+    return pairs
 
 
 def _nifti_files(folder):
@@ -75,44 +91,29 @@ def _nifti_files(folder):
     return files
 
 
-def score_masks(name, cases, labels):
-    """Score masks that another program made.
-
-    Parameters
-    ----------
-    name : str
-        Stands for the run.
-    cases : list of Case
-        From `pair_masks`.
-    labels : list of int or None
-        Of the references, see `scans.volumes.load_mask`. Predictions are 0/1 or 0/255.
-
-    Returns
-    -------
-    list of dict
-        Of metrics.csv, one a scan.
-    """
-    results = in_parallel(partial(_score_mask, labels=labels), cases, f"{name}: masks")
-    return [figures_row(name, case, result()) for case, result in zip(cases, results, strict=True)]
+def _image_beside(mask, layout):
+    """Return the image that lies beside a mask, or None."""
+    stem, *ending = mask.name.split(".", 1)
+    name = stem.removesuffix(layout.mask_suffix) + layout.image_suffix
+    image = mask.with_name(".".join([name, *ending]))
+    return image if image.is_file() and image != mask else None
 
 
-def _score_mask(case, labels):
-    grid = read_voxels(case.scan.mask)
-    reference = load_mask(case.scan.mask, labels, grid)
-    prediction = load_mask(case.scan.image, None, grid)
-    return subject_metrics(reference, prediction, grid.spacing_mm)
+def _score(prediction):
+    grid, reference, mask = _load(prediction)
+    return subject_metrics(reference, mask, grid.spacing_mm)
 
 
-def load_scene(case, layout):
-    """Read a mask and its prediction to be looked at, and the image if it lies beside the mask."""
-    grid = read_voxels(case.scan.mask)
-    reference = load_mask(case.scan.mask, layout.labels, grid)
-    prediction = load_mask(case.scan.image, None, grid)
-    stem, *ending = case.scan.mask.name.split(".", 1)
-    image = stem.removesuffix(layout.mask_suffix) + layout.image_suffix
-    image = case.scan.mask.with_name(".".join([image, *ending]))
-    if image.is_file() and image != case.scan.mask:
-        volume = load_volume(image)
-        if volume.voxels.shape == grid.voxels.shape:
-            return volume, reference, prediction
-    return replace(grid, voxels=np.zeros_like(grid.voxels)), reference, prediction
+def _load(prediction):
+    grid = read_voxels(prediction.case.mask)
+    reference = load_mask(prediction.case.mask, prediction.case.labels, grid)
+    return grid, reference, load_mask(prediction.file, None, grid)
+
+
+def load_view(prediction):
+    """Read a mask and its prediction, and the image; black where none is at hand."""
+    grid, reference, mask = _load(prediction)
+    volume = load_volume(prediction.case.image) if prediction.case.image else None
+    if volume is None or volume.voxels.shape != grid.voxels.shape:
+        volume = replace(grid, voxels=np.zeros_like(grid.voxels))
+    return View(volume, reference, mask)

@@ -18,7 +18,7 @@ CHANGES = {"better": ("#222222", "-"), "equal": ("#999999", ":"), "worse": ("#D5
 # Letters of a run's name on a line: two of them fit beside each other.
 NAME_WIDTH = 24
 LEGEND_WIDTH = 36  # and of all the names beside each other in a legend
-# Text stays text, so that it is read aloud and found; the same bytes for the same figures.
+# Text stays text, so that it is read aloud and found; the same bytes for the same values.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
 
 
@@ -29,20 +29,7 @@ def style_of(number):
 
 @matplotlib.rc_context(STYLE)
 def paired_plot(table, run, baseline):
-    """Draw each subject's Dice in two runs, joined by a line.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        A row a subject, a column a run.
-    run, baseline : str
-        Columns.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw each subject's Dice in two runs, columns of `table`, joined by a line; return SVG."""
     figure, panel = _figure(4.6, 4.2)
     names = {}
     for number, (subject, one, other) in enumerate(
@@ -52,9 +39,16 @@ def paired_plot(table, run, baseline):
         colour, line = CHANGES[change]
         names[f"pair-{number}"] = f"{subject}: {baseline} {other:.2f}, {run} {one:.2f}"
         panel.plot(
-            (0, 1), (other, one), color=colour, ls=line, lw=1.4, marker="o", ms=4.5, alpha=0.75,
+            (0, 1),
+            (other, one),
+            color=colour,
+            ls=line,
+            lw=1.4,
+            marker="o",
+            ms=4.5,
+            alpha=0.75,
             gid=f"pair-{number}",
-        )  # fmt: skip
+        )
     for change, (colour, line) in CHANGES.items():
         panel.plot([], [], color=colour, ls=line, marker="o", ms=4.5, lw=1.4, label=change)
     for at, name in ((-0.13, baseline), (1.13, run)):
@@ -69,19 +63,7 @@ def paired_plot(table, run, baseline):
 
 @matplotlib.rc_context(STYLE)
 def volume_plot(table, runs):
-    """Draw Dice against the lesion's volume, one point a run and subject.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        A row a run and subject: ``run``, ``subject``, ``dice``, ``lesion_volume_ml``.
-    runs : list of str
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw Dice against the lesion's volume, one point a run and subject; return SVG."""
     figure, panel = _figure(4.6, 4.2)
     names = {}
     for number, run in enumerate(runs):
@@ -92,9 +74,16 @@ def volume_plot(table, runs):
             gid = f"volume-{number}-{len(names)}"
             names[gid] = f"{row.subject}: {row.lesion_volume_ml:.1f} ml, {run} {row.dice:.2f}"
             panel.plot(
-                row.lesion_volume_ml, row.dice, marker, color=colour, ms=6.5, alpha=0.8,
-                mec="white", mew=0.6, gid=gid,
-            )  # fmt: skip
+                row.lesion_volume_ml,
+                row.dice,
+                marker,
+                color=colour,
+                ms=6.5,
+                alpha=0.8,
+                mec="white",
+                mew=0.6,
+                gid=gid,
+            )
     panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel="lesion volume, ml", ylabel="Dice")
     panel.xaxis.set_major_formatter(FuncFormatter(lambda ml, _: f"{ml:g}"))
     columns = max(1, min(3, LEGEND_WIDTH // max(map(len, runs))))
@@ -104,28 +93,15 @@ def volume_plot(table, runs):
 
 @matplotlib.rc_context(STYLE)
 def agreement_plot(table, run, number):
-    """Draw the agreement of predicted and true volumes, after Bland and Altman.
+    """Draw the agreement of predicted and true volumes, after Bland and Altman [1]_; return SVG.
 
     Against the mean of both volumes stands prediction minus mask, with their mean and the limits of
-    agreement, mean ± 1.96 SD.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        A row a subject: ``subject``, ``lesion_volume_ml``, ``volume_difference_ml``.
-    run : str
-    number : int
-        Of the run, for its colour.
-
-    Returns
-    -------
-    str
-        SVG.
+    agreement, mean ± 1.96 SD. `number` is that of the run, for its colour.
 
     References
     ----------
-    Bland, Altman: Statistical methods for assessing agreement between two methods of clinical
-    measurement. Lancet 327:307, 1986.
+    .. [1] Statistical methods for assessing agreement between two methods of clinical measurement.
+       Lancet 327:307, 1986.
     """
     figure, panel = _figure(4.6, 3.6)
     colour, marker = style_of(number)
@@ -135,9 +111,7 @@ def agreement_plot(table, run, number):
     for subject, x, y in zip(table.subject, middle, difference, strict=True):
         gid = f"agreement-{number}-{len(names)}"
         names[gid] = f"{subject}: mean {x:.1f} ml, difference {_signed(y)} ml"
-        panel.plot(
-            x, y, marker, color=colour, ms=6.5, alpha=0.8, mec="white", mew=0.6, gid=gid
-        )  # fmt: skip
+        panel.plot(x, y, marker, color=colour, ms=6.5, alpha=0.8, mec="white", mew=0.6, gid=gid)
     mean = difference.mean()
     lines = {"mean": (mean, "-")}
     if len(table) > 1:
@@ -146,9 +120,15 @@ def agreement_plot(table, run, number):
     for label, (y, line) in lines.items():
         panel.axhline(y, color="#555555", lw=1.1, ls=line)
         panel.annotate(
-            f"{label} {_signed(y)}", (1, y), xycoords=("axes fraction", "data"), fontsize=8.5,
-            textcoords="offset points", xytext=(-2, 3), ha="right", color="#555555",
-        )  # fmt: skip
+            f"{label} {_signed(y)}",
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            fontsize=8.5,
+            textcoords="offset points",
+            xytext=(-2, 3),
+            ha="right",
+            color="#555555",
+        )
     panel.axhline(0, color="#bbbbbb", lw=0.8)
     panel.margins(x=0.08, y=0.12)
     panel.set(xlabel="mean of mask and prediction, ml", ylabel="prediction − mask, ml")

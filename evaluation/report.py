@@ -1,7 +1,5 @@
 """The report of an evaluation: one page that opens offline and begins with the answer."""
 
-import json
-import math
 from datetime import date
 from pathlib import Path
 
@@ -9,70 +7,58 @@ import jinja2
 import pandas
 from markupsafe import Markup
 
-from evaluation.comparison import FIGURES, signed
-from evaluation.metrics import STRATA
+from evaluation.comparison import METRICS, notes
+from evaluation.formatting import interval, number, signed
+from evaluation.made_from import read_stages, tables_of_settings
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
-from evaluation.summary import notes, number
+from evaluation.statistics import STRATA
 from evaluation.viewer import COLOURS, slice_viewer
-from prediction.operating_point import written
-from system.files import load_json, whole_file
+from system.files import whole_file
 from training.pictures import TITLES
 
 TEMPLATES = Path(__file__).with_name("templates")
-DEFINITIONS = (
-    ("Dice", "2 TP / (P + R): voxels in both masks, twice, over the voxels of both. Both empty: 1."),
-    ("precision", "TP / P: share of the prediction that is lesion."),
-    ("recall", "TP / R: share of the lesion that is found."),
-    ("lesion F1", "As Dice, but counted in lesions (voxels that touch by a face); one that is touched "
-     "by a single voxel is found, and so is one that a mask of half the brain covers (ATLAS challenge)."),
-    ("lesion-wise Dice", "Mean Dice of each lesion with what touches it; a missed and a wrong lesion "
-     "count as 0 (BraTS 2023)."),
-    ("HD95, mm", "95th percentile of the distances from one surface to the other, the larger of both "
-     "directions. Does not exist if one mask is empty."),
-    ("surface distance, mm", "Mean distance of both surfaces to each other."),
-    ("volume difference, ml", "Prediction minus mask; compared by its size."),
-    ("voxel difference", "The same in voxels, without its sign (ATLAS challenge)."),
-    ("lesion count difference", "How many lesions one mask has more than the other."),
-    ("wrong lesions, ml", "Volume of the predicted lesions that touch none of the mask."),
-)  # fmt: skip
-ANSWERS = {
+DEFINITIONS = {
+    "Dice": "2 TP / (P + R): voxels in both masks, twice, over the voxels of both. Both empty: 1.",
+    "precision": "TP / P: share of the prediction that is lesion.",
+    "recall": "TP / R: share of the lesion that is found.",
+    "lesion F1": "As Dice, but counted in lesions (voxels that touch by a face); one that is touched by "
+    "a single voxel is found, and so is one that a mask of half the brain covers (ATLAS challenge).",
+    "lesion-wise Dice": "Mean Dice of each lesion with what touches it; a missed and a wrong lesion "
+    "count as 0 (BraTS 2023).",
+    "HD95, mm": "95th percentile of the distances from one surface to the other, the larger of both "
+    "directions. Does not exist if one mask is empty.",
+    "surface distance, mm": "Mean distance of both surfaces to each other.",
+    "volume difference, ml": "Prediction minus mask; compared by its size.",
+    "voxel difference": "The same in voxels, without its sign (ATLAS challenge).",
+    "lesion count difference": "How many lesions one mask has more than the other.",
+    "wrong lesions, ml": "Volume of the predicted lesions that touch none of the mask.",
+}
+HEADLINES = {
     "helped": ("Yes: {what} helped", "helped"),
     "hurt": ("No: {what} hurt", "hurt"),
     "not shown": ("Not shown that {what} helped or hurt", "open"),
 }
 
 
-def save_report(path, part, rows, runs, comparisons, scenes):
+def save_report(path, subset, scores, runs, comparisons):
     """Write the report of an evaluation.
 
-    Parameters
-    ----------
-    path : path-like
-    part : {"validation", "test"} or None
-        None for masks that another program made.
-    rows : list of dict
-        Of metrics.csv.
-    runs : dict of str to dict
-        Of summary.json: `evaluation.comparison.describe` of each run, its ``folders``, several if it was
-        cross-validated, and, if it was trained here, its ``operating_points``.
-    comparisons : list of dict
-        From `evaluation.comparison.compare_runs`.
-    scenes : dict of (str, str) to callable
-        For subject and session, what returns the scan (`scans.volumes.Volume`), the mask and the
-        prediction of the last run, for the viewers.
+    `subset` is None for masks that another program made; `runs` are those of summary.json,
+    `comparisons` from `evaluation.comparison.compare_runs`.
     """
     names = list(runs)
-    table = pandas.DataFrame(rows)
+    table = pandas.DataFrame(scores.rows)
     subjects = table.groupby(["run", "subject"], as_index=False).mean(numeric_only=True)
-    stages = _stages([Path(folder) for run in runs.values() for folder in run["folders"]])
-    titles = _titles(stages)
+    stages = read_stages([Path(folder) for run in runs.values() for folder in run["folders"]])
+    titles = _stage_titles(stages)
+    scored_on = {name: _scored_on(subset, run) for name, run in runs.items()}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html").render(
-        answer=_answer(part, runs, comparisons, stages),
+        answer=_answer(subset, runs, comparisons, stages, scored_on[names[0]]),
         runs=names,
-        figures=_figures(runs),
+        metrics=_metrics(runs),
         comparisons=[_comparison(found, subjects) for found in comparisons],
         volume_plot=Markup(volume_plot(subjects, names)),
         strata=_strata(runs),
@@ -83,37 +69,21 @@ def save_report(path, part, rows, runs, comparisons, scenes):
         ],
         colours=COLOURS,
         viewed_run=names[-1],
-        viewers=_viewers(table, names, scenes),
+        viewers=_viewers(table, names, scores.views),
         curves=[
             Markup(curves_plot(facts["history"], titles[folder]))
             for folder, facts in stages.items()
             if facts["history"]
         ],
-        made_from=_made_from(part, runs, stages, titles),
-        every=_every(table),
+        settings=tables_of_settings(runs, stages, titles, scored_on),
+        all_scans=_all_scans(table),
         definitions=DEFINITIONS,
     )
     with whole_file(path) as temporary:
         temporary.write_text(page, "utf-8")
 
 
-def _stages(folders):
-    """Read run.json and history of the runs, and before them of those whose weights they began with."""
-    stages = {}
-    for folder in folders:
-        path = folder / "run.json"
-        if not path.exists():
-            continue
-        facts = load_json(path, "train anew with --restart")
-        if facts.get("initial_weights"):
-            stages = _stages([Path(facts["initial_weights"]).parent]) | stages
-        state = folder / "state.json"
-        history = load_json(state, "train anew")["history"] if state.exists() else []
-        stages[folder] = facts | {"history": history}
-    return stages
-
-
-def _titles(stages):
+def _stage_titles(stages):
     """Name each stage; with its fold where there are several."""
     several = len({facts["fold"] for facts in stages.values()}) > 1
     return {
@@ -122,106 +92,105 @@ def _titles(stages):
     }
 
 
-def _scored_on(part, run):
+def _scored_on(subset, run):
     folds = len(run["folders"])
     if folds == 1:
-        return f"{part} part"
-    if part == "validation":
+        return f"{subset} subset"
+    if subset == "validation":
         return f"cross-validation over {folds} folds"
-    return f"{part} part, average of {folds} networks"
+    return f"{subset} subset, average of {folds} networks"
 
 
-def _answer(part, runs, comparisons, stages):
-    first = next(iter(runs.values()))
-    subjects, scans = first["subjects"], first["scans"]
-    of = f"{_scored_on(part, first)}, " if part else ""
+def _answer(subset, runs, comparisons, stages, scored_on):
+    """Say what heads the report: the answer of the last comparison, or the Dice of the only run."""
+    name, first = next(iter(runs.items()))
+    of = f"{scored_on}, " if subset else ""
     answer = {
-        "overline": f"{of}{subjects} subjects, {scans} scans · {date.today():%d %B %Y}",
-        "verdict": "", "tone": "open", "warnings": [],
-    }  # fmt: skip
-    if part == "validation" and len(first["folders"]) > 1:
-        answer["warnings"].append(
-            "Each subject is predicted by the network that was not trained on it; the operating "
-            "point of each fold was chosen on the other folds, but the epoch of its network on these "
-            "very subjects. What no choice has seen is the held-back part: evaluate.py --part test."
-        )
-    elif part == "validation":
-        answer["warnings"].append(
-            "The operating point (below) was chosen on these very scans: these figures are "
-            "kind. The fair ones are those of the held-back part: evaluate.py --part test."
-        )
+        "overline": f"{of}{first['subjects']} subjects, {first['scans']} scans · "
+        f"{date.today():%d %B %Y}",
+        "warnings": _warnings(subset, first),
+    }
     if comparisons:
         found = comparisons[-1]
-        stage_of = {str(folder): facts["stage"] for folder, facts in stages.items()}
-        both = [stage_of.get(runs[found[key]]["folders"][0]) for key in ("run", "baseline")]
-        what = "transfer learning" if both == ["transfer", "train"] else found["run"]
-        dice = found["figures"]["dice"]
-        headline, answer["tone"] = ANSWERS[dice["verdict"]]
-        answer["verdict"] = dice["verdict"]
-        answer["headline"] = headline.format(what=what)
-        answer["sentences"] = [found["figures"][key]["sentence"] for key in ("dice", "lesion_f1")]
-        if subjects < 6:
-            answer["sentences"].append(
-                "Fewer than 6 subjects cannot show anything: p stays above 0.05."
-            )
-    else:
-        name, run = next(iter(runs.items()))
-        dice = run["figures"]["dice"]
-        answer["headline"] = f"{name}: Dice {number(dice['mean'], 3)} ± {number(dice['sd'], 3)}"
-        answer["sentences"] = [
-            f"Median {number(dice['median'], 3)}, 95 % interval of the mean {_interval(dice, 3)}."
+        dice = found["metrics"]["dice"]
+        headline, tone = HEADLINES[dice["verdict"]]
+        sentences = [found["metrics"][key]["sentence"] for key in ("dice", "lesion_f1")]
+        return answer | {
+            "verdict": dice["verdict"],
+            "tone": tone,
+            "headline": headline.format(what=_compared(found, runs, stages)),
+            "sentences": sentences + [found["caveat"]] * bool(found["caveat"]),
+        }
+    dice = first["metrics"]["dice"]
+    return answer | {
+        "verdict": "",
+        "tone": "open",
+        "headline": f"{name}: Dice {number(dice['mean'], 3)} ± {number(dice['sd'], 3)}",
+        "sentences": [
+            f"Median {number(dice['median'], 3)}, 95 % interval of the mean {interval(dice, 3)}."
+        ],
+    }
+
+
+def _warnings(subset, run):
+    if subset != "validation":
+        return []
+    if len(run["folders"]) > 1:
+        return [
+            "Each subject is predicted by the network that was not trained on it; the operating "
+            "point of each fold was chosen on the other folds, but the epoch of its network on these "
+            "very subjects. What no choice has seen is the held-back subset: evaluate.py --subset test."
         ]
-    answer["title"] = answer["headline"]
-    return answer
+    return [
+        "The operating point (below) was chosen on these very scans: these metrics are "
+        "kind. The fair ones are those of the held-back subset: evaluate.py --subset test."
+    ]
 
 
-def _interval(found, digits, write=number):
-    if math.isnan(found["low"]):
-        return "–"
-    return f"{write(found['low'], digits)} to {write(found['high'], digits)}"
+def _compared(comparison, runs, stages):
+    """Name what a comparison is about."""
+    stage_of = {str(folder): facts["stage"] for folder, facts in stages.items()}
+    both = [stage_of.get(runs[comparison[key]]["folders"][0]) for key in ("run", "baseline")]
+    return "transfer learning" if both == ["transfer", "train"] else comparison["run"]
 
 
-def _figures(runs):
+def _metrics(runs):
     table = []
-    for key, figure in FIGURES.items():
-        found = [run["figures"][key] for run in runs.values()]
-        cells = [
-            {
-                "mean": f"{number(f['mean'], figure.digits)} ± {number(f['sd'], figure.digits)}",
-                "interval": _interval(f, figure.digits),
-            }
-            for f in found
-        ]
-        table.append({"label": _label(figure), "cells": cells})
+    for key, metric in METRICS.items():
+        cells = []
+        for run in runs.values():
+            found = run["metrics"][key]
+            mean, sd = (number(found[name], metric.digits) for name in ("mean", "sd"))
+            cells.append({"mean": f"{mean} ± {sd}", "interval": interval(found, metric.digits)})
+        table.append({"label": metric.title, "cells": cells})
     return table
-
-
-def _label(figure):
-    return figure.label + (f", {figure.unit}" if figure.unit else "")
 
 
 def _comparison(comparison, subjects):
     run, baseline = comparison["run"], comparison["baseline"]
     rows = []
-    for key, found in comparison["figures"].items():
-        digits = FIGURES[key].digits
-        exists = bool(found["n"])
-        rows.append({
-            "label": _label(FIGURES[key]),
+    for key, found in comparison["metrics"].items():
+        digits, exists = METRICS[key].digits, bool(found["n"])
+        p = "< 0.001" if exists and found["p"] < 0.001 else f"{found['p']:.3f}"
+        row = {
+            "label": METRICS[key].title,
             "difference": signed(found["mean_difference"], digits) if exists else "–",
-            "interval": _interval(found, digits, signed),
-            "p": "–" if not exists else "< 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}",
+            "interval": interval(found, digits, signed),
+            "p": p if exists else "–",
             "effect": signed(found["effect_size"], 2) if exists else "–",
             "counts": f"{found['wins']} / {found['ties']} / {found['losses']}",
             "verdict": found["verdict"],
-        })  # fmt: skip
-    dice = comparison["figures"]["dice"]
+        }
+        rows.append(row)
+    dice = comparison["metrics"]["dice"]
     wide = subjects.pivot(index="subject", columns="run", values="dice")
     return {
-        "run": run, "baseline": baseline, "rows": rows,
+        "run": run,
+        "baseline": baseline,
+        "rows": rows,
         "plot": Markup(paired_plot(wide, run, baseline)),
         "counts": f"{dice['wins']} better, {dice['ties']} equal, {dice['losses']} worse.",
-    }  # fmt: skip
+    }
 
 
 def _strata(runs):
@@ -238,7 +207,7 @@ def _strata(runs):
     return tables
 
 
-def _viewers(table, names, scenes):
+def _viewers(table, names, views):
     """Build viewers of the best, the median and the worst subject of the last run."""
     rows = table[table.run == names[-1]].sort_values(["dice", "subject"], ascending=False)
     rows = rows.drop_duplicates("subject")
@@ -247,81 +216,24 @@ def _viewers(table, names, scenes):
     viewers = []
     for position, rank in sorted(ranks.items()):
         row = rows.iloc[position]
-        html, aspect = slice_viewer(*scenes[row.subject, row.session]())
+        html, aspect = slice_viewer(*views[row.subject, row.session]())
         same = (table.subject == row.subject) & (table.session == row.session)
         dice = {name: table[same & (table.run == name)].dice.iloc[0] for name in names}
-        viewers.append({
-            "rank": rank, "subject": row.subject, "html": html, "aspect": round(aspect, 4),
-            "facts": f"lesion of {row.lesion_volume_ml:.1f} ml; Dice "
-            + ", ".join(f"{value:.2f} ({name})" for name, value in dice.items()),
-        })  # fmt: skip
+        shown = ", ".join(f"{value:.2f} ({name})" for name, value in dice.items())
+        viewer = {
+            "rank": rank,
+            "subject": row.subject,
+            "html": html,
+            "aspect": round(aspect, 4),
+            "facts": f"lesion of {row.lesion_volume_ml:.1f} ml; Dice {shown}",
+        }
+        viewers.append(viewer)
     return viewers
 
 
-def _made_from(part, runs, stages, titles):
-    """Tables of what was run: the stages with their settings, then what they share."""
-    if not stages:
-        rows = [(name, ", ".join(run["folders"])) for name, run in runs.items()]
-        return [{"columns": None, "rows": rows}]
-    rows = [["folder", *map(str, stages)]]
-    settings = [facts["identity"][facts["stage"]] for facts in stages.values()]
-    for key in dict.fromkeys(key for found in settings for key in found):
-        if key != "initial_weights":
-            rows.append(
-                [key.replace("_", " "), *(_written(found.get(key, "")) for found in settings)]
-            )
-    facts = list(stages.values())
-    rows += [
-        [
-            "split",
-            *(
-                f"seed {one['seed']}, fold {one['fold']}, identity {one['identity']['split']}"
-                for one in facts
-            ),
-        ],
-        ["starts from", *(one["initial_weights"] or "scratch" for one in facts)],
-        [
-            "best epoch",
-            *(
-                f"{one['best']['epoch']} of {one['epochs']}" if one["finished"] else ""
-                for one in facts
-            ),
-        ],
-        [
-            "Dice watched, best",
-            *(f"{one['best']['val_dice']:.3f}" if one["finished"] else "" for one in facts),
-        ],
-        ["seconds", *(f"{one['seconds']:.0f}" if one["finished"] else "" for one in facts)],
-        ["command", *(" ".join(one["command"]) for one in facts)],
-    ]
-    shared = facts[-1]
-    common = [
-        *([f"{name} is scored on", _scored_on(part, run)] for name, run in runs.items()),
-        *(
-            [f"operating point of {name}", written(point)]
-            for run in runs.values()
-            for name, point in run.get("operating_points", {}).items()
-        ),
-        ["network", _written(shared["identity"]["unet"])],
-        ["slices", f"identity {shared['identity']['slices']}"],
-        ["versions", _written(shared["versions"])],
-    ]  # fmt: skip
-    return [
-        {"columns": list(titles.values()), "rows": rows},
-        {"columns": None, "rows": common},
-    ]
-
-
-def _written(value):
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{name.replace('_', ' ')} {_written(part)}" for name, part in value.items()
-        )
-    return str(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _every(table):
-    digits = {name: figure.digits for name, figure in FIGURES.items()}
+def _all_scans(table):
+    """Return metrics.csv as it is shown."""
+    digits = {name: metric.digits for name, metric in METRICS.items()}
     digits |= {"lesion_volume_ml": 2, "lesion_outside_ml": 2}
     shown = table.copy()
     for name, places in digits.items():

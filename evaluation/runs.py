@@ -1,62 +1,65 @@
-"""What is scored: trained runs, on scans of people that their networks never saw."""
+"""Finished runs, the scans they are scored on, and the folds that belong together."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from scans.find import Scan
-from scans.slices import load_manifest
+from scans.find import scan_name
+from scans.manifest import load_manifest
 from scans.splits import fingerprint, load_split, rows_of
 from system.files import InputError, load_json
+from training.provenance import differences
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """A network, or several whose average predicts.
 
-    Attributes
-    ----------
-    run : str
-        Whose figures its own are part of.
-    fold : int or None
-        That it validates, if the run has a network for each of several folds.
-    weights : tuple of pathlib.Path
-    predictions : pathlib.Path
-        Folder where `evaluation.scoring.predict_cases` keeps them.
-    split : dict
-        From `scans.splits.load_split`.
+    `fold` is what it validates, if its run has a network for each of several folds; `folder` is
+    where its predictions are kept; `split` is from `scans.splits.load_split`.
     """
 
     run: str
     fold: int | None
     weights: tuple
-    predictions: Path
+    folder: Path
     split: dict
 
     @property
     def name(self):
         return self.run if self.fold is None else f"{self.run}, fold {self.fold}"
 
-    def prediction(self, case):
-        return self.predictions / f"{case.scan.name}_probability.nii.gz"
+    def prediction_of(self, case):
+        """Return the file with the probabilities that it predicts for a case."""
+        return self.folder / f"{case.name}_probability.nii.gz"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scan to be scored: whose it is, its image (or another program's mask) and its mask.
+    """A scan with the mask, drawn by hand, that a prediction is scored against.
 
-    Of its axial slices training left out `skip` at both ends, with so much of the lesion.
+    `image` is None where it is not at hand. `labels` are the mask's values that count as lesion.
+    Training left out `skip` axial slices at either end, with `lesion_outside_ml` of lesion (NaN
+    where not known).
     """
 
-    scan: Scan
+    subject: str
+    session: str
+    site: str
+    image: Path | None
+    mask: Path
     labels: list | None
-    lesion_outside_ml: float
     skip: int
+    lesion_outside_ml: float
+
+    @property
+    def name(self):
+        return scan_name(self.subject, self.session)
 
 
 class Fold(NamedTuple):
-    """A finished run folder: the fold that validated, and what else made it."""
+    """A finished run folder: the fold that validated, and the settings it was made with."""
 
     number: int
     folder: Path
@@ -64,19 +67,12 @@ class Fold(NamedTuple):
     recipe: dict
 
 
-def find_runs(folders, prepared, part):
-    """Find what predicts the scans of one part of the split, and check that it can be compared.
+def find_runs(folders, prepared, subset):
+    """Find what predicts the scans of one subset of the split, and check that it can be compared.
 
     Folders that differ by ``fold_*`` alone, as ``runs/fold_0/train`` and ``runs/fold_1/train``, are
     one run, cross-validated: each network predicts the subjects it validates on, and the average of
-    all the test part, which none of them saw.
-
-    Parameters
-    ----------
-    folders : list of path-like
-    prepared : path-like
-        The prepared folder whose split the runs must have been trained with.
-    part : {"validation", "test"}
+    all predicts the test subset, which none of them saw.
 
     Returns
     -------
@@ -102,21 +98,31 @@ def find_runs(folders, prepared, part):
     for place, own in places.items():
         folds = _read_folds(own, prepared)
         first = first or folds
-        if part == "validation" and [f.number for f in folds] != [f.number for f in first]:
+        if subset == "validation" and [f.number for f in folds] != [f.number for f in first]:
             raise InputError(
                 f"{folds[0].folder}: validates on another fold than {first[0].folder}, or one of "
                 "them on more folds; runs are compared on the same subjects"
             )
         name = place.resolve().name if unique else str(place if len(folds) > 1 else own[0])
-        runs[name] = _predictors(name, place, folds, part)
+        runs[name] = _predictors(name, place, folds, subset)
     return runs
 
 
-def _read_folds(folders, prepared):
-    from training.run_folder import (
-        differences,  # with matplotlib, which processes that only score do not need
-    )
+def finished_runs(folder):
+    """List the run folders of the lesion stages that have come to their end."""
+    stages = [Path(folder, stage) for stage in ("train", "transfer")]
+    found = [
+        stage
+        for stage in stages
+        if (stage / "run.json").exists()
+        and load_json(stage / "run.json", "train anew with --restart").get("finished")
+    ]
+    if not found:
+        raise InputError(f"neither {stages[0]} nor {stages[1]} is finished; run train_model.py")
+    return found
 
+
+def _read_folds(folders, prepared):
     folds = sorted((_read_fold(folder, prepared) for folder in folders), key=lambda f: f.number)
     for fold, other in zip(folds[1:], folds, strict=False):
         if fold.number == other.number:
@@ -147,18 +153,21 @@ def _read_fold(folder, prepared):
     return Fold(facts["fold"], folder, split, recipe)
 
 
-def _predictors(name, place, folds, part):
+def _predictors(name, place, folds, subset):
     weights = [fold.folder / "best.weights.h5" for fold in folds]
-    if part == "test" and len(folds) > 1:
+    if subset == "test" and len(folds) > 1:
         kept = place.parents[1] / "evaluation" / "predictions" / place.name
         return [Predictor(name, None, tuple(weights), kept, folds[0].split)]
     return [
         Predictor(
-            name, fold.number if len(folds) > 1 else None, (file,),
-            fold.folder / "predictions", fold.split,
+            name,
+            fold.number if len(folds) > 1 else None,
+            (file,),
+            fold.folder / "predictions",
+            fold.split,
         )
         for fold, file in zip(folds, weights, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def count_left_out(run):
@@ -169,34 +178,33 @@ def count_left_out(run):
     return len(set(run[0].split["training"]) - validating)
 
 
-def find_cases(prepared, split, part):
-    """List the scans of one part of the split, with all their sessions.
-
-    Parameters
-    ----------
-    prepared : path-like
-        The prepared folder.
-    split : dict
-        From `scans.splits.load_split`.
-    part : {"validation", "test"}
-
-    Returns
-    -------
-    list of Case
-    """
+def find_cases(prepared, split, subset):
+    """List the scans of one subset of a split, with all their sessions, each a `Case`."""
     rows = load_manifest(prepared, "atlas")
-    rows = rows.iloc[rows_of(rows, split)[part]]
+    rows = rows.iloc[rows_of(rows, split)[subset]]
     if rows.empty:
-        raise InputError(f"{prepared}: no subject is in the {part} part; see split in config.yaml")
+        raise InputError(
+            f"{prepared}: no subject is in the {subset} subset; see split in config.yaml"
+        )
     cases = []
-    for _, row in rows.drop_duplicates(["subject", "session"]).iterrows():
-        name = Scan("atlas", row.subject, row.session, row.site, None, None).name
+    for row in rows.drop_duplicates(["subject", "session"]).itertuples():
+        name = scan_name(row.subject, row.session)
         facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
         made_from = facts["made_from"]
-        files = [Path(made_from[kind]) for kind in ("image", "mask")]
-        for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
+        image, mask = (Path(made_from[kind]) for kind in ("image", "mask"))
+        for file, changed_ns in zip((image, mask), made_from["changed_ns"], strict=True):
             if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
                 raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
-        scan = Scan("atlas", row.subject, row.session, row.site, *files)
-        cases.append(Case(scan, made_from["labels"], facts["lesion_outside_ml"], made_from["skip"]))
+        cases.append(
+            Case(
+                row.subject,
+                row.session,
+                row.site,
+                image,
+                mask,
+                made_from["labels"],
+                made_from["skip"],
+                facts["lesion_outside_ml"],
+            )
+        )
     return cases

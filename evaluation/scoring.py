@@ -1,84 +1,176 @@
-"""Scans are predicted once, the predictions kept, the operating point chosen, and scored in 3D.
+"""Runs scored in 3D: scans predicted once, the operating point chosen, the masks compared.
 
-Needs no TensorFlow: networks come in as a function from a scan to its probabilities.
+Networks come in as a function from a scan to its probabilities: nothing here needs TensorFlow.
 """
 
-import gzip
 import hashlib
+from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 import nibabel
 import numpy as np
 
-from evaluation.metrics import subject_metrics
-from prediction.inference import segment
-from prediction.lesions import box_of
-from prediction.operating_point import (
+from evaluation.choosing import (
     THRESHOLDS,
     choose_operating_point,
     chosen_operating_point,
-    ends_of,
-    figure_grids,
+    metric_grids,
     save_operating_point,
     threshold_levels,
-    voxels,
-    without_ends,
 )
-from scans.volumes import load_mask, load_volume, read_voxels, to_original_grid
-from system.files import InputError, file_hash, whole_file
+from evaluation.metrics import subject_metrics
+from evaluation.runs import count_left_out, find_cases, find_runs
+from prediction.inference import load_networks, predict_probability
+from prediction.lesions import box_of
+from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
+from scans.nifti import save_nifti
+from scans.volumes import Volume, load_mask, load_volume, read_voxels, to_original_grid
+from system.files import InputError, file_hash
 from system.parallel import WRITERS, in_parallel
 
 
+class Scores(NamedTuple):
+    """Rows of metrics.csv, facts of each run, and a function that loads the `View` of each scan."""
+
+    rows: list
+    runs: dict
+    views: dict
+
+
+class View(NamedTuple):
+    """A scan to be looked at, with its reference mask and its prediction, uint8, (X, Y, Z)."""
+
+    volume: Volume
+    reference: np.ndarray
+    prediction: np.ndarray
+
+
+def score_runs(folders, prepared, subset, flip):
+    """Predict and score one subset of the split by each of some finished runs.
+
+    On validation the operating points are chosen, for each fold of a cross-validation on the other
+    folds; on test the chosen ones are used. `flip` says whether validation averages with the
+    prediction of the mirrored head.
+    """
+    runs = find_runs(folders, prepared, subset)
+    # All runs have the same folds, in the same order.
+    folds = [find_cases(prepared, fold.split, subset) for fold in next(iter(runs.values()))]
+    cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
+    if subset == "validation":
+        predict_missing(cases, dict.fromkeys(cases, flip))
+        points = choose_points(runs, cases, flip)
+    else:
+        points = {predictor: read_point(predictor) for predictor in cases}
+        predict_missing(cases, {predictor: points[predictor]["flip"] for predictor in cases})
+    tasks = [(predictor, case, points[predictor]) for predictor, case in _pairs(cases)]
+    rows = list(in_parallel(score_case, tasks, "scoring"))
+    _print_points(cases, points, subset)
+    facts = {
+        name: {
+            "folders": [str(file.parent) for predictor in run for file in predictor.weights],
+            "operating_points": {predictor.name: points[predictor] for predictor in run},
+            "subjects_left_out": count_left_out(run),
+        }
+        for name, run in runs.items()
+    }
+    # Of equal keys the last stays.
+    views = {
+        (case.subject, case.session): partial(load_view, predictor, case, point)
+        for predictor, case, point in tasks
+    }
+    return Scores(rows, facts, views)
+
+
+def _pairs(cases):
+    return [(predictor, case) for predictor, own in cases.items() for case in own]
+
+
+def _print_points(cases, points, subset):
+    """Print for each predictor what it is scored on, and with which operating point."""
+    for predictor, own in cases.items():
+        networks = len(predictor.weights)
+        average = f"the average of {networks} networks, " if networks > 1 else ""
+        chosen_on = "these very scans" if predictor.fold is None else "the other folds"
+        print(
+            f"{predictor.name}: {len(own)} scans of the {subset} subset, {average}"
+            + describe_point(points[predictor])
+            + (f", chosen on {chosen_on}" if subset == "validation" else "")
+        )
+
+
+def read_point(predictor):
+    """Read the operating point chosen on validation, or print that the plain one is taken."""
+    points = [chosen_operating_point(weights) for weights in predictor.weights]
+    if any(point != points[0] for point in points):
+        raise InputError(
+            f"{predictor.name}: its folds have several operating points; choose one by "
+            f"evaluate.py --subset validation {' '.join(str(w.parent) for w in predictor.weights)}"
+        )
+    if points[0] is None:
+        print(
+            f"{predictor.name}: has no operating point, so {describe_point(PLAIN)}; "
+            "evaluate.py --subset validation chooses one"
+        )
+    return points[0] or dict(PLAIN)
+
+
+def predict_missing(cases, flips):
+    """Predict the cases that have no prediction yet, or one made in another way."""
+    missing = {
+        predictor: missing_predictions(predictor, own, flips[predictor])
+        for predictor, own in cases.items()
+    }
+    missing = {predictor: own for predictor, own in missing.items() if own}
+    if not missing:
+        return
+    networks = iter(load_networks([file for predictor in missing for file in predictor.weights]))
+    for predictor, own in missing.items():
+        predict = partial(predict_probability, [next(networks) for _ in predictor.weights])
+        predict_cases(predictor, own, flips[predictor], predict)
+
+
 def missing_predictions(predictor, cases, flip):
-    """List the scans of which there is no prediction yet, or one made in another way."""
-    made_by = _maker(predictor, flip)
+    """List the cases of which there is no prediction yet, or one made in another way."""
+    maker = _maker(predictor, flip)
     return [
-        case for case in cases if _made_from(predictor.prediction(case)) != _origin(made_by, case)
+        case
+        for case in cases
+        if _stored_origin(predictor.prediction_of(case)) != _origin(maker, case)
     ]
 
 
 def predict_cases(predictor, cases, flip, predict):
     """Predict scans and keep the probabilities.
 
-    ``<scan>_probability.nii.gz`` in `predictor.predictions` lies on the scan's own grid and holds
+    ``<scan>_probability.nii.gz`` in the predictor's folder lies on the scan's own grid and holds
     the probability in tenths, rounded down. It names the weights and the scan that it was made
-    from, so that a start anew goes on where an earlier one stopped, and nothing old is taken for
-    new.
-
-    Parameters
-    ----------
-    predictor : trained.Predictor
-    cases : list of trained.Case
-    flip : bool
-        Average with the prediction of the mirrored head.
-    predict : callable
-        From a `scans.volumes.Volume` and `flip` to the probability of lesion, (X, Y, Z), as
-        `prediction.inference.predict_probability`.
+    from, so that a new start goes on where an earlier one stopped, and a stale file is never
+    mistaken for a new one. `predict` goes from a `Volume` and `flip` to the probability, as
+    `prediction.inference.predict_probability`.
     """
-    made_by = _maker(predictor, flip)
+    maker = _maker(predictor, flip)
 
     def predicted():
         for case in cases:
-            volume = load_volume(case.scan.image)
+            volume = load_volume(case.image)
             image = to_original_grid(threshold_levels(predict(volume, flip)), volume)
             image.header.set_slope_inter(0.1, 0)
-            image.header["descrip"] = _origin(made_by, case)
-            yield predictor.prediction(case), image
+            image.header["descrip"] = _origin(maker, case)
+            yield image, predictor.prediction_of(case)
 
     label = f"{predictor.name}: scans"
     processes = WRITERS if len(cases) > 1 else 1
-    for saved in in_parallel(_save_prediction, predicted(), label, processes, len(cases)):
-        saved()
+    for _ in in_parallel(_save_prediction, predicted(), label, processes, len(cases)):
+        pass
 
 
-def _save_prediction(path_and_image):
-    path, image = path_and_image
-    with whole_file(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+def _save_prediction(image_and_path):
+    save_nifti(*image_and_path, compresslevel=1)
 
 
 def _maker(predictor, flip):
-    """Name what predicts by the hash of its weights, of several by that of theirs, and by `flip`."""
+    """Name what predicts by the hash of its weights, or of their hashes, and by `flip`."""
     hashes = [file_hash(path) for path in predictor.weights]
     weights = hashes[0]
     if len(hashes) > 1:
@@ -86,12 +178,12 @@ def _maker(predictor, flip):
     return f"weights {weights}{' flip' if flip else ''}"
 
 
-def _origin(made_by, case):
+def _origin(maker, case):
     # A header has 80 bytes for it.
-    return f"{made_by}, scan {case.scan.image.stat().st_mtime_ns}".encode()
+    return f"{maker}, scan {case.image.stat().st_mtime_ns}".encode()
 
 
-def _made_from(file):
+def _stored_origin(file):
     try:
         return nibabel.load(file).header["descrip"].item()
     except (OSError, nibabel.filebasedimages.ImageFileError):
@@ -99,60 +191,56 @@ def _made_from(file):
 
 
 def load_scored(predictor, case):
-    """Read what a predictor is scored on.
-
-    Returns
-    -------
-    volume : volumes.Volume
-    reference : ndarray, uint8, shape (X, Y, Z)
-    levels : ndarray, uint8, shape (X, Y, Z)
-        From `prediction.operating_point.threshold_levels`.
-    """
-    volume = read_voxels(case.scan.image)
-    reference = load_mask(case.scan.mask, case.labels, volume)
-    tenths = read_voxels(predictor.prediction(case)).voxels
+    """Read a scan, its reference mask, and its prediction as `threshold_levels`."""
+    volume = read_voxels(case.image)
+    reference = load_mask(case.mask, case.labels, volume)
+    tenths = read_voxels(predictor.prediction_of(case)).voxels
     return volume, reference, np.rint(tenths * 10).astype(np.uint8)
 
 
-def score_thresholds(predictor_and_case):
-    """Try operating points on one scan.
+class Tried(NamedTuple):
+    """Operating points tried on one scan.
 
-    Returns
-    -------
-    grid : ndarray
-        `prediction.operating_point.figure_grids` with all slices, and with those alone that training knew.
-    ends_mm, height_mm : float
-        What training left out at both ends of the scan, and how high it is.
-    subject : str
+    `grids` are `metric_grids` with all slices, and with those that training knew; `ends_mm` is what
+    training left out at both ends of the scan, and `height_mm` how high it is.
     """
+
+    grids: np.ndarray
+    ends_mm: float
+    height_mm: float
+    subject: str
+
+
+def try_points(predictor_and_case):
+    """Try operating points on one scan; return `Tried`."""
     predictor, case = predictor_and_case
     volume, reference, levels = load_scored(predictor, case)
     box = box_of(levels | reference)
-    grid = np.stack([
-        figure_grids(marked[box], reference[box], volume.spacing_mm)
-        for marked in (levels, without_ends(levels, case.skip))
-    ])  # fmt: skip
+    grids = [
+        metric_grids(marked[box], reference[box], volume.spacing_mm)
+        for marked in (levels, empty_ends(levels, case.skip))
+    ]
     slice_mm = float(volume.spacing_mm[2])
-    return grid, case.skip * slice_mm, levels.shape[2] * slice_mm, case.scan.subject
+    return Tried(np.stack(grids), case.skip * slice_mm, levels.shape[2] * slice_mm, case.subject)
+
+
+def choose_points(runs, cases, flip):
+    """Choose each predictor's operating point on validation."""
+    results = in_parallel(try_points, _pairs(cases), "choosing thresholds")
+    tried = {predictor: [next(results) for _ in own] for predictor, own in cases.items()}
+    results.close()
+    points = {}
+    for folds in runs.values():
+        points |= choose_for_folds({fold: tried[fold] for fold in folds}, flip)
+    return points
 
 
 def choose_for_folds(tried, flip):
-    """Choose the operating point of each predictor of a run on its validation subjects.
+    """Choose the operating point of each predictor of a run from what was tried on its scans.
 
     A fold is scored with a point in which its own subjects had no part, chosen on the predictions
     of the other folds. The point that is chosen on all of them is stored beside each fold's
-    weights, for the test part and new scans. A run of one fold is scored with that, too.
-
-    Parameters
-    ----------
-    tried : dict of trained.Predictor to list
-        What `score_thresholds` found on its scans.
-    flip : bool
-        Whether they were predicted so.
-
-    Returns
-    -------
-    dict of trained.Predictor to dict
+    weights, for the test subset and new scans. A run of one fold is scored with that, too.
     """
     point = _choose(chain(*tried.values())) | {"flip": flip}
     points = {fold: save_operating_point(point, fold.weights[0]) for fold in tried}
@@ -163,57 +251,30 @@ def choose_for_folds(tried, flip):
     return points
 
 
-def _choose(scored):
-    grids, ends_mm, heights_mm, subjects = zip(*scored, strict=True)
+def _choose(tried):
+    grids, ends_mm, heights_mm, subjects = zip(*tried, strict=True)
     point = choose_operating_point(grids, subjects)
     ends_mm = float(np.median(ends_mm)) if point.pop("trained_slices_only") else 0.0
     return point | {"ends_mm": ends_mm, "height_mm": float(np.median(heights_mm))}
 
 
-def stored_point(predictor):
-    """Read the operating point that was chosen for a predictor on validation.
-
-    Returns
-    -------
-    dict or None
-        None where none was chosen yet.
-
-    Raises
-    ------
-    InputError
-        If it was chosen for other weights, by another rule, or for some of several alone.
-    """
-    points = [chosen_operating_point(weights) for weights in predictor.weights]
-    if any(point != points[0] for point in points):
-        raise InputError(
-            f"{predictor.name}: its folds have several operating points; choose one by "
-            f"evaluate.py --part validation {' '.join(str(w.parent) for w in predictor.weights)}"
-        )
-    return points[0]
+def score_case(task):
+    """Score one scan in 3D, from (predictor, case, point) to a row of metrics.csv."""
+    view = load_view(*task)
+    predictor, case, _ = task
+    metrics = subject_metrics(view.reference, view.prediction, view.volume.spacing_mm)
+    return metrics_row(predictor.run, case, metrics)
 
 
-def score(predictor_case_and_point):
-    """Score one scan, in 3D on its own grid: its row of metrics.csv."""
-    predictor, case, point = predictor_case_and_point
+def load_view(predictor, case, point):
+    """Read a scan, its reference mask, and its prediction cut at an operating point."""
     volume, reference, levels = load_scored(predictor, case)
-    mask = mask_at(levels, point, volume.spacing_mm)
-    return figures_row(predictor.run, case, subject_metrics(reference, mask, volume.spacing_mm))
-
-
-def load_scene(predictor, case, point):
-    """Read a scan, its mask and its prediction, to be looked at."""
-    volume, reference, levels = load_scored(predictor, case)
-    return volume, reference, mask_at(levels, point, volume.spacing_mm)
-
-
-def mask_at(levels, point, spacing_mm):
-    """Cut a mask from threshold levels at an operating point."""
+    # More levels than its place among the thresholds: more probable than that threshold.
     level = THRESHOLDS.index(point["threshold"])
-    levels = without_ends(levels, ends_of(point, levels.shape, spacing_mm))
-    return segment(levels, level, voxels(point["smallest_ml"], spacing_mm))
+    return View(volume, reference, mask_of(levels, level, point, volume.spacing_mm))
 
 
-def figures_row(run, case, figures):
-    scan = case.scan
-    whose = {"run": run, "subject": scan.subject, "session": scan.session, "site": scan.site}
-    return whose | figures | {"lesion_outside_ml": case.lesion_outside_ml}
+def metrics_row(run, case, metrics):
+    """Make a row of metrics.csv."""
+    scan = {"run": run, "subject": case.subject, "session": case.session, "site": case.site}
+    return scan | metrics | {"lesion_outside_ml": case.lesion_outside_ml}

@@ -1,6 +1,7 @@
 """An interactive slice viewer of one scan with mask and prediction, as a page of its own.
 
-The viewer is nilearn's (brainsprite). Here are its colours, its part of the head, and its keys.
+The viewer is nilearn's (brainsprite); here are its colours, the box of the head it shows, and its
+keys.
 """
 
 import base64
@@ -12,8 +13,10 @@ import cv2
 import nibabel
 import numpy as np
 from matplotlib.colors import ListedColormap
+from nilearn.plotting import view_img
 
 from prediction.lesions import box_of
+from scans.head import head_planes
 from training.pictures import MASK, PREDICTION
 
 # In the mask alone, in both, in the prediction alone; told apart by colour-blind eyes.
@@ -23,29 +26,22 @@ MARGIN = 4  # voxels around the head
 
 
 def slice_viewer(volume, reference, prediction):
-    """Build the viewer, opened in the middle of the lesion.
+    """Build the viewer of a scan (all 0 where no image is at hand), opened in the middle of the
+    lesion.
 
-    Parameters
-    ----------
-    volume : volumes.Volume
-        The scan; its voxels are all 0 where no image is at hand.
-    reference, prediction : ndarray, uint8, shape (X, Y, Z)
-        0 or 1.
-
-    Returns
-    -------
-    html : str
-        A page that needs nothing from outside.
-    aspect : float
-        Height of its picture as a share of its width.
+    Returns a page that needs nothing from outside, and the height of its picture as a share of its
+    width.
     """
-    from nilearn.plotting import view_img
-
     at_hand = bool(volume.voxels.any())
-    image = volume.scaled[0] if at_hand else np.zeros(reference.shape, np.uint8)
     labels = np.where(reference > 0, 1 + (prediction > 0), 3 * (prediction > 0)).astype(np.uint8)
-    box = _with_margin(_box_around_head(image, labels), labels.shape)
-    affine = volume.affine @ nibabel.affines.from_matvec(np.eye(3), [part.start for part in box])
+    image, shown = np.zeros(reference.shape, np.uint8), labels > 0
+    if at_hand:
+        image, mean, _ = volume.scaled
+        x, y, z = head_planes(image, mean)
+        shown = shown | (x[:, None, None] & y[:, None] & z)
+    box = _with_margin(box_of(shown), labels.shape)
+    corner = [side.start for side in box]
+    affine = volume.affine @ nibabel.affines.from_matvec(np.eye(3), corner)
     image, labels = image[box], labels[box]
     with warnings.catch_warnings():
         # Where every voxel of the box is marked there is nothing below the threshold, and where none
@@ -57,9 +53,15 @@ def slice_viewer(volume, reference, prediction):
             nibabel.Nifti1Image(labels, affine),
             bg_img=nibabel.Nifti1Image(image, affine) if at_hand else False,
             cut_coords=nibabel.affines.apply_affine(affine, _middle(labels)),
-            cmap=ListedColormap(list(COLOURS.values())), vmin=1, vmax=3, symmetric_cmap=False,
-            threshold=0.5, resampling_interpolation="nearest", colorbar=False, black_bg=True,
-        ).html  # fmt: skip
+            cmap=ListedColormap(list(COLOURS.values())),
+            vmin=1,
+            vmax=3,
+            symmetric_cmap=False,
+            threshold=0.5,
+            resampling_interpolation="nearest",
+            colorbar=False,
+            black_bg=True,
+        ).html
     page = re.sub(r"<link\s+rel=.icon.[^>]*>", "", page)  # asks the network for a picture
     page = re.sub(r"data:image/png;base64,([^\"']+)", _as_jpeg, page)
     # After brainsprite's own script, and before the one that starts it.
@@ -83,19 +85,10 @@ def _as_jpeg(match):
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
-def _box_around_head(image, labels):
-    """Return the box of the planes in which more than 2 % is not dark, and of all labels."""
-    head = image > image.max() / 4
-    for axis in range(3):
-        share = head.mean(tuple({0, 1, 2} - {axis}), keepdims=True)
-        head = head & (share > 0.02)
-    return box_of(head | (labels > 0))
-
-
 def _with_margin(box, shape):
     return tuple(
-        slice(max(part.start or 0, MARGIN) - MARGIN, min(part.stop + MARGIN, size))
-        for part, size in zip(box, shape, strict=True)
+        slice(max(side.start or 0, MARGIN) - MARGIN, min(side.stop + MARGIN, size))
+        for side, size in zip(box, shape, strict=True)
     )
 
 

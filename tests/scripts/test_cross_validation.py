@@ -13,12 +13,13 @@ from conftest import ATLAS, SKIP, quickly, refused
 import cross_validate
 import evaluate
 import train_model
+from evaluation import scoring
+from evaluation.choosing import chosen_operating_point
 from evaluation.metrics import subject_metrics
-from evaluation.runs import Predictor
-from evaluation.scoring import choose_for_folds
-from prediction import inference
-from prediction.inference import load_network, predict_probability, segment
-from prediction.operating_point import PLAIN, SMALLEST_ML, THRESHOLDS, chosen_operating_point
+from prediction.inference import predict_probability
+from prediction.lesions import remove_small
+from prediction.network import load_network
+from prediction.operating_point import PLAIN
 from scans.splits import load_split
 from scans.volumes import load_mask, load_volume
 
@@ -47,14 +48,14 @@ def folds(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def scored(trained, arguments, tmp_path_factory):
-    """Folder of an evaluation on the validation, then the test part; leave it as it is."""
+    """Folder of an evaluation on the validation, then the test subset; leave it as it is."""
     folder = tmp_path_factory.mktemp("scored")
     copy = shutil.copytree(trained, folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
         quickly(patch)
-        for part in ("validation", "test"):
-            output = ["--output", str(folder / part)]
-            evaluate.main([*arguments, "--part", part, *output, *runs_of(copy)])
+        for subset in ("validation", "test"):
+            output = ["--output", str(folder / subset)]
+            evaluate.main([*arguments, "--subset", subset, *output, *runs_of(copy)])
     return folder
 
 
@@ -79,7 +80,7 @@ def dice_by_hand(weights, prepared, case, point):
     if point["ends_mm"]:
         probability[:, :, :SKIP] = probability[:, :, -SKIP:] = 0
     smallest = round(point["smallest_ml"] / (np.prod(volume.spacing_mm) / 1000), 6)
-    mask = segment(probability, point["threshold"], smallest)
+    mask = remove_small(probability > point["threshold"], smallest)
     return subject_metrics(reference, mask, volume.spacing_mm)["dice"]
 
 
@@ -115,7 +116,7 @@ def test_no_subject_is_scored_by_a_network_that_trained_on_it(scored, prepared):
         assert case.dice == pytest.approx(dice), case.subject
 
 
-def test_the_test_part_is_scored_by_the_average_of_all_networks(scored, prepared):
+def test_the_test_subset_is_scored_by_the_average_of_all_networks(scored, prepared):
     weights = [Path(run) / "best.weights.h5" for run in sorted(runs_of(scored / "runs"))]
     point = chosen_operating_point(weights[0])
     table = metrics_csv(scored / "test")
@@ -130,10 +131,10 @@ def test_the_average_is_predicted_anew_only_if_one_of_its_networks_changed(
     scored, arguments, tmp_path, monkeypatch
 ):
     copy = shutil.copytree(scored, tmp_path / "scored")
-    words = [*arguments, "--part", "test", "--output", str(tmp_path), *runs_of(copy / "runs")]
+    words = [*arguments, "--subset", "test", "--output", str(tmp_path), *runs_of(copy / "runs")]
     predicted = []
     monkeypatch.setattr(
-        inference, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+        scoring, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
     )
     evaluate.main(words)
     assert not predicted
@@ -147,41 +148,14 @@ def test_the_average_is_predicted_anew_only_if_one_of_its_networks_changed(
 # The operating point
 
 
-def tried_at(levels):
-    """What `score_thresholds` found: for each subject the one threshold that is any good."""
-    found = []
-    for number, level in enumerate(levels):
-        grid = np.zeros((2, 3, len(THRESHOLDS), len(SMALLEST_ML)))
-        grid[0, :2, level, 0] = 1
-        found.append((grid, 2.0, 16.0, f"s{number}"))
-    return found
-
-
-def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
-    folds = []
-    for fold in range(FOLDS):
-        weights = tmp_path / f"fold_{fold}" / "best.weights.h5"
-        weights.parent.mkdir()
-        weights.write_bytes(b"%d" % fold)
-        folds.append(Predictor("train", fold, (weights,), tmp_path, {}))
-    for own in (1, 3, 8):
-        tried = dict(zip(folds, map(tried_at, ([own] * 9, [5, 5], [5])), strict=True))
-        point = choose_for_folds(tried, False)[folds[0]]
-        assert (point["threshold"], point["mean_dice"]) == (THRESHOLDS[5], 1)
-        assert point["chosen_on"] == "the other folds"
-        # For new scans all subjects choose.
-        for fold in folds:
-            assert chosen_operating_point(fold.weights[0])["threshold"] == THRESHOLDS[own]
-
-
-def test_folds_whose_points_were_not_chosen_together_have_none_for_the_test_part(
+def test_folds_whose_points_were_not_chosen_together_have_none_for_the_test_subset(
     scored, arguments, tmp_path
 ):
     copy = shutil.copytree(scored / "runs", tmp_path / "runs")
     file = copy / "fold_1" / "train" / "operating_point.json"
     file.write_text(json.dumps(load_json(file) | PLAIN | {"threshold": 0.9, "smallest_ml": 0.02}))
-    with refused("train", "--part validation", *runs_of(copy)):
-        evaluate.main([*arguments, "--part", "test", *runs_of(copy)])
+    with refused("train", "--subset validation", *runs_of(copy)):
+        evaluate.main([*arguments, "--subset", "test", *runs_of(copy)])
 
 
 # Which runs are one
@@ -195,7 +169,7 @@ def test_two_runs_are_compared_over_the_subjects_of_all_folds(scored, arguments,
     assert list(summary) == [str(place / "fold_*" / "train") for place in (folds, other)]
     assert {run["subjects"] for run in summary.values()} == {6}
     (found,) = load_json(tmp_path / "comparison.json")["comparisons"]
-    assert (found["figures"]["dice"]["n"], found["figures"]["dice"]["ties"]) == (6, 6)
+    assert (found["metrics"]["dice"]["n"], found["metrics"]["dice"]["ties"]) == (6, 6)
 
 
 def test_a_run_that_lacks_folds_says_how_many_subjects_are_not_scored(
@@ -255,12 +229,18 @@ def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(c
     *stages, last = commands
     assert stages == [
         [
-            script, *words, "--set", f"fold={fold}", "--set", f"paths.runs=my runs/fold_{fold}",
-            "--set", "transfer.initial_weights=my runs/pre_train/best.weights.h5",
+            script,
+            *words,
+            "--set",
+            f"fold={fold}",
+            "--set",
+            f"paths.runs=my runs/fold_{fold}",
+            "--set",
+            "transfer.initial_weights=my runs/pre_train/best.weights.h5",
         ]
         for fold in range(2)
         for script in ("train_model.py", "transfer_learning.py")
-    ]  # fmt: skip
+    ]
     output = ["--output", "my runs/evaluation/cross_validation"]
     runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in range(2)]
     assert last == ["evaluate.py", *runs, *words, *output]
@@ -280,10 +260,13 @@ def test_a_mistake_is_refused_before_the_first_fold(commands):
     assert commands == []
 
 
-def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, capfd):
+def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(monkeypatch, tmp_path, capfd):
+    # Refused before Keras is imported, which takes seconds.
+    monkeypatch.setenv("KERAS_BACKEND", "none")
     with pytest.raises(SystemExit) as stopped:
-        cross_validate.main(["--set", f"paths.prepared={tmp_path}"])
+        cross_validate.main(["--set", f"paths.runs={tmp_path}"])
     assert stopped.value.code == 2
     said = capfd.readouterr()
-    assert "run prep.py first" in said.err
+    assert "fold 0: train_model.py" in said.out
+    assert "KERAS_BACKEND = none" in said.err
     assert "fold 1" not in said.out

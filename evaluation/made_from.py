@@ -1,0 +1,76 @@
+"""What the runs of a report were made from: stages, settings, versions."""
+
+import json
+from pathlib import Path
+
+from prediction.operating_point import describe_point
+from system.files import load_json
+
+
+def read_stages(folders):
+    """Read run.json and history of run folders, each after the run whose weights it began with."""
+    stages = {}
+    for folder in folders:
+        path = folder / "run.json"
+        if not path.exists():
+            continue
+        facts = load_json(path, "train anew with --restart")
+        if facts.get("initial_weights"):
+            stages = read_stages([Path(facts["initial_weights"]).parent]) | stages
+        state = folder / "state.json"
+        history = load_json(state, "train anew")["history"] if state.exists() else []
+        stages[folder] = facts | {"history": history}
+    return stages
+
+
+def tables_of_settings(runs, stages, titles, scored_on):
+    """Make tables, ``columns`` and ``rows``, of what was run: stages with settings, then what they
+    share.
+    """
+    if not stages:
+        rows = [(name, ", ".join(run["folders"])) for name, run in runs.items()]
+        return [{"columns": None, "rows": rows}]
+    facts = list(stages.values())
+    settings = [own["identity"][own["stage"]] for own in facts]
+    keys = dict.fromkeys(key for own in settings for key in own if key != "initial_weights")
+    rows = [["folder", *map(str, stages)]]
+    rows += [[_in_words(key), *(_written(own.get(key, "")) for own in settings)] for key in keys]
+    rows += [[title, *map(text_of, facts)] for title, text_of in STAGE_FACTS.items()]
+    shared = facts[-1]
+    common = [[f"{name} is scored on", text] for name, text in scored_on.items()]
+    for run in runs.values():
+        for name, point in run.get("operating_points", {}).items():
+            common.append([f"operating point of {name}", describe_point(point)])
+    common.append(["network", _written(shared["identity"]["unet"])])
+    common.append(["slices", f"identity {shared['identity']['slices']}"])
+    common.append(["versions", _written(shared["versions"])])
+    return [
+        {"columns": list(titles.values()), "rows": rows},
+        {"columns": None, "rows": common},
+    ]
+
+
+def _when_finished(text_of):
+    return lambda facts: text_of(facts) if facts["finished"] else ""
+
+
+STAGE_FACTS = {
+    "split": lambda facts: (
+        f"seed {facts['seed']}, fold {facts['fold']}, identity {facts['identity']['split']}"
+    ),
+    "starts from": lambda facts: facts["initial_weights"] or "scratch",
+    "best epoch": _when_finished(lambda facts: f"{facts['best']['epoch']} of {facts['epochs']}"),
+    "Dice watched, best": _when_finished(lambda facts: f"{facts['best']['val_dice']:.3f}"),
+    "seconds": _when_finished(lambda facts: f"{facts['seconds']:.0f}"),
+    "command": lambda facts: " ".join(facts["command"]),
+}
+
+
+def _in_words(key):
+    return key.replace("_", " ")
+
+
+def _written(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{_in_words(name)} {_written(own)}" for name, own in value.items())
+    return str(value) if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,108 @@
+"""The metrics of all subjects described, compared, and put in sentences: did it help?"""
+
+import numpy as np
+import pytest
+
+from evaluation.comparison import METRICS, compare_runs, describe
+from evaluation.statistics import volume_stratum
+
+PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}
+
+
+def row(run, subject, session="1", site="R001", **metrics):
+    """A row of metrics.csv: a perfect prediction of a lesion of 5 ml, but for `metrics`."""
+    whose = {"run": run, "subject": subject, "session": session, "site": site}
+    return whose | {"lesion_volume_ml": 5.0} | PERFECT | {"lesion_outside_ml": 0.0} | metrics
+
+
+def test_sessions_are_averaged_before_subjects():
+    rows = [row("a", "1", "1", dice=0.2), row("a", "1", "2", dice=0.4), row("a", "2", dice=0.9)]
+    found = describe(rows, 0)
+    assert (found["subjects"], found["scans"]) == (2, 3)
+    assert found["metrics"]["dice"]["mean"] == pytest.approx(0.6)
+
+
+def test_strata_follow_the_lesion_volume_and_the_site():
+    volumes_ml = (0.5, 5, 8, 30, 80)
+    rows = [
+        row("a", str(i), site=f"R{i % 2}", lesion_volume_ml=ml, dice=ml / 100)
+        for i, ml in enumerate(volumes_ml)
+    ]
+    found = describe(rows, 0)
+    assert [s["subjects"] for s in found["by_lesion_volume"].values()] == [1, 2, 1, 1]
+    for ml in (0.5, 30, 80):
+        stratum = found["by_lesion_volume"][volume_stratum(ml)]
+        assert stratum["dice"]["mean"] == pytest.approx(ml / 100)
+    assert [s["subjects"] for s in found["by_site"].values()] == [3, 2]
+
+
+def test_marks_on_scans_without_lesion_are_told_apart():
+    none = {"lesion_volume_ml": 0.0}
+    marked = {
+        "dice": 0.0,
+        "volume_difference_ml": 3.0,
+        "voxel_difference": 3000,
+        "lesion_count_difference": 2,
+        "hd95_mm": np.nan,
+        "assd_mm": np.nan,
+    }
+    found = describe([row("a", "1", **none), row("a", "2", **none, **marked), row("a", "3")], 0)
+    assert found["without_lesion"] == {
+        "scans": 2,
+        "with_false_positives": 1,
+        "false_positive_ml": 1.5,
+        "false_positive_lesions": 1.0,
+    }
+    assert found["metrics"]["hd95_mm"]["missing"] == 1
+
+
+def test_an_empty_prediction_has_no_distance_and_the_rest_is_compared():
+    lost = {"dice": 0.0, "hd95_mm": np.nan, "assd_mm": np.nan}
+    rows = [row("a", str(i)) for i in range(8)]
+    rows += [row("b", str(i), hd95_mm=4.0 + i) for i in range(7)] + [row("b", "7", **lost)]
+    found = compare_runs(rows, "b", "a", 0)["metrics"]["hd95_mm"]
+    assert (found["n"], found["missing"], found["verdict"]) == (7, 1, "hurt")
+    assert "1 without" in found["sentence"]
+
+
+def compared(**metrics):
+    """Sentences on 12 subjects that all differ by about so much from a middling baseline."""
+    middling = dict.fromkeys(METRICS, 0.5)
+    rows = [row("train", str(i), **middling) for i in range(12)]
+    rows += [
+        row(
+            "transfer",
+            str(i),
+            **middling | {name: 0.5 + by * (1 + i / 20) for name, by in metrics.items()},
+        )
+        for i in range(12)
+    ]
+    found = compare_runs(rows, "transfer", "train", 0)["metrics"]
+    return {name: found[name]["sentence"] for name in METRICS}
+
+
+def test_clearly_better_metrics_are_said_to_have_helped():
+    better = {name: 0.2 if PERFECT[name] else -0.2 for name in METRICS}
+    for sentence in compared(**better).values():
+        assert "transfer helped, " in sentence
+        assert "12 better, 0 equal, 0 worse" in sentence
+    assert compared(dice=0.2)["dice"] == (
+        "Dice: transfer helped, +0.255 against train (95 % interval +0.235 to +0.273; "
+        "p < 0.001; 12 better, 0 equal, 0 worse)."
+    )
+
+
+def test_clearly_worse_metrics_are_said_to_have_hurt():
+    worse = {name: -0.2 if PERFECT[name] else 0.2 for name in METRICS}
+    assert all("transfer hurt, " in sentence for sentence in compared(**worse).values())
+
+
+def test_equal_metrics_are_said_to_show_nothing():
+    for sentence in compared().values():
+        assert "not shown that transfer helped or hurt" in sentence
+        assert "0 better, 12 equal, 0 worse" in sentence
+
+
+def test_a_volume_is_compared_by_how_far_it_is_off():
+    # Further off, on the other side: smaller by its sign, larger by its size.
+    assert "hurt" in compared(volume_difference_ml=-1.2)["volume_difference_ml"]

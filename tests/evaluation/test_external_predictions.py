@@ -1,0 +1,45 @@
+"""Masks that another program made belong to one scan each, and lie on its grid."""
+
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import RAS, quickly, refused, write_nifti, write_predictions
+
+from config import load_settings
+from evaluation.external_predictions import score_external
+
+
+@pytest.fixture
+def predictions(tiny_trees, tmp_path, monkeypatch):
+    """A folder of perfect predictions of all scans, 0/255."""
+    quickly(monkeypatch)
+    return write_predictions(tiny_trees.atlas, tmp_path / "predictions")
+
+
+def score(predictions, tiny_trees):
+    return score_external(predictions, tiny_trees.atlas, load_settings().atlas).rows
+
+
+@pytest.mark.parametrize("what", ["shape", "affine"])
+def test_a_prediction_on_another_grid_is_named(predictions, tiny_trees, what):
+    file = predictions / "sub-r002s002_ses-1_prediction.nii"
+    voxels = np.array(nibabel.load(file).dataobj)  # not mapped: the file is overwritten
+    affine = RAS
+    if what == "shape":
+        voxels = voxels[:, :, 1:]
+    else:
+        affine = nibabel.affines.from_matvec(np.eye(3), (-13, -16, -8))
+    write_nifti(file, voxels, affine)
+    with refused(file):
+        score(predictions, tiny_trees)
+
+
+def test_two_predictions_of_one_scan_are_refused_unless_one_is_the_mask(predictions, tiny_trees):
+    file = predictions / "sub-r002s002_ses-1_prediction.nii"
+    shutil.copy(file, file.with_name("sub-r002s002_ses-1_second.nii"))
+    with refused(file, "sub-r002s002_ses-1_second.nii"):
+        score(predictions, tiny_trees)
+    shutil.copy(file, file.with_name("sub-r002s002_ses-1_mask.nii"))
+    assert len(score(predictions, tiny_trees)) == 9
