@@ -2,5 +2,5 @@
 
 Comes in: a seed and a number of subjects.
 Goes out: folders in the layouts of ATLAS v2.0 and BraTS17.
-Imports `scans` and `config`.
+Imports `system` and `scans`.
 """

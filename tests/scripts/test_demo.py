@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-import demo
-from synthetic import heads
+from synthetic import datasets, heads
 from system.files import InputError
 
 
@@ -48,14 +47,14 @@ def band_dice(counts, low, high):
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "atlas"
-    demo.make_atlas(folder, 2, seed=0, processes=1)
+    datasets.make_atlas(folder, 2, seed=0, processes=1)
     return folder
 
 
 @pytest.fixture(scope="module")
 def brats17(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "brats17"
-    demo.make_brats17(folder, 2, seed=0, processes=1)
+    datasets.make_brats17(folder, 2, seed=0, processes=1)
     return folder
 
 
@@ -82,11 +81,11 @@ def test_masks_have_the_volume_drawn_for_them(atlas):
     for index, (_, mask) in enumerate(scans(atlas, "_T1w", "_label-L_desc-T1lesion_mask")):
         volume_ml = np.asarray(mask.dataobj).sum() / 1000
         assert 0.1 <= volume_ml <= 200
-        assert volume_ml == pytest.approx(demo.lesion_volume_ml(index, seed=0), rel=0.1)
+        assert volume_ml == pytest.approx(datasets.lesion_volume_ml(index, seed=0), rel=0.1)
 
 
 def test_lesion_volumes_of_a_small_set_have_the_promised_median():
-    volumes_ml = [demo.lesion_volume_ml(index, seed=3) for index in range(30)]
+    volumes_ml = [datasets.lesion_volume_ml(index, seed=3) for index in range(30)]
     assert 5 < np.median(volumes_ml) < 7
     assert min(volumes_ml) < 1
     assert max(volumes_ml) > 50
@@ -114,8 +113,8 @@ def test_brats17_scans_have_its_grid_and_labels(brats17):
     ]
     for image, labels in scans(brats17, "_t1", "_seg"):
         assert image.shape == labels.shape == (240, 240, 155)
-        np.testing.assert_array_equal(image.affine, demo.BRATS_AFFINE)
-        np.testing.assert_array_equal(labels.affine, demo.BRATS_AFFINE)
+        np.testing.assert_array_equal(image.affine, datasets.BRATS_AFFINE)
+        np.testing.assert_array_equal(labels.affine, datasets.BRATS_AFFINE)
         assert set(np.unique(labels.dataobj)) == {0, 1, 2, 4}
         assert image.get_data_dtype() == np.int16
         assert (np.asarray(image.dataobj)[labels.get_fdata() > 0] > 0).mean() > 0.99
@@ -138,13 +137,13 @@ def test_both_sets_look_the_same_way_in_ras(atlas, brats17):
 
 
 def test_same_seed_gives_identical_scans_whatever_their_number(atlas, tmp_path):
-    demo.make_atlas(tmp_path / "one", 1, seed=0, processes=1)
+    datasets.make_atlas(tmp_path / "one", 1, seed=0, processes=1)
     (name, digest), *_ = sorted(digests(tmp_path / "one").items())
     assert digests(atlas)[name] == digest
 
 
 def test_another_seed_gives_other_scans(atlas, tmp_path):
-    demo.make_atlas(tmp_path / "one", 1, seed=1, processes=1)
+    datasets.make_atlas(tmp_path / "one", 1, seed=1, processes=1)
     other = digests(tmp_path / "one")
     assert all(digests(atlas)[name] != digest for name, digest in other.items())
 
@@ -154,14 +153,14 @@ def test_finished_subjects_are_skipped_and_others_restored(atlas):
     first, second = sorted(atlas.rglob("*_T1w.nii.gz"))
     untouched = first.stat().st_mtime_ns
     second.unlink()
-    demo.make_atlas(atlas, 2, seed=0, processes=1)
+    datasets.make_atlas(atlas, 2, seed=0, processes=1)
     assert digests(atlas) == before
     assert first.stat().st_mtime_ns == untouched
 
 
 def test_scans_of_others_are_never_mixed_with(atlas, tmp_path):
     with pytest.raises(InputError, match="seed 5"):
-        demo.make_atlas(atlas, 1, seed=5, processes=1)
+        datasets.make_atlas(atlas, 1, seed=5, processes=1)
     (tmp_path / "sub-real_T1w.nii.gz").touch()
     with pytest.raises(InputError):
-        demo.make_atlas(tmp_path, 1, seed=0, processes=1)
+        datasets.make_atlas(tmp_path, 1, seed=0, processes=1)
