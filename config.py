@@ -1,24 +1,29 @@
-"""The settings: their names, types and ranges, read from config.yaml, an overlay and ``--set``.
+"""The settings: names, types, ranges and meaning, read from config.yaml, an overlay and ``--set``.
 
-`config.yaml` holds every value and is the only place with defaults; the classes here say what is
-allowed. Later sources win: config.yaml, then ``--config FILE``, then each ``--set``.
+A value that the reference experiment uses stands in config.yaml. What the experiment leaves off has
+its "off" as the default here. Later sources win: config.yaml, then ``--config FILE``, then each
+``--set``.
 """
 
+import argparse
 import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from system.files import InputError, whole_file
+from system.files import InputError
+from system.retired import without_retired
+from system.yaml_files import parse_yaml, read_yaml, save_yaml
 
 BASE_FILE = Path(__file__).with_name("config.yaml")
+STAGES = ("pre_train", "train", "transfer")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 PositiveInteger = Annotated[int, Field(ge=1)]
-PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -28,10 +33,10 @@ class Section(BaseModel):
 
 
 class Paths(Section):
-    atlas: str
-    brats17: str
-    prepared: str
-    runs: str
+    atlas: str = Field(description="folder of ATLAS v2.0, nested or not; may be missing")
+    brats17: str = Field(description="folder of BraTS17, nested or not; may be missing")
+    prepared: str = Field(description="prep.py writes slices, slices.csv and splits.json here")
+    runs: str = Field(description="the stages write pre_train/, train/ and transfer/ here")
 
     @field_validator("*")
     @classmethod
@@ -42,95 +47,178 @@ class Paths(Section):
 
 
 class Layout(Section):
-    image_suffix: Annotated[str, Field(min_length=1)]
-    mask_suffix: Annotated[str, Field(min_length=1)]
-    labels: list[PositiveInteger] | None
+    image_suffix: Annotated[str, Field(min_length=1)] = Field(
+        description="how the name of an image ends, without .nii or .nii.gz"
+    )
+    mask_suffix: Annotated[str, Field(min_length=1)] = Field(
+        description="how the name of its mask ends; what stands before is equal"
+    )
+    labels: list[PositiveInteger] | None = Field(
+        description="mask values that count as lesion; null: the mask is 0/1 or 0/255"
+    )
 
 
 class Slices(Section):
-    size: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
-    skip: Annotated[int, Field(ge=0)]
-    format: Literal["npy", "png"]
-    empty_per_lesion: Annotated[float, Field(ge=0)] | Literal["all"]
-    per_epoch: PositiveInteger | None
-    balanced: bool
+    size: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] = Field(
+        description="side of the square in pixels"
+    )
+    skip: Annotated[int, Field(ge=0)] = Field(
+        description="axial slices left out at the bottom and at the top of each scan"
+    )
+    empty_per_lesion: NonNegative | Literal["all"] = Field(
+        description="training: slices without lesion drawn each epoch for every slice with one"
+    )
+    per_epoch: PositiveInteger | None = Field(
+        None,
+        description="training: slices an epoch, a random share or several rounds; null: all once",
+    )
+    balanced: bool = Field(
+        False, description="training: draw slices with lesion equally often from each subject"
+    )
+    format: Literal["npy", "png"] = Field(
+        "npy", description="npy: one stack a scan, fast; png: one picture a slice"
+    )
 
 
 class Split(Section):
-    by: Literal["subject", "site"]
-    folds: Annotated[int, Field(ge=2)]
-    test_fraction: Fraction
-    table: str | None
+    by: Literal["subject", "site"] = Field(
+        description="what stays together; sites are those of ATLAS"
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(description="validation folds")
+    test_fraction: Fraction = Field(description="share of the subjects that no stage ever sees")
+    table: str | None = Field(
+        None,
+        description="a csv (subject, fold) in place of the drawn split; fold is 0, 1, ... or test",
+    )
 
 
 class UNet(Section):
-    filters: PositiveInteger
-    levels: Annotated[int, Field(ge=1, le=5)]
-    dropout: Fraction
-    batch_normalisation: bool
-    instance_normalisation: bool
-    deep_supervision: bool
-    foreground_prior: Annotated[float, Field(gt=0, lt=1)]
-    neighbours: Annotated[int, Field(ge=0)]
+    filters: PositiveInteger = Field(description="of the first level; doubles on each level below")
+    levels: Annotated[int, Field(ge=1, le=5)] = Field(
+        description="how often height and width are halved; sides must be divisible by 2**levels"
+    )
+    dropout: Fraction = Field(description="share of values dropped after each pooling and skip")
+    batch_normalisation: bool = Field(description="after each convolution of a block")
+    instance_normalisation: bool = Field(
+        False, description="in its place: normalise each slice by itself"
+    )
+    deep_supervision: bool = Field(
+        False, description="while training, judge coarser levels of the decoder as well"
+    )
+    foreground_prior: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="probability of lesion that the untrained network gives to every pixel"
+    )
+    neighbours: Annotated[int, Field(ge=0)] = Field(
+        0, description="slices on either side that are given to the network as well"
+    )
 
 
 class Augmentation(Section):
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
-    shift: Fraction
-    zoom: Fraction
-    flip: bool
-    crop: Annotated[int, Field(ge=16, multiple_of=16)] | None
-    gamma: Annotated[float, Field(ge=0)]
-    noise: Fraction
-    blur: Annotated[float, Field(ge=0)]
-    low_resolution: Annotated[float, Field(ge=0, le=1)]
-    bias_field: Annotated[float, Field(ge=0)]
-    carve_mix: Annotated[float, Field(ge=0, le=1)]
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = Field(description="either way")
+    shift: Fraction = Field(description="either way along both axes, as a share of the side")
+    zoom: Fraction = Field(description="in or out, as a share of the size")
+    flip: bool = Field(description="exchange left and right in every second image")
+    crop: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(
+        None, description="side of a window around the lesion, in pixels; null: the whole slice"
+    )
+    gamma: NonNegative = Field(0.0, description="raise grey levels to the power exp(±gamma)")
+    noise: Fraction = Field(0.0, description="Gaussian noise, SD as a share of the grey levels")
+    blur: NonNegative = Field(0.0, description="Gaussian blur, SD in pixels")
+    low_resolution: Share = Field(
+        0.0, description="coarser resolution; 1: pixels up to twice as large"
+    )
+    bias_field: NonNegative = Field(
+        0.0, description="smooth brightening and darkening, SD of its logarithm"
+    )
+    carve_mix: Share = Field(
+        0.0, description="probability that a lesion of another subject is set into a slice"
+    )
 
 
 class Stage(Section):
-    epochs: PositiveInteger
-    batch_size: PositiveInteger
-    learning_rate: PositiveNumber
-    schedule: Literal["constant", "cosine"]
-    warm_up: Fraction
-    clip_norm: PositiveNumber | None
-    weight_average: Fraction
-    weight_strength: Annotated[float, Field(ge=0)]
-    cross_entropy: Annotated[float, Field(ge=0)]
-    augmentation: bool
+    epochs: PositiveInteger = Field(description="the best one's weights are kept")
+    batch_size: PositiveInteger = Field(description="slices a step")
+    learning_rate: Positive = Field(description="of the Adam optimizer")
+    weight_strength: NonNegative = Field(
+        description="how much less the hand-drawn edge counts; 0: plain Dice"
+    )
+    augmentation: bool = Field(description="move training slices as section augmentation says")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: the learning rate falls to 1 % at the last epoch"
+    )
+    warm_up: Fraction = Field(
+        0.0, description="share of the steps over which the learning rate first rises from 0"
+    )
+    clip_norm: Positive | None = Field(
+        None, description="shorten longer gradients (norm over all weights) to it, e.g. 1"
+    )
+    weight_average: Fraction = Field(
+        0.0, description="momentum, e.g. 0.99, of a running mean of the weights, which is kept"
+    )
+    cross_entropy: NonNegative = Field(
+        0.0, description="how many times the mean cross-entropy is added to the loss"
+    )
+
+    @property
+    def loss_options(self):
+        """The arguments of `losses.WeightedDiceLoss`."""
+        return self.model_dump(include={"weight_strength", "cross_entropy"})
+
+    @property
+    def optimizer_options(self):
+        """The arguments of `training.adam.make_adam` but for the number of steps."""
+        names = {"epochs", "learning_rate", "schedule", "warm_up", "clip_norm", "weight_average"}
+        return self.model_dump(include=names)
 
 
 class TransferStage(Stage):
-    initial_weights: str | None
+    initial_weights: str | None = Field(
+        None, description="a .weights.h5 file; null: the best of <paths.runs>/pre_train"
+    )
     trainable: (
         Literal["all"]
         | Annotated[list[str], Field(min_length=1)]
-        | Annotated[dict[str, PositiveNumber], Field(min_length=1)]
+        | Annotated[dict[str, Positive], Field(min_length=1)]
+    ) = Field(
+        "all",
+        description="layer groups that learn, as [decoder, head], or each with a factor of the learning "
+        "rate, as {encoder: 0.1, bottleneck: 0.3, decoder: 1, head: 1}",
     )
 
 
 class Evaluation(Section):
-    flip: bool
+    flip: bool = Field(
+        False, description="average with the prediction of the mirrored head; twice the time"
+    )
 
 
 class Hardware(Section):
-    devices: PositiveInteger | Literal["all"]
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
-    jit: bool | Literal["auto"]
+    devices: PositiveInteger | Literal["all"] = Field(
+        "all", description="GPUs that share each batch, or all of this machine"
+    )
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="mixed is faster on GPUs and rounds more; prediction: always float32"
+    )
+    jit: bool | Literal["auto"] = Field(
+        "auto", description="compile with XLA; auto: on one GPU (on a CPU it is 14 times slower)"
+    )
 
 
 class Demo(Section):
-    atlas_subjects: PositiveInteger
-    brats17_subjects: PositiveInteger
+    atlas_subjects: PositiveInteger = Field(40, description="subjects with stroke")
+    brats17_subjects: PositiveInteger = Field(12, description="subjects with tumour")
 
 
 class Settings(Section):
-    """Everything `config.yaml` holds; its comments say what each value is for."""
+    """All settings. The section ``training`` of the files is already merged into each stage."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        description="of the split, the initial weights, the order and the augmentation"
+    )
     split: Split
-    fold: Annotated[int, Field(ge=0)]
+    fold: Annotated[int, Field(ge=0)] = Field(
+        description="the fold that validates, from 0; the others train"
+    )
     paths: Paths
     atlas: Layout
     brats17: Layout
@@ -140,9 +228,9 @@ class Settings(Section):
     pre_train: Stage
     train: Stage
     transfer: TransferStage
-    evaluation: Evaluation
-    hardware: Hardware
-    demo: Demo
+    evaluation: Evaluation = Evaluation()
+    hardware: Hardware = Hardware()
+    demo: Demo = Demo()
 
     @field_validator("fold")
     @classmethod
@@ -153,95 +241,36 @@ class Settings(Section):
         return fold
 
     @model_validator(mode="after")
-    def window_fits(self):
-        crop, size = self.augmentation.crop, self.slices.size
+    def sides_suit_the_network(self):
+        crop, size, levels = self.augmentation.crop, self.slices.size, self.unet.levels
         if crop and crop > size:
             raise ValueError(f"augmentation.crop = {crop}: slices.size is only {size}")
-        return self
-
-    @model_validator(mode="after")
-    def levels_halve_evenly(self):
-        if self.unet.deep_supervision and self.unet.levels < 3:
+        if self.unet.deep_supervision and levels < 3:
             raise ValueError(
-                f"unet.deep_supervision: with unet.levels = {self.unet.levels} no level is in between"
+                f"unet.deep_supervision: with unet.levels = {levels} no level is in between"
             )
-        factor = 2**self.unet.levels
-        for name, side in (
-            ("slices.size", self.slices.size),
-            ("augmentation.crop", self.augmentation.crop),
-        ):
-            if side and side % factor:
+        for name, side in (("slices.size", size), ("augmentation.crop", crop)):
+            if side and side % 2**levels:
                 raise ValueError(
-                    f"unet.levels = {self.unet.levels}: {name} = {side} is not a multiple of {factor}"
+                    f"unet.levels = {levels}: {name} = {side} is not a multiple of {2**levels}"
                 )
         return self
 
+    def identity(self, stage):
+        """Return the settings that decide the result of a stage."""
+        everything = self.model_dump()
+        names = ("seed", "fold", "slices", "unet", "augmentation", stage)
+        # Not the devices: a run may go on on other ones.
+        return {name: everything[name] for name in names} | {"precision": self.hardware.precision}
+
     def save(self, path):
         """Write all values as one YAML file that ``--config`` accepts."""
-        with whole_file(path) as temporary:
-            text = yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, "utf-8")
-
-
-# Settings of earlier versions, each with the value that still means what this version does.
-STAGES = ("pre_train", "train", "transfer")
-RETIRED = {
-    ("unet", "residual"): False,
-    ("unet", "attention"): False,
-    ("unet", "mirror"): False,
-    ("augmentation", "elastic"): 0,
-}
-for _stage in STAGES:
-    RETIRED |= {
-        (_stage, "dice_of"): "batch",
-        (_stage, "false_negative_weight"): 0.5,
-        (_stage, "focal_power"): 1,
-    }
-
-
-def without_retired(values):
-    """Leave out the settings of an earlier version that make no difference to this one."""
-
-    def keep(section, key, value):
-        return (section, key) not in RETIRED or value != RETIRED[section, key]
-
-    return {
-        section: {key: value for key, value in content.items() if keep(section, key, value)}
-        if isinstance(content, dict)
-        else content
-        for section, content in values.items()
-    }
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but ``1e-4`` is a number, as everyone but YAML 1.1 expects."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """The same rule for writing: a folder named ``1e4`` is quoted."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-        list("-+0123456789"),
-    )
+        save_yaml(path, self.model_dump())
 
 
 def load_settings(overlay=None, overrides=()):
-    """Read config.yaml, replace what `overlay` and `overrides` name, and check the result.
-
-    Parameters
-    ----------
-    overlay : path-like, optional
-        A YAML file with some of config.yaml's keys.
-    overrides : iterable of str
-        ``"section.key=value"``, the value in YAML.
-
-    Returns
-    -------
-    Settings
+    """Read config.yaml, replace what an overlay file and ``section.key=value`` name, and check the
+    result.
 
     Raises
     ------
@@ -249,38 +278,49 @@ def load_settings(overlay=None, overrides=()):
         If a file cannot be read, a key is unknown, or a value has a wrong type or range. The
         message names every such key and what is allowed.
     """
-    values = _read_yaml(BASE_FILE)
+    values = read_yaml(BASE_FILE)
     if overlay is not None:
-        _replace(values, _read_yaml(Path(overlay)))
+        _replace(values, read_yaml(Path(overlay)))
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals or not name:
             raise InputError(f"--set {override}: write it as section.key=value")
-        try:
-            value = yaml.load(value, _Loader)
-        except (yaml.YAMLError, RecursionError):
-            raise InputError(f"--set {override}: the value is not valid YAML") from None
+        value = parse_yaml(value, f"--set {override}")
         for key in reversed(name.strip().split(".")):
             value = {key: value}
         _replace(values, value)
+    values = without_retired(values)
+    shared, inherited = values.pop("training", None) or {}, set()
+    for stage in STAGES:
+        own = values.get(stage)
+        if isinstance(shared, dict) and isinstance(own, dict):
+            values[stage] = shared | own
+            inherited |= {(stage, key) for key in shared.keys() - own.keys()}
     try:
-        return Settings.model_validate(without_retired(values))
+        return Settings.model_validate(values)
     except ValidationError as error:
-        raise InputError("settings: " + "; ".join(_explain(e) for e in error.errors())) from None
+        # A mistake in `training` is found in each stage.
+        found = [_explain(e, inherited) for e in error.errors()]
+        found = {text.split(";")[0]: text for text in reversed(found)}
+        raise InputError("settings: " + "; ".join(reversed(found.values()))) from None
 
 
-def _read_yaml(path):
+def load_run_settings(weights):
+    """Read the settings that weights were trained with, from ``config.yaml`` in their folder."""
+    weights = Path(weights)
+    if not weights.is_file():
+        raise InputError(
+            f"{weights}: not found; run transfer_learning.py first, or name weights by --weights"
+        )
+    path = weights.with_name("config.yaml")
+    if not path.is_file():
+        raise InputError(
+            f"{path}: not found; it says what network the weights belong to: copy it from the run"
+        )
     try:
-        values = yaml.load(path.read_text("utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise InputError(f"{path}{line}: not valid YAML") from None
-    if values is not None and not isinstance(values, dict):
-        raise InputError(f"{path}: must be a list of `key: value` lines, as config.yaml is")
-    return values or {}
+        return load_settings(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _replace(values, changes):
@@ -291,30 +331,64 @@ def _replace(values, changes):
             values[key] = value
 
 
-def _explain(error):
+def _explain(error, inherited):
     """Turn one of pydantic's findings into `section.key = value: what is allowed`."""
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not error["loc"]:  # of several settings, which it names itself
-        return error["msg"].removeprefix("Value error, ")
-    names = [str(part) for part in error["loc"]]
+        return message
+    names = [str(name) for name in error["loc"]]
     key, known = [], Settings
     for name in names:
         key.append(name)
         field = known.model_fields.get(name)
-        if field is None:
-            if tuple(names) in RETIRED:
-                return (
-                    f"{'.'.join(names)} = {error['input']!r}: earlier versions could do that; this one "
-                    "cannot"
-                )
-            near = difflib.get_close_matches(name, known.model_fields, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            allowed = ", ".join(known.model_fields)
-            return f"{'.'.join(names)} is not a setting; {hint}here are: {allowed}"
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None or not _is_section(field.annotation):
             break
         known = field.annotation
+    if tuple(names[:2]) in inherited:
+        key[0] = "training"
     key = ".".join(key)
+    if field is None:
+        near = difflib.get_close_matches(names[len(key.split(".")) - 1], known.model_fields, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{key} is not a setting; {hint}here are: {', '.join(known.model_fields)}"
     if error["type"] == "missing":
         return f"{key} is missing from config.yaml"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{key} = {error['input']!r}: {message}"
+
+
+def _is_section(annotation):
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def parse_arguments(description, argv=None, add_arguments=None, **flags):
+    """Parse ``--config``, ``--set`` and a script's own arguments into settings and a namespace.
+
+    `description` is the script's docstring, shown by ``--help``. `add_arguments` gets the parser;
+    each of `flags` is an on/off flag with its help text.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings that replace those of config.yaml"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="one setting, may be repeated; replaces those of both files",
+    )
+    for name, text in flags.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
+    if add_arguments:
+        add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return load_settings(arguments.config, arguments.overrides), arguments
+
+
+def as_arguments(config=None, overrides=()):
+    """Write settings as the arguments of a script, as `parse_arguments` takes them."""
+    words = ["--config", str(config)] if config else []
+    return words + [word for override in overrides for word in ("--set", override)]

@@ -1,5 +1,6 @@
 """Settings are checked before anything runs, and every mistake is named with its key."""
 
+import importlib.util
 import resource
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pydantic
 import pytest
 from conftest import refused
 
-from config import Section, Settings, load_settings
+from config import STAGES, Section, Settings, load_settings
+from system.files import InputError
+from system.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,10 +140,56 @@ def test_settings_do_not_change():
         load_settings().train.epochs = 1
 
 
-def test_defaults_stand_in_config_yaml_only():
-    fields = [field for section in sections() for field in section.model_fields.values()]
-    assert len(fields) > 50
-    assert all(field.is_required() for field in fields)
+def test_each_default_stands_in_config_yaml_or_in_the_schema_and_never_in_both():
+    in_file = read_yaml(ROOT / "config.yaml")
+    shared = in_file["training"]
+    fields = 0
+    for section, field in Settings.model_fields.items():
+        if section not in in_file:
+            assert not field.is_required(), section
+            continue
+        own = in_file[section]
+        if not isinstance(own, dict):
+            assert field.is_required(), section
+            continue
+        own = shared | own if section in STAGES else own
+        for name, setting in field.annotation.model_fields.items():
+            assert setting.is_required() == (name in own), f"{section}.{name}"
+            fields += 1
+    assert fields > 50
+
+
+def test_what_all_stages_share_is_set_once_and_each_may_differ():
+    settings = load_settings(overrides=["training.schedule=cosine", "train.schedule=constant"])
+    stages = (settings.pre_train, settings.train, settings.transfer)
+    assert [stage.schedule for stage in stages] == ["cosine", "constant", "cosine"]
+    # config.yaml gives the transfer stage a rate of its own.
+    settings = load_settings(overrides=["training.learning_rate=0.5"])
+    rates = settings.pre_train.learning_rate, settings.transfer.learning_rate
+    assert rates == (0.5, 0.00001)
+
+
+def test_a_mistake_in_what_all_stages_share_is_named_once():
+    with pytest.raises(InputError) as caught:
+        load_settings(overrides=["training.batch_size=0"])
+    assert str(caught.value).startswith("settings: training.batch_size = 0")
+    assert str(caught.value).count("batch_size") == 1
+    with refused("training.bacth_size is not a setting; did you mean batch_size?"):
+        load_settings(overrides=["training.bacth_size=4"])
+
+
+def test_every_setting_says_what_it_means_and_the_page_of_all_settings_is_current():
+    for section in sections():
+        for name, field in section.model_fields.items():
+            is_section = isinstance(field.annotation, type) and issubclass(
+                field.annotation, Section
+            )
+            assert is_section or len(field.description) > 8, name
+    path = ROOT / "docs" / "make_settings.py"
+    spec = importlib.util.spec_from_file_location("make_settings", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.make_page() == module.PAGE.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
