@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import os
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +62,7 @@ def refused(*parts):
 
 
 def history(run):
+    """Read the history of a run folder, one dictionary an epoch."""
     with (run / "history.csv").open() as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
@@ -128,20 +128,32 @@ def write_brats17(folder):
         write_nifti(folder / grade / name / f"{name}_seg{ending}", labels, LPS)
 
 
+def write_predictions(tree, folder):
+    """Write a perfect prediction, 0/255, of each mask of `write_atlas`'s tree; return the folder."""
+    for file in sorted(tree.rglob("sub-*mask.nii.gz")):
+        image = nibabel.load(file)
+        lesion = (np.asarray(image.dataobj) > 0).astype(np.uint8) * 255
+        name = file.name.split("_space")[0]
+        write_nifti(folder / f"{name}_prediction.nii", lesion, image.affine)
+    return folder
+
+
 def quickly(patch):
     """Let scripts do without processes and viewers while a MonkeyPatch holds.
 
     Each process takes seconds to start, and `runs`, `prepared` and tests of their own have tried them.
     """
-    import evaluate
-    import prep
-    from evaluation import external_predictions, report
+    from evaluation import external_predictions, report, scoring
+    from prediction import masks
+    from scans import preparation
     from system.parallel import in_parallel
 
-    for script in (prep, evaluate, external_predictions):
-        patch.setattr(script, "in_parallel", partial(in_parallel, processes=1))
-    patch.setattr("evaluation.scoring.WRITERS", 1)
-    patch.setattr(report, "slice_viewer", lambda *scene: ("", 0.5))
+    def in_this_process(function, items, label, processes=1, count=None):
+        return in_parallel(function, items, label, 1, count)
+
+    for module in (preparation, scoring, external_predictions, masks):
+        patch.setattr(module, "in_parallel", in_this_process)
+    patch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
 
 
 @pytest.fixture(scope="session")
@@ -191,13 +203,17 @@ def arguments(tiny_overrides, prepared, tmp_path_factory):
     """Arguments of the stages and of evaluate.py that lead to `runs`."""
     runs = tmp_path_factory.mktemp("runs")
     return [
-        *tiny_overrides, "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={runs}",
-    ]  # fmt: skip
+        *tiny_overrides,
+        "--set",
+        f"paths.prepared={prepared}",
+        "--set",
+        f"paths.runs={runs}",
+    ]
 
 
 @pytest.fixture(scope="session")
 def runs(arguments):
-    """`.folder` of two runs, after `evaluate.py` on the validation, then the test part.
+    """`.folder` of two runs, after `evaluate.py` on the validation, then the test subset.
 
     `.points` are the operating points as they were between the two. Leave all as it is.
     """
@@ -216,5 +232,5 @@ def runs(arguments):
     }
     with pytest.MonkeyPatch.context() as patch:
         quickly(patch)
-        evaluate.main([*arguments, "--part", "test"])
+        evaluate.main([*arguments, "--subset", "test"])
     return SimpleNamespace(folder=folder, points=points)

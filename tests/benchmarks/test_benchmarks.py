@@ -19,8 +19,8 @@ def spin(seconds):
     """Return work that keeps a core busy for so long."""
 
     def work():
-        until = time.process_time() + seconds
-        while time.process_time() < until:
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
             pass
         return {"spun": seconds}
 
@@ -65,6 +65,7 @@ def test_work_is_measured_with_what_it_returns():
     assert sample["peak_mb"] > 10
 
 
+@pytest.mark.slow
 def test_the_work_of_child_processes_counts_alive_or_ended():
     context = multiprocessing.get_context("spawn")
     before = bench.cpu_seconds()
@@ -84,6 +85,7 @@ def _spin_and_wait(seconds):
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_contestants_live_in_processes_of_their_own(capsys):
     contestants = [
         bench.Contestant("ours", spin, (0.05,)),
@@ -97,6 +99,7 @@ def test_contestants_live_in_processes_of_their_own(capsys):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_contestant_that_breaks_stops_the_comparison():
     with pytest.raises(RuntimeError, match="no such engine"):
         bench.compare([bench.Contestant("ours", break_down)], rounds=1)

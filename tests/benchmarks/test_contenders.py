@@ -13,14 +13,12 @@ import pytest
 from conftest import LPS, quickly, refused, write_nifti
 
 from benchmarks.bench import ROOT, cpu_seconds
-from benchmarks.contenders import contest, healthy, ours, split, table
-from config import load_settings
-from evaluation.comparison import FIGURES
+from benchmarks.contenders import contest, healthy, monai_unet, ours, split, table
+from config import as_arguments, load_settings, parse_arguments
+from evaluation.comparison import METRICS
 from evaluation.runs import Case, find_cases
-from scans.find import Scan
 from scans.splits import load_split
 from scans.volumes import load_mask, load_volume
-from system.console import as_arguments
 from system.files import InputError, save_csv, save_json
 
 
@@ -36,14 +34,14 @@ def test_every_fourth_subject_is_held_back_and_the_others_take_turns():
 
 
 def test_prep_takes_the_split_of_a_folder(tiny_trees, prepared, tmp_path):
-    from scans.slices import load_manifest
+    from scans.manifest import load_manifest
     from scans.splits import split_from_table
 
     path = tmp_path / "split.csv"
     split.main([str(tiny_trees.atlas), str(path), "--set", "split.folds=3"])
-    parts = split_from_table(path, load_manifest(prepared, "atlas"), folds=3)
-    assert parts["test"] == ["sub-r002s001", "sub-r003s002"]
-    assert [len(fold) for fold in parts["folds"]] == [2, 2, 2]
+    found = split_from_table(path, load_manifest(prepared, "atlas"), folds=3)
+    assert found["test"] == ["sub-r002s001", "sub-r003s002"]
+    assert [len(fold) for fold in found["folds"]] == [2, 2, 2]
 
 
 def budget(seconds):
@@ -58,6 +56,7 @@ def test_steps_leave_room_for_the_validation_of_each_epoch():
         budget(60).steps(epochs=6, step_s=10, validation_s=1)
 
 
+@pytest.mark.slow
 def test_a_cost_is_that_of_the_second_call_and_waiting_is_free():
     calls = []
 
@@ -75,13 +74,14 @@ def test_a_cost_is_that_of_the_second_call_and_waiting_is_free():
 def copy_scan(prepared, image, mask):
     """Write a scan of the tiny data set as one without lesion."""
     split = load_split(prepared, "atlas", 0)
-    scan = find_cases(prepared, split, "training")[0].scan
+    scan = find_cases(prepared, split, "training")[0]
     image.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(scan.image.read_bytes())
     stored = nibabel.load(scan.mask)
     nibabel.save(nibabel.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine), mask)
 
 
+@pytest.mark.slow
 def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
     arguments, prepared, tmp_path, monkeypatch
 ):
@@ -93,7 +93,7 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
     results = ["--results", str(tmp_path), "--cpu-seconds"]
     monkeypatch.setattr(ours, "EPOCHS", 2)
     # A second a step, in training and in validation; more steps than the slices have in a round.
-    settings = ours.read_settings("", arguments)
+    settings, _ = parse_arguments("", arguments)
     step_s, validation_s = ours.measure(settings, settings.train, "atlas", budget(0))
     ours.main([*arguments, *results, str(2 * (13 + validation_s) + 0.5), "--name", "tiny"])
     folder = tmp_path / "tiny" / "seed-0"
@@ -147,25 +147,26 @@ def test_a_head_without_lesion_stays_as_it_is():
 def test_each_held_back_head_that_can_be_covered_is_written_once(tmp_path):
     settings, cases = load_settings(), []
     for subject, session, corners in (
-        ("sub-a", "1", [(15, 20, 15)]), ("sub-a", "2", [(15, 20, 15)]),
+        ("sub-a", "1", [(15, 20, 15)]),
+        ("sub-a", "2", [(15, 20, 15)]),
         ("sub-b", "", [(15, 20, 15), (46, 22, 15)]),
-    ):  # fmt: skip
+    ):
         _, scan, lesion = heads_like(*corners)
         files = [tmp_path / f"{subject}{session}{kind}.nii.gz" for kind in ("image", "mask")]
         for file, voxels in zip(files, (scan, lesion.astype(np.uint8)), strict=True):
             write_nifti(file, voxels, LPS)
-        cases.append(Case(Scan("atlas", subject, session, "", *files), None, 0.0, 50))
+        cases.append(Case(subject, session, "", *files, None, 50, 0.0))
     (case,) = healthy.covered_cases(tmp_path, settings, cases)
-    assert case.scan.subject == "sub-a" and case.scan.image.parent == tmp_path / "healthy"
-    made = load_volume(case.scan.image)
-    assert not load_mask(case.scan.mask, None, made).any()
-    original = load_volume(cases[0].scan.image)
+    assert case.subject == "sub-a" and case.image.parent == tmp_path / "healthy"
+    made = load_volume(case.image)
+    assert not load_mask(case.mask, None, made).any()
+    original = load_volume(cases[0].image)
     np.testing.assert_allclose(made.affine, original.affine)
-    lesion = load_mask(cases[0].scan.mask, None, original) > 0
+    lesion = load_mask(cases[0].mask, None, original) > 0
     assert made.voxels[lesion].mean() > 2 * original.voxels[lesion].mean()
-    before = case.scan.image.stat().st_mtime_ns
+    before = case.image.stat().st_mtime_ns
     assert healthy.covered_cases(tmp_path, settings, cases) == [case]
-    assert case.scan.image.stat().st_mtime_ns == before
+    assert case.image.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("shift", [-3, 0, 2])
@@ -184,6 +185,26 @@ def test_a_scan_that_changed_is_refused_before_the_budget_is_spent(
     monkeypatch.setattr("evaluation.runs.Path.is_file", lambda path: path.suffix != ".gz")
     with refused("gone or changed", "run it again"):
         ours.main(arguments)
+
+
+def test_a_tuned_point_marks_a_mask_for_each_scan_on_its_own_grid(prepared, tmp_path):
+    cases = find_cases(prepared, load_split(prepared, "atlas", 0), "validation")
+
+    def dark(volume):
+        return np.float32((volume.voxels > 50) & (volume.voxels < 300))
+
+    points = {
+        tmp_path / "plain": monai_unet.PLAIN,
+        tmp_path / "tuned": monai_unet.choose_point(cases, dark),
+    }
+    monai_unet.write_masks(cases, dark, points)
+    for case in cases:
+        image = load_volume(case.image)
+        plain, tuned = (
+            load_mask(folder / "predictions" / case.mask.name, None, image) for folder in points
+        )
+        np.testing.assert_array_equal(plain, dark(image))
+        assert (tuned <= plain).all()
 
 
 def test_choosing_settings_touches_no_held_back_subject(arguments, tmp_path, monkeypatch):
@@ -220,6 +241,7 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
 
+@pytest.mark.slow
 def test_all_folds_share_the_budget_and_are_averaged(arguments, tmp_path, monkeypatch):
     began = []
 
@@ -244,8 +266,8 @@ def test_all_folds_share_the_budget_and_are_averaged(arguments, tmp_path, monkey
     runs = [str(folder / f"fold_{fold}" / "train") for fold in range(3)]
     evaluation = folder / "evaluation"
     assert choosing[:3] == scoring[:3] == runs
-    assert choosing[-4:] == ["--part", "validation", "--output", str(evaluation / "validation")]
-    assert scoring[-4:] == ["--part", "test", "--output", str(evaluation)]
+    assert choosing[-4:] == ["--subset", "validation", "--output", str(evaluation / "validation")]
+    assert scoring[-4:] == ["--subset", "test", "--output", str(evaluation)]
     first = marking.index("--weights") + 1
     assert marking[first : first + 4] == [f"{run}/best.weights.h5" for run in runs] + ["--output"]
     facts = json.loads((folder / "budget.json").read_text())
@@ -255,10 +277,10 @@ def test_all_folds_share_the_budget_and_are_averaged(arguments, tmp_path, monkey
 def test_a_scan_that_another_fold_validates_is_looked_for_as_well(arguments, tmp_path, monkeypatch):
     from evaluation.runs import find_cases
 
-    def changed(prepared, split, part):
-        cases = find_cases(prepared, split, part)
+    def changed(prepared, split, subset):
+        cases = find_cases(prepared, split, subset)
         if split["validation"] == load_split(prepared, "atlas", 1)["validation"]:
-            raise InputError(f"{cases[0].scan.image}: changed")
+            raise InputError(f"{cases[0].image}: changed")
 
     monkeypatch.setattr("evaluation.runs.find_cases", changed)
     monkeypatch.setattr(ours, "measure", lambda *_: pytest.fail("began to train"))
@@ -269,14 +291,14 @@ def test_a_scan_that_another_fold_validates_is_looked_for_as_well(arguments, tmp
 
 def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
     """Return a row of metrics.csv."""
-    figures = dict.fromkeys(FIGURES, 0.5) | {"dice": dice, "lesion_f1": dice / 2}
-    figures["volume_difference_ml"] = difference_ml
+    metrics = dict.fromkeys(METRICS, 0.5) | {"dice": dice, "lesion_f1": dice / 2}
+    metrics["volume_difference_ml"] = difference_ml
     whose = {"run": "predictions", "subject": subject, "session": session, "site": "a"}
-    return whose | figures | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
+    return whose | metrics | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
 
 
-def save_figures(results, contender, seed, dice, healthy_ml=1.0):
-    """Write what a contender leaves: figures of a scan a subject and of heads without lesion."""
+def save_metrics(results, contender, seed, dice, healthy_ml=1.0):
+    """Write what a contender leaves: metrics of a scan a subject and of heads without lesion."""
     folder = results / contender / f"seed-{seed}"
     rows = [scan_row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
     save_csv(folder / "evaluation" / "metrics.csv", rows)
@@ -296,9 +318,9 @@ def rows_of(folder):
 
 def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
     dice = np.linspace(0.1, 0.8, 8)
-    save_figures(tmp_path, "strong", 0, dice + 0.1, healthy_ml=0.25)
-    save_figures(tmp_path, "strong", 1, dice + 0.2, healthy_ml=1.25)
-    save_figures(tmp_path, "peer", 0, dice, healthy_ml=2.0)
+    save_metrics(tmp_path, "strong", 0, dice + 0.1, healthy_ml=0.25)
+    save_metrics(tmp_path, "strong", 1, dice + 0.2, healthy_ml=1.25)
+    save_metrics(tmp_path, "peer", 0, dice, healthy_ml=2.0)
     first, second = table.table(rows_of(tmp_path), "strong", seed=0)
     assert (first["contender"], second["contender"]) == ("**strong**", "peer")
     assert first["Dice"].startswith("0.600 (0.") and second["Dice"].startswith("0.450 (0.")
@@ -314,7 +336,7 @@ def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
 
 
 def test_the_steps_of_all_averaged_networks_are_counted(tmp_path):
-    save_figures(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
+    save_metrics(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
     save_json(
         tmp_path / "strong" / "seed-0" / "budget.json", {"epochs": 4, "steps": 9, "networks": 5}
     )
@@ -322,8 +344,8 @@ def test_the_steps_of_all_averaged_networks_are_counted(tmp_path):
 
 
 def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
-    save_figures(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
-    save_figures(tmp_path, "peer", 0, [0.1, 0.2])
+    save_metrics(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
+    save_metrics(tmp_path, "peer", 0, [0.1, 0.2])
     rows = rows_of(tmp_path)
     with refused("peer", "other subjects"):
         table.table(rows, "strong", seed=0)
@@ -338,7 +360,7 @@ def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(table, "KEPT", tmp_path / "kept")
     printed = []
     for place, name in (("here", "strong"), ("there", "peer")):
-        save_figures(tmp_path / place, name, 0, [0.1, 0.2, 0.3])
+        save_metrics(tmp_path / place, name, 0, [0.1, 0.2, 0.3])
         table.main([str(tmp_path / place)])
         printed.append(capsys.readouterr().out)
     assert "| peer " not in printed[0]
@@ -354,14 +376,14 @@ def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "kept" / "new").exists()
 
 
-def test_the_documentation_shows_the_figures_that_were_kept(capsys):
+def test_the_documentation_shows_the_metrics_that_were_kept(capsys):
     table.main([])
     shown = capsys.readouterr().out.strip()
     assert shown in (ROOT / "benchmarks" / "README.md").read_text()
-    readme = (ROOT / "README.md").read_text()
+    results = (ROOT / "docs" / "results.md").read_text()
     names, _, *rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
     dice, lesion_f1 = names.index("Dice"), names.index("lesion F1")
     assert len(rows) > 5
     for row in rows:
         if row[1] != "monai":
-            assert f"| {row[dice]} | {row[lesion_f1]} |" in readme
+            assert f"| {row[dice]} | {row[lesion_f1]} |" in results

@@ -40,11 +40,11 @@ def kill_at(dotted, number, interrupt):
 
 
 if __name__ == "__main__":
-    from system.console import run
+    from system.console import run_script
 
     script, moment, *sys.argv[1:] = sys.argv[1:]
     # A shell makes what it starts in the background deaf to Ctrl-C, and its children with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     dotted, number, *interrupt = moment.split(":")
     kill_at(dotted, int(number), interrupt)
-    run(importlib.import_module(script).main)
+    run_script(importlib.import_module(script).main)

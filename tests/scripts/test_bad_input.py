@@ -23,15 +23,27 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import ATLAS_SHAPE, LPS, OBLIQUE, RAS, SKIP, draw_head, refused, write_nifti
+from conftest import (
+    ATLAS_SHAPE,
+    LPS,
+    OBLIQUE,
+    RAS,
+    SKIP,
+    draw_head,
+    quickly,
+    refused,
+    write_nifti,
+)
 from isal import igzip
 
 import predict
 import prep
-from config import load_settings
-from prediction import inference, quality
+from config import load_run_settings, load_settings
+from prediction import masks
 from scans.find import Scan, find_scans, identify
-from scans.slices import SliceReader, load_manifest, prepare_scan
+from scans.manifest import load_manifest
+from scans.prepare import prepare_scan
+from scans.reader import SliceReader
 from scans.splits import load_split, rows_of
 from scans.volumes import load_volume, volume_to_slices
 from system.files import save_json
@@ -178,15 +190,41 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("gzip of the header only", lambda path: path.write_bytes(path.read_bytes()[:100]), COPY),
     ("zero bytes", lambda path: path.write_bytes(b""), "it is empty", COPY),
     ("zero bytes, not zipped", unzipped(lambda path: path.write_bytes(gzip.compress(b""))), COPY),
-    ("text renamed", lambda path: path.write_text("subject,age\n01,70\n"), "Not a gzipped file", COPY),
+    (
+        "text renamed",
+        lambda path: path.write_text("subject,age\n01,70\n"),
+        "Not a gzipped file",
+        COPY,
+    ),
     ("text in gzip", lambda path: path.write_bytes(gzip.compress(b"a,b\n" * 999)), COPY),
-    ("not zipped, called .gz", lambda path: path.write_bytes(gzip.decompress(path.read_bytes())), COPY),
-    ("gzip header, then noise", lambda path: path.write_bytes(path.read_bytes()[:10] + b"\xff" * 4000), COPY),
+    (
+        "not zipped, called .gz",
+        lambda path: path.write_bytes(gzip.decompress(path.read_bytes())),
+        COPY,
+    ),
+    (
+        "gzip header, then noise",
+        lambda path: path.write_bytes(path.read_bytes()[:10] + b"\xff" * 4000),
+        COPY,
+    ),
     ("half a gzip header", lambda path: path.write_bytes(path.read_bytes()[:3]), COPY),
-    ("text called .nii", unzipped(lambda path: path.write_bytes(gzip.compress(b"a,b\n" * 999))), COPY),
-    ("100 bytes called .nii", unzipped(lambda path: path.write_bytes(gzip.compress(bytes(100)))), COPY),
+    (
+        "text called .nii",
+        unzipped(lambda path: path.write_bytes(gzip.compress(b"a,b\n" * 999))),
+        COPY,
+    ),
+    (
+        "100 bytes called .nii",
+        unzipped(lambda path: path.write_bytes(gzip.compress(bytes(100)))),
+        COPY,
+    ),
     ("one wrong byte", flip_a_byte, "CRC check failed", COPY),
-    ("whole gzip of half a scan", header(payload=bytes(9999)), "promises 57696 bytes, it holds", COPY),
+    (
+        "whole gzip of half a scan",
+        header(payload=bytes(9999)),
+        "promises 57696 bytes, it holds",
+        COPY,
+    ),
     ("not zipped and cut short", unzipped(header(payload=bytes(99))), "promises 57696 bytes", COPY),
     ("wrong magic", header(magic=b"n+7"), "magic string", COPY),
     ("10⁹ voxels promised", header(**BILLION), "1000×1000×1000 voxels, 3.7 GB", "2 GB are read"),
@@ -202,7 +240,12 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("voxels nowhere", header(vox_offset=np.nan), "not a readable NIfTI file", COPY),
     ("voxel type unknown", header(datatype=77), "data code 77", COPY),
     ("no voxel size", header(pixdim=[1, 0, 1, 1, 0, 0, 0, 0], sform_code=0), "no voxel size", COPY),
-    ("voxel size NaN", header(pixdim=[1, np.nan, 1, 1, 0, 0, 0, 0], sform_code=0), "affine", "repair"),
+    (
+        "voxel size NaN",
+        header(pixdim=[1, np.nan, 1, 1, 0, 0, 0, 0], sform_code=0),
+        "affine",
+        "repair",
+    ),
     ("affine NaN", header(srow_x=[np.nan] * 4), "affine is not usable", "repair"),
     ("affine flat", header(srow_x=[0] * 4), "affine is not usable", "repair"),
     ("axes that fall together", header(srow_z=[1e2, 0, 1e-2, 0]), "affine is not usable", "repair"),
@@ -219,10 +262,15 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("colours", voxels(colours), "NIFTI_TYPE_RGB24", "one real number"),
     ("complex", voxels(lambda v: v.astype(np.complex64)), "COMPLEX64", "one real number"),
     ("dangling link", link_to_nothing, "a link to annex/not-fetched, which is not there", "put"),
-    ("name with a line end", another_name("two\nlines"), "holds what is no text", "rename it"),
-    ("name in no encoding", another_name("Gr\udcf6\udcdfe"), "holds what is no text", "rename it"),
+    ("name with a line end", another_name("two\nlines"), "its name is not printable", "rename it"),
+    (
+        "name in no encoding",
+        another_name("Gr\udcf6\udcdfe"),
+        "its name is not printable",
+        "rename it",
+    ),
     ("magic of a pair", header(magic=b"ni1"), ".img file", "convert it to .nii.gz"),
-]  # fmt: skip
+]
 if os.geteuid() != 0:  # Root may read anything.
     IMAGES.append(("no read permission", no_permission, "may not be read", "ask for the right"))
 
@@ -304,17 +352,25 @@ ACCEPTED = [
     ("oblique", on_grid(OBLIQUE)),
     ("LPS", on_grid(LPS)),
     ("4D of one volume", voxels(lambda v: v[..., None])),
-    ("filled up at the end", lambda path: header(
-        payload=gzip.decompress(path.read_bytes())[348:] + bytes(999))(path)),
-    ("extension of an odd size", header(
-        vox_offset=372, extension=b"\1\0\0\0" + struct.pack("<ii", 20, 6) + bytes(12))),
+    (
+        "filled up at the end",
+        lambda path: header(payload=gzip.decompress(path.read_bytes())[348:] + bytes(999))(path),
+    ),
+    (
+        "extension of an odd size",
+        header(vox_offset=372, extension=b"\1\0\0\0" + struct.pack("<ii", 20, 6) + bytes(12)),
+    ),
     ("zeros behind the gzip stream", lambda path: path.write_bytes(path.read_bytes() + bytes(99))),
-    ("gzip in two members", lambda path: path.write_bytes(
-        gzip.compress(gzip.decompress(path.read_bytes())[:500])
-        + gzip.compress(gzip.decompress(path.read_bytes())[500:]))),
+    (
+        "gzip in two members",
+        lambda path: path.write_bytes(
+            gzip.compress(gzip.decompress(path.read_bytes())[:500])
+            + gzip.compress(gzip.decompress(path.read_bytes())[500:])
+        ),
+    ),
     ("spaces and Unicode", another_name("Größe 脳 №1 (copy) $x$ <b>&'")),
     ("hidden files beside", hidden_beside),
-]  # fmt: skip
+]
 
 
 def ids(rows):
@@ -349,9 +405,12 @@ def tree(tmp_path_factory):
 def settings(**overrides):
     """Arguments for two or more subjects in 2 folds, with all of them cut into small slices."""
     values = {
-        "slices.size": 32, "slices.skip": SKIP, "split.folds": 2, "split.test_fraction": 0,
+        "slices.size": 32,
+        "slices.skip": SKIP,
+        "split.folds": 2,
+        "split.test_fraction": 0,
         "paths.brats17": "none",
-    }  # fmt: skip
+    }
     values |= {name.replace("__", "."): value for name, value in overrides.items()}
     return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
 
@@ -363,9 +422,13 @@ def limit_memory():
 def start_prep(*words):
     return subprocess.run(
         [sys.executable, prep.__file__, *words],
-        capture_output=True, text=True, preexec_fn=limit_memory, check=False, timeout=300,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_memory,
+        check=False,
+        timeout=300,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -458,11 +521,11 @@ def predicted_tree(tree, tmp_path_factory):
     (run / "best.weights.h5").write_bytes(b"not read")
     output, said = tree.folder.with_name("predicted"), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.setattr(predict, "starting_tensorflow", contextlib.nullcontext)
-        patch.setattr(inference, "load_network", inference.read_run_settings)
-        patch.setattr(quality, "read_training_scales", lambda network: None)
+        quickly(patch)
+        patch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
+        patch.setattr(masks, "read_training_scales", lambda network: None)
         patch.setattr(
-            inference,
+            masks,
             "predict_probability",
             lambda networks, volume, flip=False: (volume.voxels < 300).astype(np.float32),
         )
@@ -549,7 +612,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_scan_is_read(tmp
     for number, name in enumerate(GOOD):
         write_scan(tmp_path / "scans", name, number)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(prep, "prepare_all", lambda *_: pytest.fail("began all the same"))
+    monkeypatch.setattr(
+        "scans.preparation.prepare_scans", lambda *_: pytest.fail("began all the same")
+    )
     for output in (tmp_path / "file" / "prepared", tmp_path / "file"):
         with refused(output, "cannot be written", "choose another folder"):
             prep.main(settings(paths__atlas=tmp_path / "scans", paths__prepared=output))
@@ -653,7 +718,7 @@ def test_slices_that_were_deleted_are_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "part",
+    "split",
     [
         {"test": [], "folds": "abc"},
         {"test": "ab", "folds": [["a"], ["b"]]},
@@ -667,8 +732,8 @@ def test_slices_that_were_deleted_are_made_again(tmp_path):
     ],
     ids=str,
 )
-def test_a_split_file_edited_into_nonsense_is_refused(tmp_path, part):
-    save_json(tmp_path / "splits.json", {"atlas": part})
+def test_a_split_file_edited_into_nonsense_is_refused(tmp_path, split):
+    save_json(tmp_path / "splits.json", {"atlas": split})
     with refused(tmp_path / "splits.json", "run prep.py again"):
         load_split(tmp_path, "atlas", 0)
 

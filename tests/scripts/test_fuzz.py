@@ -1,4 +1,4 @@
-"""A part of the fuzz (benchmarks/fuzz.py): no file, however broken, ends in more than one line."""
+"""Some files of the fuzz (benchmarks/fuzz.py): no file, however broken, ends in more than one line."""
 
 import gzip
 
@@ -51,6 +51,7 @@ def test_whatever_is_no_refusal_is_found(tmp_path, good, monkeypatch, error):
     assert f"{error.__name__}: " in wrong
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_too_much_memory_or_crashes_is_found(tmp_path, monkeypatch):
     """The whole way, over a process of its own: the limits hold, and the rest is still read."""
     script = tmp_path / "fuzz.py"

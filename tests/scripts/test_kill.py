@@ -22,17 +22,24 @@ import evaluate
 import predict
 import prep
 import train_model
+from system.cores import CORES
 from system.files import OutputError
-from system.parallel import CORES
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3
 # What goes on from step to step beside the weights.
 WITH_A_STATE = [
-    "--set", "train.weight_average=0.9", "--set", "train.warm_up=0.3", "--set", "train.schedule=cosine",
-]  # fmt: skip
+    "--set",
+    "train.weight_average=0.9",
+    "--set",
+    "train.warm_up=0.3",
+    "--set",
+    "train.schedule=cosine",
+]
 # Another seed kills at other moments; the result must be the same.
 SEED = 0
+
+pytestmark = pytest.mark.slow
 
 
 def start(script, words, moment=None, **options):
@@ -41,9 +48,14 @@ def start(script, words, moment=None, **options):
         pytest.skip("on one core no script waits for worker processes")
     program = ["tests/scripts/kill_at.py", script, moment] if moment else [f"{script}.py"]
     return subprocess.Popen(
-        [sys.executable, *program, *map(str, words)], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
+        [sys.executable, *program, *map(str, words)],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def finish(process, seconds=240):
@@ -93,9 +105,15 @@ def words(tiny_overrides, prepared, tmp_path_factory):
 
     def make(folder):
         return [
-            *tiny_overrides, "--set", f"train.epochs={EPOCHS}", *WITH_A_STATE,
-            "--set", f"paths.prepared={prepared}", "--set", f"paths.runs={folder}",
-        ]  # fmt: skip
+            *tiny_overrides,
+            "--set",
+            f"train.epochs={EPOCHS}",
+            *WITH_A_STATE,
+            "--set",
+            f"paths.prepared={prepared}",
+            "--set",
+            f"paths.runs={folder}",
+        ]
 
     return make
 
@@ -132,14 +150,15 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_never_was(words, reference,
     assert epochs_kept() == 0
 
     # Ctrl-C reaches the whole group, as from a terminal.
-    code, _, err = finish(start("train_model", arguments, "runs.save_csv:1:SIGINT"))
+    code, _, err = finish(start("train_model", arguments, "system.files.save_csv:1:SIGINT"))
     assert code == 130
     assert err == [f"stopped after epoch 1 of {EPOCHS}, kept in {folder}; the same command goes on"]
     assert epochs_kept() == 1
 
-    kill("train_model", arguments, f"training._Keep.on_train_batch_end:{rng.randint(2, 5)}")
+    step = rng.randint(2, 5)
+    kill("train_model", arguments, f"keras.callbacks.CallbackList.on_train_batch_end:{step}")
     # The last epoch is committed, but its row is not in history.csv yet.
-    kill("train_model", arguments, f"runs.save_csv:{EPOCHS}")
+    kill("train_model", arguments, f"system.files.save_csv:{EPOCHS}")
     assert epochs_kept() == EPOCHS
     assert len((folder / "history.csv").read_text().splitlines()) == EPOCHS
     kill("train_model", arguments, "training.pictures.save_predictions:1")
@@ -258,7 +277,7 @@ def test_predict_killed_between_scans_ends_as_one_that_never_was(reference, tiny
         return found | {"predictions.csv": rows}
 
     # Before the second scan is predicted, and when the first is written.
-    for moment in ("inference.predict_probability:2", "concurrent.futures.Future.result:2"):
+    for moment in ("prediction.masks.predict_probability:2", "concurrent.futures.Future.result:2"):
         kill("predict", arguments(tmp_path / "killed"), moment)
     first = min((tmp_path / "killed").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     written = first.stat().st_mtime_ns
@@ -298,8 +317,10 @@ def test_evaluate_killed_at_any_moment_ends_as_one_that_never_was(words, referen
         shutil.copytree(reference, tmp_path / name / "train")
     predictions = tmp_path / "killed" / "train" / "predictions"
     for moment in (
-        "concurrent.futures.Future.result:2", "operating_point.save_json:1", "report.whole_file:1",
-    ):  # fmt: skip
+        "concurrent.futures.Future.result:2",
+        "evaluation.choosing.save_json:1",
+        "evaluation.report.whole_file:1",
+    ):
         kill("evaluate", words(tmp_path / "killed"), moment)
         first = min(predictions.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime_ns)
         written = first.stat().st_mtime_ns

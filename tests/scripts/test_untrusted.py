@@ -12,14 +12,17 @@ import pytest
 from conftest import refused
 
 from config import load_settings
-from scans.slices import SliceReader
+from scans.reader import SliceReader
 from system.files import load_json
 from training.weights import read_weights, save_weights
 from unet import build_unet
 
+ROOT = Path(__file__).parents[2]
+ROOMS = [package.parent for package in ROOT.glob("*/__init__.py")]
 MODULES = {
-    path.name: ast.parse(path.read_text("utf-8"))
-    for path in sorted(Path(__file__).parents[2].glob("*.py"))
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
+    for place in (ROOT, *ROOMS)
+    for path in sorted(place.glob("*.py"))
 }
 RUNS_DATA = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
 # `torch.load`, `load_model` and the like build whatever the file tells them to.
@@ -42,6 +45,11 @@ def calls(tree):
         if isinstance(node, ast.Call):
             keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}
             yield ast.unparse(node.func), keywords, [ast.unparse(word) for word in node.args]
+
+
+def test_no_module_that_reads_files_of_others_is_passed_over():
+    readers = ("data", "scans/nifti", "scans/reader", "system/yaml_files", "training/weights")
+    assert {f"{name}.py" for name in readers} <= MODULES.keys()
 
 
 @pytest.mark.parametrize("name", MODULES)
