@@ -22,15 +22,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from system.cores import CORES
 from system.files import save_json
-from system.parallel import CORES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = (
-    "tensorflow", "keras", "numpy", "scipy", "nibabel", "opencv-python-headless", "torch", "monai",
-    "scikit-image", "onnxruntime", "openvino",
-)  # fmt: skip
+    "tensorflow",
+    "keras",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "opencv-python-headless",
+    "torch",
+    "monai",
+    "scikit-image",
+    "onnxruntime",
+    "openvino",
+)
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "1",  # as the stages set it
@@ -51,7 +60,7 @@ class Contestant:
     name : str
     build : callable
         Importable. Called once with `arguments` in the contestant's process; returns the work to be
-        measured, a callable, which may return a dictionary of further figures.
+        measured, a callable, which may return a dictionary of further numbers.
     arguments : tuple
     optional : bool
         Left out of the comparison, and said so, if it cannot be built or warmed up.
@@ -122,12 +131,12 @@ def measure(work):
         programs kept busy meanwhile; ``peak_mb`` of this process so far; and what `work` returned.
     """
     busy, cpu, started = _busy_seconds(), cpu_seconds(), time.perf_counter()
-    figures = work() or {}
+    numbers = work() or {}
     wall = time.perf_counter() - started
     cpu, busy = cpu_seconds() - cpu, _busy_seconds() - busy
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     times = {"wall_s": wall, "cpu_s": cpu, "others": max(0.0, busy - cpu) / wall}
-    return times | {"peak_mb": peak_mb} | figures
+    return times | {"peak_mb": peak_mb} | numbers
 
 
 def cpu_seconds():
@@ -212,7 +221,7 @@ def _serve(pipe, contestant):
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, lowest and highest of some figures; written as ``1.43 (1.40–1.47)``."""
+    """Median, lowest and highest of some numbers; written as ``1.43 (1.40–1.47)``."""
 
     median: float
     low: float
@@ -222,9 +231,9 @@ class Spread:
         return f"{brief(self.median)} ({brief(self.low)}–{brief(self.high)})"
 
 
-def spread(figures):
-    figures = list(figures)
-    return Spread(statistics.median(figures), min(figures), max(figures))
+def spread(numbers):
+    numbers = list(numbers)
+    return Spread(statistics.median(numbers), min(numbers), max(numbers))
 
 
 def times_ours(ours, peer, quantity="cpu_s"):
@@ -273,7 +282,7 @@ def report(name, rows, samples, **options):
 
 
 def machine():
-    """Describe what the figures were measured on."""
+    """Describe what the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
@@ -317,7 +326,7 @@ def find_or_make_scans(given, folder, count):
     """Return a folder of full-grid scans: the given one, or `count` that demo.py's functions make."""
     if given:
         return given
-    from demo import make_atlas
+    from synthetic.datasets import make_atlas
 
     make_atlas(folder / "ATLAS_2", count, 0, CORES)
     return folder / "ATLAS_2"
@@ -329,9 +338,12 @@ def prepare(scans, prepared, format="npy"):
     from prep import main
 
     overrides = [
-        f"paths.atlas={scans}", "paths.brats17=/nowhere", f"paths.prepared={prepared}",
-        f"slices.format={format}", "split.folds=2",
-    ]  # fmt: skip
+        f"paths.atlas={scans}",
+        "paths.brats17=/nowhere",
+        f"paths.prepared={prepared}",
+        f"slices.format={format}",
+        "split.folds=2",
+    ]
     options = [word for override in overrides for word in ("--set", override)]
     with contextlib.redirect_stdout(None):
         main(options)

@@ -35,7 +35,24 @@ SHAPE = (12, 14, 10)
 FILES_PER_CHILD = 500
 SECONDS_PER_FILE = 10
 MEMORY_BYTES = 2 * 2**30
-EXTREMES = (0, 1, -1, 2, 127, 255, 32767, -32768, 2**31 - 1, 2**63 - 1, 1e-45, 1e30, 3e38, np.nan, np.inf, -np.inf)  # fmt: skip
+EXTREMES = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    255,
+    32767,
+    -32768,
+    2**31 - 1,
+    2**63 - 1,
+    1e-45,
+    1e30,
+    3e38,
+    np.nan,
+    np.inf,
+    -np.inf,
+)
 
 
 @cache

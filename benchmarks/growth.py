@@ -16,16 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench import (
-    Contestant,
-    arguments,
-    brief,
-    compare,
-    prepare,
-    report,
-    scratch,
-    spread,
-)
+from benchmarks.bench import Contestant, arguments, brief, compare, prepare, report, scratch, spread
 from system.parallel import in_parallel
 
 COUNTS = (10, 100, 1000)
@@ -101,16 +92,16 @@ def memory():
 def load_epoch(folder):
     """Open the slices as a stage does, then go through one epoch of training slices."""
     from config import load_settings
-    from data import Parts
+    from data import load_stage_data
 
     settings = load_settings(overrides=[f"paths.prepared={folder}"])
 
     def work():
         started = time.perf_counter()
-        parts = Parts("atlas", settings, settings.transfer)
+        data = load_stage_data("atlas", settings, settings.transfer.batch_size, augmented=True)
         opened = time.perf_counter() - started
         started = time.perf_counter()
-        slices = sum(len(images) for images, _ in parts.training.dataset(0, 1))
+        slices = sum(len(images) for images, _ in data.training.dataset(0, 1))
         epoch = time.perf_counter() - started
         return {"start_s": opened, "epoch_s": epoch, "slices": slices} | memory()
 
@@ -121,15 +112,15 @@ def train_some(folder):
     """Train the default network on some batches of a folder, for its memory."""
     from benchmarks.step import build_keras, make_keras_step
     from config import load_settings
-    from data import Parts
+    from data import load_stage_data
 
     settings = load_settings(overrides=[f"paths.prepared={folder}"])
-    parts = Parts("atlas", settings, settings.train)
+    data = load_stage_data("atlas", settings, settings.train.batch_size, augmented=False)
     model = build_keras(filters=8)
     make_keras_step(model)
 
     def work():
-        for images, masks in parts.training.dataset(0, 1).take(TRAINING_STEPS):
+        for images, masks in data.training.dataset(0, 1).take(TRAINING_STEPS):
             model.train_on_batch(images, masks)
         return memory()
 
@@ -142,7 +133,9 @@ def main():
     with scratch() as folder:
         for count in options.counts:
             scans, small = folder / f"scans{count}", folder / f"small{count}"
-            list(in_parallel(partial(make_scan, folder=scans), range(count), f"{count} scans"))
+            list(
+                in_parallel(partial(make_scan, folder=scans), list(range(count)), f"{count} scans")
+            )
             # A thousand scans are many enough to be measured once.
             rounds = options.rounds if count < 1000 else 1
             prepping = Contestant("prep", run_prep, (scans, small), warm_up=False)
@@ -155,18 +148,20 @@ def main():
             ]
             turns |= compare(contestants, rounds)
             load = turns["load"]
-            rows.append({
-                "scans": f"{count:,}",
-                "prep s": spread(s["wall_s"] for s in turns["prep"]),
-                "prep CPU ms a scan": spread(1000 * s["cpu_s"] / count for s in turns["prep"]),
-                "loader start s": spread(s["start_s"] for s in load),
-                "slices an epoch": f"{load[0]['slices']:,}",
-                "epoch of the loader s": spread(s["epoch_s"] for s in load),
-                "slices/s": spread(s["slices"] / s["epoch_s"] for s in load),
-                "own memory MB: prep": brief(max(s["own_mb"] for s in turns["prep"])),
-                "loader": brief(max(s["own_mb"] for s in load)),
-                "training": brief(max(s["own_mb"] for s in turns["train"])),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "scans": f"{count:,}",
+                    "prep s": spread(s["wall_s"] for s in turns["prep"]),
+                    "prep CPU ms a scan": spread(1000 * s["cpu_s"] / count for s in turns["prep"]),
+                    "loader start s": spread(s["start_s"] for s in load),
+                    "slices an epoch": f"{load[0]['slices']:,}",
+                    "epoch of the loader s": spread(s["epoch_s"] for s in load),
+                    "slices/s": spread(s["slices"] / s["epoch_s"] for s in load),
+                    "own memory MB: prep": brief(max(s["own_mb"] for s in turns["prep"])),
+                    "loader": brief(max(s["own_mb"] for s in load)),
+                    "training": brief(max(s["own_mb"] for s in turns["train"])),
+                }
+            )
             samples |= {f"{count} scans, {name}": group for name, group in turns.items()}
             for done in (scans, small, stacks):
                 shutil.rmtree(done, ignore_errors=True)

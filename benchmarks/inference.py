@@ -45,7 +45,7 @@ def train_briefly(prepared, folder, filters):
 
     model.compile(
         keras.optimizers.Adam(RATE),
-        WeightedDiceLoss(strength=1.0, cross_entropy=0.0),
+        WeightedDiceLoss(weight_strength=1.0, cross_entropy=0.0),
     )
     reader, count, _ = open_slices(prepared)
     rows = [row for row in range(count) if reader.read(row)[1].any()]
@@ -53,7 +53,7 @@ def train_briefly(prepared, folder, filters):
     def order(epoch):
         return np.random.default_rng(epoch).permutation(rows)
 
-    batches = Batches(reader, order, BATCH, None, seed=0)
+    batches = Batches(reader, order, BATCH, seed=0)
     for images, masks in batches.dataset(0, 100).take(TRAINING_STEPS):
         model.train_on_batch(images, masks)
     folder.mkdir()
@@ -64,7 +64,8 @@ def train_briefly(prepared, folder, filters):
 
 def save_inputs(scan, weights, folder):
     """Write the 8-bit slices of a scan, and the network's filters and arrays."""
-    from prediction.inference import load_network, square_size
+    from prediction.inference import square_size
+    from prediction.network import load_network
     from scans.volumes import load_volume, volume_to_slices
 
     scaled, mean, std = load_volume(scan).scaled
@@ -97,10 +98,15 @@ def export_network(folder):
     twin.carry_over(layers)
     example = torch.zeros(2, 1, *load_inputs(folder)[0].shape[1:])
     torch.onnx.export(
-        twin.eval(), (example,), folder / "network.onnx", input_names=["image"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},), dynamo=True,
-        external_data=False, verbose=False,
-    )  # fmt: skip
+        twin.eval(),
+        (example,),
+        folder / "network.onnx",
+        input_names=["image"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
     return lambda: None
 
 
@@ -121,14 +127,12 @@ def keeping(predict, folder, name):
 
 
 def ours(weights, folder, batch=None):
-    """`prediction.inference.predict_probability` from 8-bit slices on."""
-    from prediction import inference
+    """`prediction.network.Network.predict` of 8-bit slices."""
+    from prediction import network
 
-    inference.BATCH = batch or inference.BATCH
-    network, inputs = inference.load_network(weights), load_inputs(folder)
-    return keeping(
-        lambda: inference._predict_slices(network, *inputs), folder, f"ours {inference.BATCH}"
-    )
+    network.BATCH = batch or network.BATCH
+    loaded, inputs = network.load_network(weights), load_inputs(folder)
+    return keeping(lambda: loaded.predict(*inputs), folder, f"ours {network.BATCH}")
 
 
 def engine(run, folder, batch, name):
@@ -140,10 +144,10 @@ def engine(run, folder, batch, name):
     def predict():
         probability = np.empty(images.shape, np.float32)
         for start in range(0, len(images), batch):
-            part = standardise(images[start : start + batch], mean, std)[:, None]
-            whole = np.zeros((batch, *part.shape[1:]), np.float32)
-            whole[: len(part)] = part
-            probability[start : start + len(part)] = run(whole)[: len(part), 0]
+            given = standardise(images[start : start + batch], mean, std)[:, None]
+            whole = np.zeros((batch, *given.shape[1:]), np.float32)
+            whole[: len(given)] = given
+            probability[start : start + len(given)] = run(whole)[: len(given), 0]
         return probability
 
     return keeping(predict, folder, name)
@@ -177,28 +181,35 @@ def openvino(folder, batch):
 
 def end_to_end(scans, weights, folder, overlapped):
     """What predict.py does with scans, from their files to masks, pictures and facts."""
-    from predict import predict_all, predict_scan, save_scan
-    from prediction.inference import load_network
+    from prediction import masks
+    from prediction.network import load_network
     from prediction.operating_point import PLAIN
-    from prediction.outputs import find_jobs
+    from prediction.outputs import plan_outputs
 
     networks = [load_network(weights)]
+    # Loaded once, before it is measured.
+    masks.load_networks = lambda files: networks
+    masks.read_training_scales = lambda network: None
     output = folder / f"masks, {overlapped}"
     layout = SimpleNamespace(
         image_suffix="_T1w", mask_suffix="_label-L_desc-T1lesion_mask", labels=None
     )
-    jobs = find_jobs(scans, layout, output)[0]
+    planned, _ = plan_outputs(scans, layout, output)
     options = {"weights": ["0"]} | PLAIN
 
     def work():
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
         if overlapped:
-            predict_all(jobs, networks, options, None, False)
+            problems = masks.predict_scans(planned, [weights], options, with_probability=False)
+            if problems:
+                raise ValueError(str(problems[0]))
         else:
-            for job in jobs:
-                save_scan(predict_scan(job, networks, options, None, False))
-        return {"scans": len(jobs)}
+            for outputs in planned:
+                masks.save_prediction(
+                    masks.predict_scan(outputs, networks, options, None, with_probability=False)
+                )
+        return {"scans": len(planned)}
 
     return work
 
@@ -215,10 +226,12 @@ def dice(a, b):
 
 def main():
     options = arguments(
-        __doc__, 5, scans=SCANS,
+        __doc__,
+        5,
+        scans=SCANS,
         weights={"type": Path, "metavar": "FILE", "help": "default: a brief training"},
         filters={"type": int, "default": 8, "help": "of the brief training; default: 8"},
-    )  # fmt: skip
+    )
     with scratch() as folder:
         scans = find_or_make_scans(options.scans, folder, SCANS_END_TO_END)
         weights = options.weights and options.weights.resolve()
@@ -232,22 +245,27 @@ def main():
         files = [scan.image for scan in list_scans(scans)[:SCANS_END_TO_END]]
         _once(save_inputs, files[0], weights, folder)
         _once(export_network, folder)
-        from prediction.inference import BATCH
+        from prediction.network import BATCH
 
         batches = sorted({*BATCHES, BATCH})
         samples = compare(
             [
                 *(Contestant(f"ours, batch {b}", ours, (weights, folder, b)) for b in batches),
-                *(Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (folder, b)) for b in BATCHES),
+                *(
+                    Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (folder, b))
+                    for b in BATCHES
+                ),
                 *(Contestant(f"OpenVINO, batch {b}", openvino, (folder, b)) for b in BATCHES),
                 *(
-                    Contestant(f"predict.py, {how}", end_to_end, (files, weights, folder, overlapped))
+                    Contestant(
+                        f"predict.py, {how}", end_to_end, (files, weights, folder, overlapped)
+                    )
                     for how, overlapped in (("one after the other", False), ("overlapped", True))
                 ),
                 Contestant("reading alone", reading, (files[0],)),
             ],
             options.rounds,
-        )  # fmt: skip
+        )
         for sample in chain(*samples.values()):
             for quantity in ("cpu_s", "wall_s"):
                 sample[quantity] /= sample.get("scans", 1)

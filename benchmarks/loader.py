@@ -35,7 +35,8 @@ MOVED_BY = ("rotation_degrees", "shift", "zoom", "flip")  # what all sides have 
 def open_slices(folder):
     """Return the reader of prepared slices, their count, and what config.yaml augments by."""
     from config import load_settings
-    from scans.slices import SliceReader, load_manifest
+    from scans.manifest import load_manifest
+    from scans.reader import SliceReader
 
     rows = load_manifest(folder, "atlas")
     augmentation = load_settings().augmentation.model_dump(exclude={"carve_mix"})
@@ -60,7 +61,7 @@ def our_batches(folder, augmented):
     def order(epoch):
         return np.random.default_rng(epoch).permutation(count)
 
-    return Batches(reader, order, BATCH, augmentation if augmented else None, seed=0)
+    return Batches(reader, order, BATCH, 0, augmentation if augmented else None)
 
 
 def ours(folder, augmented, slices):
@@ -129,11 +130,16 @@ def monai_loader(folder, augmented, slices, workers):
     shift, zoom = augmentation["shift"] * 240, augmentation["zoom"]
     steps = [
         RandAffined(
-            names, prob=1.0, rotate_range=turn, translate_range=(shift, shift),
-            scale_range=(zoom, zoom), mode=("bilinear", "nearest"), padding_mode="zeros",
+            names,
+            prob=1.0,
+            rotate_range=turn,
+            translate_range=(shift, shift),
+            scale_range=(zoom, zoom),
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
         ),
         RandFlipd(names, prob=0.5, spatial_axis=1),
-    ]  # fmt: skip
+    ]
     dataset = CacheDataset([load(row) for row in range(count)], Compose(steps if augmented else []))
     return data_loader(dataset, workers, slices, lambda b: (b["image"], b["mask"]))
 
@@ -206,15 +212,21 @@ def main():
             many, few = (4000, 160) if not augmented else (2000, 120)
             peers = {
                 "torch DataLoader": [
-                    Contestant(f"torch DataLoader, {n} workers", torch_loader, (stacks, augmented, many, n))
+                    Contestant(
+                        f"torch DataLoader, {n} workers", torch_loader, (stacks, augmented, many, n)
+                    )
                     for n in (0, 1, 2)
                 ],
                 "MONAI CacheDataset": [
-                    Contestant(f"MONAI CacheDataset, {n} workers", monai_loader, (stacks, augmented, many // 4, n))
+                    Contestant(
+                        f"MONAI CacheDataset, {n} workers",
+                        monai_loader,
+                        (stacks, augmented, many // 4, n),
+                    )
                     for n in (0, 2)
                 ],
                 "reference": [Contestant("reference", reference, (pictures, augmented, few))],
-            }  # fmt: skip
+            }
             turns = compare(
                 [
                     Contestant("ours", ours, (stacks, augmented, many)),
@@ -228,14 +240,20 @@ def main():
                 sample["wall_per_slice"] = sample["wall_s"] / sample["slices"]
             best = [quickest(turns, [c.name for c in g], "wall_per_slice") for g in peers.values()]
             for name in ("ours", *best):
-                rows.append({
-                    "augmentation": "yes" if augmented else "no",
-                    "loader": name,
-                    "slices/s": spread(1 / s["wall_per_slice"] for s in turns[name]),
-                    "slices per CPU second": spread(1 / s["cpu_per_slice"] for s in turns[name]),
-                    "wall, times ours": times_ours(turns["ours"], turns[name], "wall_per_slice"),
-                    "CPU, times ours": times_ours(turns["ours"], turns[name], "cpu_per_slice"),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "augmentation": "yes" if augmented else "no",
+                        "loader": name,
+                        "slices/s": spread(1 / s["wall_per_slice"] for s in turns[name]),
+                        "slices per CPU second": spread(
+                            1 / s["cpu_per_slice"] for s in turns[name]
+                        ),
+                        "wall, times ours": times_ours(
+                            turns["ours"], turns[name], "wall_per_slice"
+                        ),
+                        "CPU, times ours": times_ours(turns["ours"], turns[name], "cpu_per_slice"),
+                    }
+                )
             samples |= {f"augmentation {augmented}, {name}": group for name, group in turns.items()}
         turns = compare(
             [

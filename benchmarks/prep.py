@@ -24,7 +24,8 @@ from benchmarks.bench import (
     spread,
     times_ours,
 )
-from system.parallel import CORES, use_one_thread
+from system.cores import CORES
+from system.parallel import use_one_thread
 
 SYNTHETIC_SCANS, AT_LEAST = 10, 300
 SCANS_A_TURN = 6
@@ -42,16 +43,16 @@ def list_scans(folder):
 def ours(folder, output):
     """Cut some scans in one process, from nothing, with one thread as in each process of prep.py."""
     from config import load_settings
-    from prep import prepare
+    from scans.prepare import prepare_scan
 
     use_one_thread()
-    settings = load_settings(overrides=[f"paths.prepared={output}"])
+    options = load_settings().slices
     scans = list_scans(folder)[:SCANS_A_TURN]
 
     def work():
         shutil.rmtree(output, ignore_errors=True)
         for scan in scans:
-            prepare(scan, settings)
+            prepare_scan(scan, output, None, options.size, options.skip, options.format)
         return {"scans": len(scans)}
 
     return work
@@ -74,7 +75,7 @@ def gunzip(folder):
 def multiply(scans, folder, at_least):
     """Link the scans under names of other subjects until there are enough; no copies are made.
 
-    The split keeps all links to one scan in one part, as many people as there are scans to link.
+    The split keeps all links to one scan in one subset, as many people as there are scans to link.
     """
     originals = list_scans(scans)
     for number in range(-(-at_least // len(originals))):
@@ -92,17 +93,28 @@ def whole_script(scans, output, cores):
     """Run prep.py itself on some cores, from nothing to slices.csv and splits.json."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     command = [
-        sys.executable, "prep.py", "--set", f"paths.atlas={scans}",
-        "--set", "paths.brats17=/nowhere", "--set", f"paths.prepared={output}",
-        "--set", "split.folds=2",
-    ]  # fmt: skip
+        sys.executable,
+        "prep.py",
+        "--set",
+        f"paths.atlas={scans}",
+        "--set",
+        "paths.brats17=/nowhere",
+        "--set",
+        f"paths.prepared={output}",
+        "--set",
+        "split.folds=2",
+    ]
 
     def work():
         shutil.rmtree(output, ignore_errors=True)
         subprocess.run(
-            command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command,
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, allowed),
-        )  # fmt: skip
+        )
         return {"scans": len(list(Path(output).glob("atlas/*.json")))}
 
     return work
@@ -123,19 +135,26 @@ def main():
         count = multiply(scans, many, AT_LEAST)
         script = compare(
             [
-                Contestant(f"prep.py, {cores} cores", whole_script, (many, folder / f"on{cores}", cores), warm_up=False)
+                Contestant(
+                    f"prep.py, {cores} cores",
+                    whole_script,
+                    (many, folder / f"on{cores}", cores),
+                    warm_up=False,
+                )
                 for cores in sorted({CORES, 1}, reverse=True)
             ],
             2,
-        )  # fmt: skip
+        )
     rows = []
     for name, turns in (single | script).items():
-        rows.append({
-            "what": name,
-            "scans": turns[0]["scans"],
-            "CPU ms a scan": spread(1000 * s["cpu_s"] / s["scans"] for s in turns),
-            "wall ms a scan": spread(1000 * s["wall_s"] / s["scans"] for s in turns),
-        })  # fmt: skip
+        rows.append(
+            {
+                "what": name,
+                "scans": turns[0]["scans"],
+                "CPU ms a scan": spread(1000 * s["cpu_s"] / s["scans"] for s in turns),
+                "wall ms a scan": spread(1000 * s["wall_s"] / s["scans"] for s in turns),
+            }
+        )
     report("prep", rows, single | script, scans=options.scans, linked_to=count)
     ratio = times_ours(single["gunzip alone"], single["prep"])
     print(f"prep takes {ratio} times the CPU time of gunzip alone")

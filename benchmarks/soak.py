@@ -27,8 +27,12 @@ from scipy.ndimage import gaussian_filter
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("prep", "pre_train", "train", "transfer")
-SCRIPTS = {"prep": "prep", "pre_train": "pre_train_model", "train": "train_model",
-           "transfer": "transfer_learning"}  # fmt: skip
+SCRIPTS = {
+    "prep": "prep",
+    "pre_train": "pre_train_model",
+    "train": "train_model",
+    "transfer": "transfer_learning",
+}
 SUBJECTS, SHAPE, EPOCHS = 12, (28, 30, 16), 4
 ATLAS_NAME = "Training/R001/sub-r001s{0:03}/ses-1/anat/sub-r001s{0:03}_ses-1_space-MNI_"
 BRATS_NAME = "HGG/Brats17_TCIA_{0:03}_1/Brats17_TCIA_{0:03}_1_"
@@ -53,10 +57,15 @@ def make_scans(folder):
 
 def command(stage, scans, folder):
     settings = {
-        "paths.atlas": scans / "Training", "paths.brats17": scans / "HGG",
-        "paths.prepared": folder / "prepared", "paths.runs": folder,
-        "slices.size": 32, "slices.skip": 2, "split.folds": 3, "unet.filters": 2,
-    }  # fmt: skip
+        "paths.atlas": scans / "Training",
+        "paths.brats17": scans / "HGG",
+        "paths.prepared": folder / "prepared",
+        "paths.runs": folder,
+        "slices.size": 32,
+        "slices.skip": 2,
+        "split.folds": 3,
+        "unet.filters": 2,
+    }
     for name in STAGES[1:]:
         settings |= {f"{name}.epochs": EPOCHS, f"{name}.batch_size": 4}
         settings |= {f"{name}.learning_rate": 0.01}

@@ -46,10 +46,10 @@ def make_keras_step(model, batch=BATCH):
     import tensorflow as tf
 
     from config import load_settings
-    from training.fit import compile_model
+    from stage import compile_model
 
     changes = [f"train.learning_rate={RATE}", f"train.weight_strength={STRENGTH}"]
-    compile_model(model, load_settings(overrides=changes).train, steps=1, jit=False)
+    compile_model(model, load_settings(overrides=changes).train, 1, jit=False)
     model.optimizer.build(model.trainable_variables)
     batches = iter(tf.data.Dataset.from_tensors(make_batch(batch)).repeat())
     model.make_train_function()
@@ -234,10 +234,11 @@ def compare_width(filters, rounds, ways):
 
 def main():
     options = arguments(
-        __doc__, 5,
+        __doc__,
+        5,
         filters={"type": int, "nargs": "+", "default": [8, 16, 32]},
         compile={"action": "store_true", "help": "torch.compile too, which takes minutes"},
-    )  # fmt: skip
+    )
     ways = TORCH if options.compile else TORCH[:2]
     rows, samples = [], {}
     for filters in options.filters:

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench import ENVIRONMENT, cpu_seconds, machine
+from system.cores import CORES
 from system.files import InputError, save_json
-from system.parallel import CORES
 
 
 def add_arguments(parser):
     parser.add_argument(
-        "--results", type=Path, default=Path("contenders"), metavar="FOLDER",
+        "--results",
+        type=Path,
+        default=Path("contenders"),
+        metavar="FOLDER",
         help="gets <contender>/seed-<seed>; default: contenders",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--cpu-seconds", type=float, default=3600, help="of training; default: 3600"
     )
@@ -113,8 +116,8 @@ def check_scans(settings, folds):
 
     for fold in folds:
         split = load_split(settings.paths.prepared, "atlas", fold)
-        for part in ("validation", "test"):
-            find_cases(settings.paths.prepared, split, part)
+        for subset in ("validation", "test"):
+            find_cases(settings.paths.prepared, split, subset)
 
 
 def score(folder, cases, settings):
@@ -125,11 +128,21 @@ def score(folder, cases, settings):
     truth = folder / "masks"
     truth.mkdir(parents=True)
     for case in cases:
-        for file in (case.scan.image, case.scan.mask):
+        for file in (case.image, case.mask):
             (truth / file.name).symlink_to(file.resolve())
-    main([
-        "--predictions", str(folder / "predictions"), "--masks", str(truth),
-        "--output", str(folder / "evaluation"), "--set", f"seed={settings.seed}",
-        "--set", f"atlas.image_suffix={settings.atlas.image_suffix}",
-        "--set", f"atlas.mask_suffix={settings.atlas.mask_suffix}",
-    ])  # fmt: skip
+    main(
+        [
+            "--predictions",
+            str(folder / "predictions"),
+            "--masks",
+            str(truth),
+            "--output",
+            str(folder / "evaluation"),
+            "--set",
+            f"seed={settings.seed}",
+            "--set",
+            f"atlas.image_suffix={settings.atlas.image_suffix}",
+            "--set",
+            f"atlas.mask_suffix={settings.atlas.mask_suffix}",
+        ]
+    )

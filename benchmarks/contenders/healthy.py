@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 HEADS = 6
-HEALTHY = "healthy"  # the folder of all of them, and of each contender's figures
+HEALTHY = "healthy"  # the folder of all of them, and of each contender's metrics
 SYNTHETIC = "sub-healthy"  # what the subjects of synthetic heads are called, and a number
 SEED = (0, 2)  # demo.py's data sets have 0 and 1 as second word
 AIR = 0.02  # darkest grey level of the head
@@ -33,26 +33,26 @@ def synthetic_cases(results, settings):
     cases = []
     for index in range(HEADS):
         case = empty_case(results, settings, f"{SYNTHETIC}{index + 1}")
-        if not case.scan.mask.exists():
-            write_head(index, case.scan.image, case.scan.mask)
+        if not case.mask.exists():
+            write_head(index, case.image, case.mask)
         cases.append(case)
     return cases
 
 
 def empty_case(results, settings, subject):
     from evaluation.runs import Case
-    from scans.find import Scan
 
     image, mask = (
         results / HEALTHY / f"{subject}{suffix}.nii.gz"
         for suffix in (settings.atlas.image_suffix, settings.atlas.mask_suffix)
     )
-    return Case(Scan("atlas", subject, "", "", image, mask), None, 0.0, settings.slices.skip)
+    return Case(subject, "", "", image, mask, None, settings.slices.skip, 0.0)
 
 
 def write_head(index, image, mask):
-    from demo import save_nifti
-    from synthetic.heads import acquire, draw_person, draw_scanner, paint_look_alikes
+    from synthetic.datasets import save_scan
+    from synthetic.heads import acquire, draw_person, draw_scanner
+    from synthetic.lesions import paint_look_alikes
 
     rng = np.random.default_rng([*SEED, index])
     scanner = draw_scanner(rng)
@@ -61,29 +61,29 @@ def write_head(index, image, mask):
     scan = acquire(rng, head, scanner)
     # As in the scans of the comparison: noise in the air would count where grey levels are scaled.
     scan[anatomy[..., 0] < AIR] = 0
-    save_nifti(image, scan, affine)
-    save_nifti(mask, np.zeros(head.shape, np.uint8), affine)
+    save_scan(image, scan, affine)
+    save_scan(mask, np.zeros(head.shape, np.uint8), affine)
 
 
 def covered_cases(results, settings, held_back):
     """List those held-back heads whose lesion can be covered; one scan of each."""
-    from demo import save_nifti
     from scans.volumes import load_mask, load_volume
+    from synthetic.datasets import save_scan
 
     cases = {}
     for case in held_back:
-        empty = empty_case(results, settings, case.scan.subject)
-        if case.scan.subject in cases:
+        empty = empty_case(results, settings, case.subject)
+        if case.subject in cases:
             continue
-        if not empty.scan.mask.exists():
-            volume = load_volume(case.scan.image)
-            lesion = load_mask(case.scan.mask, case.labels, volume) > 0
+        if not empty.mask.exists():
+            volume = load_volume(case.image)
+            lesion = load_mask(case.mask, case.labels, volume) > 0
             covered = cover_lesion(volume.voxels.astype(np.float32), lesion)
             if covered is None:
                 continue
-            save_nifti(empty.scan.image, covered, volume.affine)
-            save_nifti(empty.scan.mask, np.zeros(lesion.shape, np.uint8), volume.affine)
-        cases[case.scan.subject] = empty
+            save_scan(empty.image, covered, volume.affine)
+            save_scan(empty.mask, np.zeros(lesion.shape, np.uint8), volume.affine)
+        cases[case.subject] = empty
     return list(cases.values())
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from system.console import read_settings, run
+from config import parse_arguments
+from system.console import run_script
 
 BATCH = 8
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
@@ -26,7 +27,7 @@ PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "trained_slices_only": False}
 
 
 def main(argv=None):
-    settings, arguments = read_settings(__doc__, argv, contest.add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, contest.add_arguments)
     contest.set_up_process()
     folder = contest.contender_folder(settings, arguments, "monai")
     tuned = contest.contender_folder(settings, arguments, "monai-tuned")
@@ -72,12 +73,13 @@ def main(argv=None):
 
 def load_slices(settings, split):
     """Return training and validation slices as MONAI's dictionaries, and the order of training."""
-    from sampling import training_order
-    from scans.slices import SliceReader, load_manifest
+    from data import training_order
+    from scans.manifest import load_manifest
+    from scans.reader import SliceReader
     from scans.splits import rows_of
 
     rows = load_manifest(settings.paths.prepared, "atlas")
-    part = rows_of(rows, split)
+    subsets = rows_of(rows, split)
     reader = SliceReader(settings.paths.prepared, rows)
 
     def load(row):
@@ -85,12 +87,19 @@ def load_slices(settings, split):
         image = nonzero_normalised(image, *reader.scale(row))
         return {"image": image[None], "mask": mask[None].astype(np.float32)}
 
-    lesion = rows.lesion_pixels.to_numpy()[part["training"]] > 0
+    lesion = rows.lesion_pixels.to_numpy()[subsets["training"]] > 0
     order = training_order(
-        np.flatnonzero(lesion), np.flatnonzero(~lesion),
-        settings.slices.empty_per_lesion, None, settings.seed,
-    )  # fmt: skip
-    return [load(row) for row in part["training"]], [load(row) for row in part["validation"]], order
+        np.flatnonzero(lesion),
+        np.flatnonzero(~lesion),
+        settings.slices.empty_per_lesion,
+        None,
+        settings.seed,
+    )
+    return (
+        [load(row) for row in subsets["training"]],
+        [load(row) for row in subsets["validation"]],
+        order,
+    )
 
 
 def nonzero_normalised(image, mean, factor):
@@ -123,16 +132,23 @@ class Fitting:
         )
 
         both = ("image", "mask")
-        transforms = Compose([
-            RandFlipd(both, prob=0.5, spatial_axis=1),  # left-right
-            RandAffined(
-                both, prob=0.5, rotate_range=np.radians(15), scale_range=(0.1, 0.1),
-                translate_range=(12, 12), mode=("bilinear", "nearest"), padding_mode="zeros",
-            ),
-            RandGaussianNoised("image", prob=0.15, std=0.1),
-            RandScaleIntensityd("image", factors=0.1, prob=0.5),
-            RandShiftIntensityd("image", offsets=0.1, prob=0.5),
-        ])  # fmt: skip
+        transforms = Compose(
+            [
+                RandFlipd(both, prob=0.5, spatial_axis=1),  # left-right
+                RandAffined(
+                    both,
+                    prob=0.5,
+                    rotate_range=np.radians(15),
+                    scale_range=(0.1, 0.1),
+                    translate_range=(12, 12),
+                    mode=("bilinear", "nearest"),
+                    padding_mode="zeros",
+                ),
+                RandGaussianNoised("image", prob=0.15, std=0.1),
+                RandScaleIntensityd("image", factors=0.1, prob=0.5),
+                RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+            ]
+        )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1).to(self.device)
         self.loss = DiceCELoss(sigmoid=True, batch=True)
@@ -223,45 +239,42 @@ def predict_probability(fitting, size, volume):
 
 def choose_point(cases, predict):
     """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
-    from prediction.operating_point import (
-        choose_operating_point,
-        figure_grids,
-        threshold_levels,
-        without_ends,
-    )
+    from evaluation.choosing import choose_operating_point, metric_grids, threshold_levels
+    from prediction.operating_point import empty_ends
     from scans.volumes import load_mask, load_volume
 
     grids = []
     for case in cases:
-        volume = load_volume(case.scan.image)
-        reference = load_mask(case.scan.mask, case.labels, volume)
+        volume = load_volume(case.image)
+        reference = load_mask(case.mask, case.labels, volume)
         levels = threshold_levels(predict(volume))
-        tried = (levels, without_ends(levels, case.skip))
-        grids.append([figure_grids(marked, reference, volume.spacing_mm) for marked in tried])
-    return choose_operating_point(grids, [case.scan.subject for case in cases])
+        tried = (levels, empty_ends(levels, case.skip))
+        grids.append([metric_grids(marked, reference, volume.spacing_mm) for marked in tried])
+    return choose_operating_point(grids, [case.subject for case in cases])
 
 
 def write_masks(cases, predict, points):
     """Write the masks of some scans, at an operating point for each folder."""
     import nibabel
 
-    from prediction.inference import segment
-    from prediction.operating_point import voxels, without_ends
+    from prediction.lesions import remove_small
+    from prediction.operating_point import empty_ends, voxels_of
     from scans.volumes import load_volume, to_original_grid
 
     for folder in points:
         (folder / "predictions").mkdir(parents=True)
     for case in cases:
-        volume = load_volume(case.scan.image)
+        volume = load_volume(case.image)
         probability = predict(volume)
         for folder, point in points.items():
             marked = probability
             if point["trained_slices_only"]:
-                marked = without_ends(probability, case.skip)
-            smallest = voxels(point["smallest_ml"], volume.spacing_mm)
-            mask = to_original_grid(segment(marked, point["threshold"], smallest), volume)
-            nibabel.save(mask, folder / "predictions" / case.scan.mask.name)
+                marked = empty_ends(probability, case.skip)
+            smallest = voxels_of(point["smallest_ml"], volume.spacing_mm)
+            mask = remove_small(marked > point["threshold"], smallest).view(np.uint8)
+            mask = to_original_grid(mask, volume)
+            nibabel.save(mask, folder / "predictions" / case.mask.name)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

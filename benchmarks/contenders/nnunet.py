@@ -14,9 +14,10 @@ from functools import partial
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from system.console import read_settings, run
+from config import parse_arguments
+from system.console import run_script
+from system.cores import CORES
 from system.files import save_json
-from system.parallel import CORES
 
 DATASET = "Dataset001_Lesion"
 EPOCHS, TRAINING_PER_VALIDATION = 20, 5
@@ -31,7 +32,7 @@ def add_arguments(parser):
 
 
 def main(argv=None):
-    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     memory = arguments.gpu_memory
     name = f"nnunet-{memory:g}gb" if memory else "nnunet"
     folder = contest.contender_folder(settings, arguments, name)
@@ -79,20 +80,25 @@ def write_dataset(folder, settings):
     from scans.volumes import load_mask, load_volume, to_original_grid
 
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
-    cases = {part: find_cases(settings.paths.prepared, split, part) for part in split}
+    cases = {subset: find_cases(settings.paths.prepared, split, subset) for subset in split}
     raw = folder / "raw" / DATASET
     for kind in ("imagesTr", "labelsTr"):
         (raw / kind).mkdir(parents=True)
     for case in cases["training"] + cases["validation"]:
-        volume = load_volume(case.scan.image)
-        mask = load_mask(case.scan.mask, case.labels, volume)
-        nibabel.save(volume.original, raw / "imagesTr" / f"{case.scan.name}_0000.nii.gz")
-        nibabel.save(to_original_grid(mask, volume), raw / "labelsTr" / f"{case.scan.name}.nii.gz")
-    save_json(raw / "dataset.json", {
-        "channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1},
-        "numTraining": len(cases["training"] + cases["validation"]), "file_ending": ".nii.gz",
-    })  # fmt: skip
-    names = {part: [case.scan.name for case in cases[part]] for part in cases}
+        volume = load_volume(case.image)
+        mask = load_mask(case.mask, case.labels, volume)
+        nibabel.save(volume.original, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
+        nibabel.save(to_original_grid(mask, volume), raw / "labelsTr" / f"{case.name}.nii.gz")
+    save_json(
+        raw / "dataset.json",
+        {
+            "channel_names": {"0": "T1"},
+            "labels": {"background": 0, "lesion": 1},
+            "numTraining": len(cases["training"] + cases["validation"]),
+            "file_ending": ".nii.gz",
+        },
+    )
+    names = {subset: [case.name for case in own] for subset, own in cases.items()}
     save_json(
         folder / "preprocessed" / DATASET / "splits_final.json",
         [{"train": names["training"], "val": names["validation"]}],
@@ -131,12 +137,12 @@ def predict(trainer, cases, folder):
     folder.mkdir(parents=True)
     predictor = nnUNetPredictor(device=trainer.device)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
-    images = [[str(case.scan.image)] for case in cases]
-    masks = [str(folder / case.scan.mask.name.removesuffix(".nii.gz")) for case in cases]
+    images = [[str(case.image)] for case in cases]
+    masks = [str(folder / case.mask.name.removesuffix(".nii.gz")) for case in cases]
     predictor.predict_from_files(
         images, masks, num_processes_preprocessing=1, num_processes_segmentation_export=1
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -13,7 +13,8 @@ from importlib import import_module
 
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from system.console import as_arguments, read_settings, run, starting_tensorflow
+from config import as_arguments, parse_arguments
+from system.console import run_script, starting_tensorflow
 from system.files import InputError
 
 STAGES = {
@@ -33,20 +34,22 @@ def add_arguments(parser):
         "--name", help="default: that of the --config file, or reference; other stages add theirs"
     )
     parser.add_argument(
-        "--epochs", type=int,
+        "--epochs",
+        type=int,
         help=f"of each network; default: {EPOCHS}, with --all-folds {EPOCHS_OF_A_FOLD}",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--all-folds", action="store_true", help="train all folds within the budget, average them"
     )
     parser.add_argument(
-        "--validation-only", action="store_true",
+        "--validation-only",
+        action="store_true",
         help="score neither the held-back subjects nor the heads without lesion",
-    )  # fmt: skip
+    )
 
 
 def main(argv=None):
-    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     contest.set_up_process()
     name = arguments.stage
     script, dataset = STAGES[name]
@@ -62,8 +65,8 @@ def main(argv=None):
         runs = {fold: folder / f"fold_{fold}" for fold in range(settings.split.folds)}
     if dataset == "atlas":
         contest.check_scans(settings, runs)
-    parts = ["validation"] if arguments.validation_only else ["validation", "test"]
-    healthy = healthy_cases(arguments.results, settings) if "test" in parts else []
+    subsets = ["validation"] if arguments.validation_only else ["validation", "test"]
+    healthy = healthy_cases(arguments.results, settings) if "test" in subsets else []
     budget = contest.Budget.given(arguments)
     plan = plan_training(settings, arguments, budget, len(runs))
 
@@ -79,7 +82,7 @@ def main(argv=None):
     budget.spend(train_all, folder, **plan)
     if dataset == "atlas":
         trained = [place / name for place in runs.values()]
-        score(trained, folder, parts, options)
+        score(trained, folder, subsets, options)
         if healthy:
             mark_healthy(healthy, trained, folder / HEALTHY, settings)
 
@@ -111,19 +114,19 @@ def planned(settings, name, plan, pre_trained):
     return own
 
 
-def score(trained, folder, parts, options):
+def score(trained, folder, subsets, options):
     """Score a network, or the average of several: validation first, which chooses its operating point."""
     evaluate = import_module("evaluate").main
     places = {"validation": folder / "evaluation" / "validation", "test": folder / "evaluation"}
-    for part in parts:
-        words = ["--part", part, "--output", str(places[part])]
+    for subset in subsets:
+        words = ["--subset", subset, "--output", str(places[subset])]
         evaluate([*map(str, trained), *options, *words])
 
 
 def mark_healthy(healthy, trained, place, settings):
     """Score what a network, or the average of several, marks in heads without lesion."""
     predict = import_module("predict").main
-    images = [str(case.scan.image) for case in healthy]
+    images = [str(case.image) for case in healthy]
     weights = [str(run_folder / "best.weights.h5") for run_folder in trained]
     predict([*images, "--weights", *weights, "--output", str(place / "predictions")])
     contest.score(place, healthy, settings)
@@ -132,17 +135,16 @@ def mark_healthy(healthy, trained, place, settings):
 def measure(settings, stage, dataset, budget):
     """Return the seconds of a step and of a validation."""
     with starting_tensorflow():
-        from data import Parts
+        from data import load_stage_data
+        from stage import compile_model
         from system.devices import use_hardware
-        from training.fit import compile_model, set_random_seed
         from unet import build_unet
 
     hardware = settings.hardware
-    parts = Parts(dataset, settings, stage)
+    data = load_stage_data(dataset, settings, stage.batch_size, stage.augmentation)
     use_hardware(hardware.devices, hardware.precision, stage.batch_size)
-    set_random_seed(settings.seed)
     model = build_unet(**settings.unet.model_dump())
-    training, validation = parts.training, parts.validation
+    training, validation = data.training, data.validation
     compile_model(model, stage, training.steps, hardware.jit)
     count = min(MEASURED_STEPS, training.steps, validation.steps)
     train_s = budget.cost(
@@ -153,4 +155,4 @@ def measure(settings, stage, dataset, budget):
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -8,7 +8,8 @@ The others are dealt out to the folds in turn. `prep.py` takes the table by spli
 
 from itertools import count
 
-from system.console import read_settings, run
+from config import parse_arguments
+from system.console import run_script
 from system.files import save_csv
 
 
@@ -20,7 +21,7 @@ def add_arguments(parser):
 def main(argv=None):
     from scans.find import find_scans
 
-    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     layout = settings.atlas
     scans, _ = find_scans(arguments.scans, "atlas", layout.image_suffix, layout.mask_suffix)
     rows = deal({scan.subject for scan in scans}, settings.split.folds)
@@ -38,4 +39,4 @@ def deal(subjects, folds):
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

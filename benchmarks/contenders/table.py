@@ -1,10 +1,10 @@
-"""Gather the figures of all contenders in one table, with what each does worse or better than ours.
+"""Gather the metrics of all contenders in one table, with what each does worse or better than ours.
 
 Reads   in <contender>/seed-<seed>, as the contenders leave them: evaluation/metrics.csv,
         healthy/evaluation/metrics.csv (of heads without lesion) and budget.json
 Keeps   them in benchmarks/results/contenders, so that the table grows from one machine to the next
 
-A subject's figures are averaged over its sessions and over the seeds; intervals are of the mean over
+A subject's metrics are averaged over its sessions and over the seeds; intervals are of the mean over
 subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are what
 is marked in heads without one, the held-back with their lesion covered and synthetic ones; steps are
 those of all networks that are averaged. Without a folder the table is made of what was kept before.
@@ -19,8 +19,10 @@ import pandas
 
 from benchmarks.bench import RESULTS, markdown
 from benchmarks.contenders.healthy import HEALTHY, SYNTHETIC
-from evaluation.comparison import FIGURES, compare_runs, describe, signed
-from system.console import read_settings, run
+from config import parse_arguments
+from evaluation.comparison import METRICS, compare_runs, describe
+from evaluation.formatting import signed
+from system.console import run_script
 from system.files import InputError, whole_file
 
 KEPT = RESULTS / "contenders"
@@ -40,7 +42,7 @@ def add_arguments(parser):
 
 
 def main(argv=None):
-    settings, arguments = read_settings(__doc__, argv, add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     if arguments.results:
         keep(arguments.results, KEPT)
     rows = load_rows(KEPT)
@@ -48,7 +50,7 @@ def main(argv=None):
 
 
 def keep(results, kept):
-    """Copy the figures and the budgets of contenders, but not their networks and masks."""
+    """Copy the metrics and the budgets of contenders, but not their networks and masks."""
     found = sorted(results.glob("*/seed-*/evaluation/metrics.csv"))
     if not found:
         raise InputError(f"{results}: no <contender>/seed-<seed>/evaluation/metrics.csv is in it")
@@ -63,7 +65,7 @@ def keep(results, kept):
 
 
 def load_rows(kept):
-    """Read the figures of all, and of budget.json the steps; the run of a row is its contender."""
+    """Read the metrics of all, and of budget.json the steps; the run of a row is its contender."""
     tables = []
     for path in sorted(kept.glob("*/seed-*/*.csv")):
         plan = json.loads(path.with_name("budget.json").read_text())
@@ -76,8 +78,8 @@ def load_rows(kept):
     if not tables:
         raise InputError(f"{kept}: no <contender>/seed-<seed>/metrics.csv is in it")
     rows = pandas.concat(tables, ignore_index=True)
-    # Figures that came later are missing in what was kept before.
-    return rows.reindex(columns=[*rows, *(name for name in FIGURES if name not in rows)])
+    # Metrics that came later are missing in what was kept before.
+    return rows.reindex(columns=[*rows, *(name for name in METRICS if name not in rows)])
 
 
 def table(rows, ours, seed):
@@ -98,8 +100,8 @@ def table(rows, ours, seed):
     synthetic = rows.subject.str.startswith(SYNTHETIC)
     covered, synthetic = rows[rows.healthy & ~synthetic], rows[rows.healthy & synthetic]
     rows = rows[(rows.lesion_volume_ml > 0) & ~rows.healthy]
-    for part in (rows, covered, synthetic):  # older runs may be without healthy heads
-        subjects = part.groupby("run").subject.agg(frozenset)
+    for scored in (rows, covered, synthetic):  # older runs may be without healthy heads
+        subjects = scored.groupby("run").subject.agg(frozenset)
         expected = subjects.get(ours, subjects.iloc[0] if len(subjects) else None)
         if odd := [name for name in subjects.index if subjects[name] != expected]:
             raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
@@ -116,16 +118,16 @@ def row(rows, healthy, name, ours, seed):
         "subjects": found["subjects"],
         "seeds": own.seed.nunique(),
         "steps": " ".join(f"{steps:,}" for steps in own.groupby("seed").steps.first()),
-        "Dice": with_interval(found["figures"]["dice"]),
-        "lesion F1": with_interval(found["figures"]["lesion_f1"]),
+        "Dice": with_interval(found["metrics"]["dice"]),
+        "lesion F1": with_interval(found["metrics"]["lesion_f1"]),
         "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
     }
     for kind, heads in healthy.items():
         wrong_ml = heads[heads.run == name].groupby("subject").volume_difference_ml.mean()
         cells[f"false positives, {kind} heads, ml, median (range)"] = with_range(wrong_ml)
-    compared = name != ours and compare_runs(rows, name, ours, seed)["figures"]
-    for figure, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
-        cells[f"{label} − {ours}"] = difference(compared[figure]) if compared else ""
+    compared = name != ours and compare_runs(rows, name, ours, seed)["metrics"]
+    for metric, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
+        cells[f"{label} − {ours}"] = difference(compared[metric]) if compared else ""
     return cells
 
 
@@ -145,4 +147,4 @@ def difference(found):
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)
