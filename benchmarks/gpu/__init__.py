@@ -37,7 +37,13 @@ class BusyShare:
         return self
 
     def _sample(self):
-        query = ["nvidia-smi", "-i", "0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]  # fmt: skip
+        query = [
+            "nvidia-smi",
+            "-i",
+            "0",
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+        ]
         while not self.ended.wait(0.1):
             answer = subprocess.run(query, capture_output=True, text=True)
             self.samples.append(float(answer.stdout) / 100)
@@ -144,13 +150,15 @@ def main():
             [Contestant("ours", ours), Contestant("PyTorch", peer, optional=True)], options.rounds
         )
         for name, group in turns.items():
-            rows.append({
-                "what": what,
-                "by": name,
-                "slices/s": spread(s["slices"] / s["wall_s"] for s in group),
-                "GPU busy": brief(spread(s["busy"] for s in group).median),
-                "wall, times ours": times_ours(turns["ours"], group, "wall_s"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "what": what,
+                    "by": name,
+                    "slices/s": spread(s["slices"] / s["wall_s"] for s in group),
+                    "GPU busy": brief(spread(s["busy"] for s in group).median),
+                    "wall, times ours": times_ours(turns["ours"], group, "wall_s"),
+                }
+            )
         samples |= {f"{what}, {name}": group for name, group in turns.items()}
     report("gpu", rows, samples, gpu=gpu, filters=FILTERS, batch=BATCH)
 
