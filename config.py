@@ -269,14 +269,15 @@ class Settings(Section):
 
 
 def load_settings(overlay=None, overrides=()):
-    """Read config.yaml, replace what an overlay file and ``section.key=value`` name, and check the
-    result.
+    """Read config.yaml, replace what an overlay and overrides name, and check the result.
+
+    `overlay` is a YAML file with some of config.yaml's keys; `overrides` are ``section.key=value``.
 
     Raises
     ------
     InputError
-        If a file cannot be read, a key is unknown, or a value has a wrong type or range. The
-        message names every such key and what is allowed.
+        If a file cannot be read, a key is unknown, or a value has a wrong type or range. The message
+        names every such key and what is allowed.
     """
     values = read_yaml(BASE_FILE)
     if overlay is not None:

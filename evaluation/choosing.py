@@ -18,9 +18,7 @@ RULE = f"Dice + lesion-wise Dice, at most {WRONG_ML:g} ml of wrong lesions in th
 
 
 def threshold_levels(probability):
-    """Count how many of `THRESHOLDS` each voxel exceeds, uint8: the probability in tenths, rounded
-    down.
-    """
+    """Round a probability down to tenths: count how many of `THRESHOLDS` it exceeds, uint8."""
     levels = np.zeros(probability.shape, np.uint8)
     for threshold in THRESHOLDS:
         levels += probability > threshold

@@ -24,8 +24,9 @@ def read_stages(folders):
 
 
 def tables_of_settings(runs, stages, titles, scored_on):
-    """Make tables, ``columns`` and ``rows``, of what was run: stages with settings, then what they
-    share.
+    """Make the tables of what was run: the stages with their settings, then what they share.
+
+    Each is a dictionary of ``columns``, or None, and ``rows``.
     """
     if not stages:
         rows = [(name, ", ".join(run["folders"])) for name, run in runs.items()]

@@ -26,11 +26,10 @@ MARGIN = 4  # voxels around the head
 
 
 def slice_viewer(volume, reference, prediction):
-    """Build the viewer of a scan (all 0 where no image is at hand), opened in the middle of the
-    lesion.
+    """Build the viewer of a scan, opened in the middle of the lesion.
 
-    Returns a page that needs nothing from outside, and the height of its picture as a share of its
-    width.
+    The voxels of `volume` are all 0 where no image is at hand. Returns a page that needs nothing from
+    outside, and the height of its picture as a share of its width.
     """
     at_hand = bool(volume.voxels.any())
     labels = np.where(reference > 0, 1 + (prediction > 0), 3 * (prediction > 0)).astype(np.uint8)

@@ -20,12 +20,16 @@ def load_networks(files):
 
 
 def predict_probability(networks, volume, flip=False):
-    """Give each voxel of a scan its probability of lesion, float32 (X, Y, Z), the mean of all
-    networks.
+    """Give each voxel of a scan its probability of lesion, the mean of all networks.
 
-    Every axial slice goes through the network, also those that training leaves out. A scan that is
-    not about 1 mm is brought to 1 mm along its own axes, and the probability back; both linearly.
-    With `flip` the prediction of the mirrored head, mirrored back, is averaged with it.
+    Every axial slice goes through the network, also those that training leaves out. A scan that is not
+    about 1 mm is brought to 1 mm along its own axes, and the probability back; both linearly. With
+    `flip` the prediction of the mirrored head, mirrored back, is averaged with it.
+
+    Returns
+    -------
+    ndarray, float32, shape (X, Y, Z)
+        0 to 1, on the grid of `volume.voxels`.
 
     Raises
     ------

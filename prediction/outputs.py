@@ -82,8 +82,9 @@ def plan_outputs(paths, layout, output):
 
 
 def find_images(folder, layout):
-    """List a folder's images (those with the ending of the data set, or else all but masks) and
-    problems.
+    """List a folder's images and the problems.
+
+    Images have the ending of the data set; where none has, they are all files but masks.
     """
     everything, problems = list_files(folder)
     files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]

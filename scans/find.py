@@ -113,8 +113,7 @@ def img_pairs(files):
 
 
 def list_files(folder):
-    """List what lies below a folder, but nothing hidden; and the folders that may not be read, as
-    problems.
+    """List what lies below a folder, hidden files left out, and as problems what may not be read.
 
     A folder is listed if it is named like a scan but holds none.
     """

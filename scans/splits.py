@@ -79,10 +79,10 @@ def _groups(rows, by):
 
 
 def split_from_table(path, rows, folds):
-    """Take over a published split: a csv with the columns `subject` and `fold` (0, 1, ... or
-    ``test``).
+    """Take over a published split: a csv with the columns `subject` and `fold`.
 
-    Each subject of `rows` must be in the table. The result is that of `make_split`.
+    `fold` is 0, 1, ... or ``test``. Each subject of `rows` must be in the table. The result is that of
+    `make_split`.
     """
     try:
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)

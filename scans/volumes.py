@@ -153,8 +153,9 @@ def slices_to_volume(stack, shape):
 
 
 def to_original_grid(voxels, volume):
-    """Turn voxels on the grid of `volume.voxels` into an image with the file's shape, affine and
-    header.
+    """Turn voxels on the grid of `volume.voxels` into an image on the file's own grid.
+
+    It has the shape, the affine and the header of the file, and the type of `voxels`.
     """
     stored = nibabel.orientations.io_orientation(volume.original.affine)
     back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), stored)

@@ -19,6 +19,7 @@ TITLES = {
 # Told apart by colour-blind eyes (Okabe and Ito, 2008), and by lightness in print.
 TRAINING, VALIDATION, BEST = "#0072B2", "#D55E00", "#555555"
 MASK, PREDICTION = "#56B4E9", "#E69F00"
+BEST_MARKER = {"marker": "o", "mfc": "white", "mec": VALIDATION, "mew": 2, "ms": 8}
 
 
 def save_learning_curves(history, stage, path):
@@ -30,22 +31,11 @@ def save_learning_curves(history, stage, path):
         draw_curve(panel, history, name)
     for panel in figure.axes[2:]:
         panel.set_xlabel("epoch")
+    label = f"best epoch: {best['epoch']}"
     handles = [
         Line2D([], [], color=TRAINING, lw=1.8, label="training"),
         Line2D([], [], color=VALIDATION, lw=1.8, label="validation"),
-        Line2D(
-            [],
-            [],
-            color=BEST,
-            lw=1,
-            ls=":",
-            marker="o",
-            mfc="white",
-            mec=VALIDATION,
-            mew=2,
-            ms=8,
-            label=f"best epoch: {best['epoch']}",
-        ),
+        Line2D([], [], color=BEST, lw=1, ls=":", **BEST_MARKER, label=label),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
     figure.suptitle(TITLES[stage], x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -64,17 +54,7 @@ def draw_curve(panel, history, name):
         values = [entry[key] for entry in history]
         panel.plot(epochs, values, colour, marker=marker, markersize=3, lw=1.8, label=label)
     panel.axvline(best["epoch"], color=BEST, lw=1, ls=":")
-    panel.plot(
-        best["epoch"],
-        best[f"val_{name}"],
-        "o",
-        ms=8,
-        mfc="white",
-        mec=VALIDATION,
-        mew=2,
-        clip_on=False,
-        zorder=3,
-    )
+    panel.plot(best["epoch"], best[f"val_{name}"], **BEST_MARKER, clip_on=False, zorder=3)
     late = best["epoch"] > np.mean(epochs)
     panel.annotate(
         f"{best[f'val_{name}']:.3f}",
