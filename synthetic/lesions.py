@@ -5,7 +5,7 @@ relative to white matter.
 """
 
 import numpy as np
-from scipy.ndimage import label
+from scipy.ndimage import gaussian_filter, label
 
 from synthetic.heads import MNI_ORIGIN, smooth_noise, template_mm
 
@@ -56,8 +56,6 @@ def grow_region(rng, allowed, centre, volume_ml, ragged, lobes=1):
 
 def blend(image, box, region, value, softness_mm):
     """Mix `value` into `image` where `region` is, with an edge of `softness_mm`."""
-    from scipy.ndimage import gaussian_filter
-
     share = gaussian_filter(region.astype(np.float32), softness_mm)
     image[box] += share * (np.minimum(value, image[box]) - image[box])
 

@@ -120,3 +120,12 @@ def test_what_computes_with_pytorch_starts_no_tensorflow(contender):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True
     )
     assert {"tensorflow", "keras"}.isdisjoint(printed.stdout.decode().split())
+
+
+# A framework starts only where it is needed, and a script imports what is slow after its arguments.
+LATE_IMPORTS = {"system/console.py", "prediction/inference.py", *(f"{name}.py" for name in SCRIPTS)}
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=str)
+def test_imports_stand_at_the_top_of_a_file(path):
+    assert not imported_inside_functions(path) or str(path) in LATE_IMPORTS
