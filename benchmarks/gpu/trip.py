@@ -118,6 +118,7 @@ def tables(name, make_cell, arguments, about):
         left = arguments.seconds - (time.perf_counter() - started)
         if left < 20 and not arguments.tiny:
             rows.append(cell | {"missing": "no time left"})
+            save(arguments.output / f"tables_{name}.json", {"about": about, "rows": rows})
             continue
         begun = time.perf_counter()
         try:
@@ -330,16 +331,21 @@ def train_stage(name, seed, weights, arguments, deadline):
         return jax.lax.scan(body, state, (rows, matrices))
 
     chunk = 16 if arguments.tiny else 89
-    chunks = jnp.asarray(validation[: len(validation) // chunk * chunk].reshape(-1, chunk))
+    # The last chunk is filled up with slices that do not count.
+    filled = np.pad(validation, (0, -len(validation) % chunk), mode="edge")
+    counted = np.arange(len(filled)) < len(validation)
+    chunks = tuple(jnp.asarray(values.reshape(-1, chunk)) for values in (filled, counted))
 
     @jax.jit
     def validate(trainable, other):
-        def counts(rows):
+        def counts(drawn):
+            rows, counted = drawn
             images = data["images"][rows].astype(jnp.float32)
             mean, factor = (data[key][rows][:, None, None] for key in ("mean", "factor"))
             images = ((images - mean) * factor)[..., None]
             found, _ = model.stateless_call(trainable, other, images, training=False)
-            found, masks = found[..., 0] > 0.5, data["masks"][rows] > 0
+            counted = counted[:, None, None]
+            found, masks = (found[..., 0] > 0.5) & counted, (data["masks"][rows] > 0) & counted
             return jnp.stack([(found & masks).sum(), found.sum(), masks.sum()])
 
         return jax.lax.map(counts, chunks)
