@@ -2,12 +2,12 @@
 
 `prep.py` writes it; the stages read nothing else. A row is one axial slice:
 
-dataset, subject, session, site   of the scan z, lesion_pixels                  its place in the
-scan (in RAS), and the lesion on it image, mask, position              files below the prepared
-folder, and the place in a stack mean, std                         of the scan's intensities, for
-`scans.intensity.standardise` content                           hash of all its scan's slices: finds
-a scan under two names alike                             the same for scans that are nearly
-identical (see `scans.near_duplicates`)
+dataset, subject, session, site   of the scan
+z, lesion_pixels                  its place in the scan (in RAS), and the lesion on it
+image, mask, position             files below the prepared folder, and the place in a stack
+mean, std                         of the scan's intensities, for `scans.intensity.standardise`
+content                           hash of all its scan's slices: finds a scan under two names
+alike                             the same for scans that are nearly identical
 """
 
 import re
