@@ -1,4 +1,4 @@
-"""YAML as people write it: ``1e-4`` is a number."""
+"""YAML as people write it: ``1e-4`` is a number, and no key stands twice."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,27 @@ from system.files import InputError, whole_file
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but ``1e-4`` is a number, as everyone but YAML 1.1 expects."""
+    """PyYAML's safe loader, but ``1e-4`` is a number, as everyone but YAML 1.1 expects.
+
+    A key that stands twice is an error: the loader of PyYAML would take the last without a word.
+    """
+
+    def construct_mapping(self, node, deep=False):
+        # Before PyYAML puts merged keys, ``<<``, beside these, which may well repeat them.
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise _KeyTwice(
+                    problem=f"`{key.value}` stands there twice; keep one",
+                    problem_mark=key.start_mark,
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _KeyTwice(yaml.MarkedYAMLError):
+    """A key stands twice in one mapping."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -28,10 +48,11 @@ def parse_yaml(text, source):
     """Read YAML; `source`, a file or an argument, is named if it is not valid."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where and isinstance(source, Path) else ""
-        raise InputError(f"{source}{line}: not valid YAML") from None
+        reason = error.problem if isinstance(error, _KeyTwice) else "not valid YAML"
+        raise InputError(f"{source}{line}: {reason}") from None
 
 
 def read_yaml(path):
