@@ -7,10 +7,20 @@ its "off" as the default here. Later sources win: config.yaml, then ``--config F
 
 import argparse
 import difflib
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from system.files import InputError
 from system.retired import without_retired
@@ -19,6 +29,18 @@ from system.yaml_files import parse_yaml, read_yaml, save_yaml
 BASE_FILE = Path(__file__).with_name("config.yaml")
 STAGES = ("pre_train", "train", "transfer")
 
+
+def expand_path(text):
+    """Replace ``~`` and environment variables in a path; one that is not set is refused."""
+    if not text.strip():
+        raise ValueError("must name a file or folder")
+    expanded = os.path.expandvars(Path(text).expanduser())
+    if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
+        raise ValueError(f"the environment variable {unset.group()} is not set")
+    return expanded
+
+
+FilePath = Annotated[str, AfterValidator(expand_path)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -33,17 +55,10 @@ class Section(BaseModel):
 
 
 class Paths(Section):
-    atlas: str = Field(description="folder of ATLAS v2.0, nested or not; may be missing")
-    brats17: str = Field(description="folder of BraTS17, nested or not; may be missing")
-    prepared: str = Field(description="prep.py writes slices, slices.csv and splits.json here")
-    runs: str = Field(description="the stages write pre_train/, train/ and transfer/ here")
-
-    @field_validator("*")
-    @classmethod
-    def expand_home(cls, value):
-        if not value.strip():
-            raise ValueError("must name a folder")
-        return str(Path(value).expanduser())
+    atlas: FilePath = Field(description="folder of ATLAS v2.0, nested or not; may be missing")
+    brats17: FilePath = Field(description="folder of BraTS17, nested or not; may be missing")
+    prepared: FilePath = Field(description="prep.py writes slices, slices.csv and splits.json here")
+    runs: FilePath = Field(description="the stages write pre_train/, train/ and transfer/ here")
 
 
 class Layout(Section):
@@ -86,7 +101,7 @@ class Split(Section):
     )
     folds: Annotated[int, Field(ge=2)] = Field(description="validation folds")
     test_fraction: Fraction = Field(description="share of the subjects that no stage ever sees")
-    table: str | None = Field(
+    table: FilePath | None = Field(
         None,
         description="a csv (subject, fold) in place of the drawn split; fold is 0, 1, ... or test",
     )
@@ -172,7 +187,7 @@ class Stage(Section):
 
 
 class TransferStage(Stage):
-    initial_weights: str | None = Field(
+    initial_weights: FilePath | None = Field(
         None, description="a .weights.h5 file; null: the best of <paths.runs>/pre_train"
     )
     trainable: (

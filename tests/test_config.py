@@ -75,6 +75,9 @@ def test_every_wrong_setting_is_named_at_once():
         ("train: [1", ["line", "not valid YAML"]),
         ("- train\n", ["key: value"]),
         (b"\xff\xfe\xff", ["cannot be read"]),
+        ("train:\n  epochs: 3\ntrain:\n  epochs: 4\n", ["line 3", "`train` stands there twice"]),
+        ("train:\n  epochs: 3\n  epochs: 4\n", ["line 3", "`epochs` stands there twice"]),
+        ("? [train, 1]\n: 2\n", ["not valid YAML"]),
     ],
 )
 def test_an_unreadable_overlay_is_refused_by_its_name(tmp_path, text, parts):
@@ -130,9 +133,22 @@ def test_saved_settings_load_again_identically(tmp_path, folder):
     assert load_settings(tmp_path / "settings.yaml") == settings
 
 
-def test_the_home_folder_is_expanded():
-    settings = load_settings(overrides=["paths.prepared=~/prepared"])
-    assert settings.paths.prepared == str(Path.home() / "prepared")
+def test_a_merge_of_yaml_may_repeat_keys(tmp_path):
+    text = "train: &shared {epochs: 3, batch_size: 2}\ntransfer: {<<: *shared, epochs: 4}\n"
+    (tmp_path / "my.yaml").write_text(text)
+    transfer = load_settings(tmp_path / "my.yaml").transfer
+    assert (transfer.epochs, transfer.batch_size) == (4, 2)
+
+
+@pytest.mark.parametrize("key", ["paths.prepared", "split.table", "transfer.initial_weights"])
+def test_home_and_variables_are_expanded_in_every_path(key, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    section, name = key.split(".")
+    for written, meant in (("~/x", str(Path.home() / "x")), ("${SCRATCH}/x", "/scratch/me/x")):
+        settings = load_settings(overrides=[f"{key}={written}"])
+        assert getattr(getattr(settings, section), name) == meant
+    with refused(key, "the environment variable $NOWHERE is not set"):
+        load_settings(overrides=[f"{key}=$NOWHERE/x"])
 
 
 def test_settings_do_not_change():
