@@ -1,6 +1,7 @@
 """Subjects dealt out to training, validation and test: by subject or by site, never by slice."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -81,11 +82,11 @@ def _groups(rows, by):
 def split_from_table(path, rows, folds):
     """Take over a published split: a csv with the columns `subject` and `fold`.
 
-    `fold` is 0, 1, ... or ``test``. Each subject of `rows` must be in the table. The result is that of
-    `make_split`.
+    `fold` is 0, 1, ... or ``test``. Each subject of `rows` must be in the table, which may be as
+    spreadsheets save it. The result is that of `make_split`.
     """
     try:
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        table = _read_spreadsheet(path)
         fold_of = dict(zip(table["subject"], table["fold"], strict=True))
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -105,6 +106,17 @@ def split_from_table(path, rows, folds):
         [s for s in subjects if fold_of[s] == name] for name in [names[-1], *names[:-1]]
     )
     return {"test": test, "folds": dealt}
+
+
+def _read_spreadsheet(path):
+    """Read a csv as text, whichever separator, byte-order mark and capitals a spreadsheet chose."""
+    text = Path(path).read_text("utf-8-sig")
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    table = pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    table = table.rename(columns=lambda name: name.strip().lower())
+    table = table.apply(lambda column: column.str.strip())
+    return table[(table != "").any(axis=1)]
 
 
 def load_split(folder, dataset, fold):

@@ -186,6 +186,15 @@ def test_a_table_is_taken_over_as_it_is(tmp_path):
     assert split == {"test": ["s000"], "folds": [["s001"], ["s002", "s003"], []]}
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_may_be_as_a_spreadsheet_saves_it(tmp_path, separator):
+    lines = ["Subject,Fold", " s002,1", "s000,test", "s001,0 ", ","]
+    text = "\ufeff" + "\r\n".join(lines).replace(",", separator)
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    split = split_from_table(tmp_path / "t.csv", manifest([9] * 3), 2)
+    assert split == {"test": ["s000"], "folds": [["s001"], ["s002"]]}
+
+
 @pytest.mark.parametrize(
     ("table", "parts"),
     [
