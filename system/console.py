@@ -16,6 +16,9 @@ def run_script(main):
 
     A `KeyboardInterrupt` may carry what was kept, as ``after epoch 3 of 150, kept in runs/train``.
     """
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        # In another locale, as of containers and cron, Python reads names of files by another rule.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     try:
         sys.exit(main())
     except (InputError, OutputError) as error:

@@ -1,7 +1,9 @@
 """Every script reads its arguments alike, and ends in one clear line."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from config import parse_arguments
 from system.console import run_script, starting_tensorflow
 from system.files import InputError, OutputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def raises(error):
@@ -35,6 +39,17 @@ def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
     assert captured.out == ""
     assert captured.err.startswith(shown)
     assert captured.err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_names_with_umlauts_are_met_in_the_locale_of_containers(tmp_path, utf8):
+    folder = tmp_path / "Schädel"
+    folder.mkdir()
+    words = [sys.executable, ROOT / "prep.py", "--set", f"paths.atlas={folder}"]
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": utf8, "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(words, env=plain, capture_output=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.decode("utf-8").startswith(f"error: {folder}: no file ends in _T1w.nii.gz")
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback():
