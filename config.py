@@ -65,12 +65,21 @@ class Layout(Section):
     image_suffix: Annotated[str, Field(min_length=1)] = Field(
         description="how the name of an image ends, without .nii or .nii.gz"
     )
-    mask_suffix: Annotated[str, Field(min_length=1)] = Field(
-        description="how the name of its mask ends; what stands before is equal"
+    mask_suffix: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    ) = Field(
+        description="how the name of its mask ends, what stands before is equal; a list: the union of "
+        "those that are there is the lesion"
     )
     labels: list[PositiveInteger] | None = Field(
         description="mask values that count as lesion; null: the mask is 0/1 or 0/255"
     )
+
+    @property
+    def mask_suffixes(self):
+        one = isinstance(self.mask_suffix, str)
+        return (self.mask_suffix,) if one else tuple(self.mask_suffix)
 
 
 class Slices(Section):

@@ -37,7 +37,7 @@ def list_scans(folder):
     from scans.find import find_scans
 
     layout = load_settings().atlas
-    return find_scans(folder, "atlas", layout.image_suffix, layout.mask_suffix)[0]
+    return find_scans(folder, "atlas", layout.image_suffix, layout.mask_suffixes)[0]
 
 
 def ours(folder, output):
@@ -65,7 +65,7 @@ def gunzip(folder):
 
     def work():
         for scan in scans:
-            for path in (scan.image, scan.mask):
+            for path in (scan.image, scan.masks[0]):
                 zlib.decompress(path.read_bytes(), gzip_format)
         return {"scans": len(scans)}
 
@@ -85,7 +85,7 @@ def multiply(scans, folder, at_least):
             anat.mkdir(parents=True)
             stem = f"{name}_ses-1_space-MNI152NLin2009aSym"
             (anat / f"{stem}_T1w.nii.gz").symlink_to(scan.image.resolve())
-            (anat / f"{stem}_label-L_desc-T1lesion_mask.nii.gz").symlink_to(scan.mask.resolve())
+            (anat / f"{stem}_label-L_desc-T1lesion_mask.nii.gz").symlink_to(scan.masks[0].resolve())
     return (number + 1) * len(originals)
 
 

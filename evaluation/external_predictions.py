@@ -10,8 +10,8 @@ import numpy as np
 from evaluation.metrics import subject_metrics
 from evaluation.runs import Case
 from evaluation.scoring import Scores, View, metrics_row
-from scans.find import NIFTI_ENDINGS, identify, list_files, stem_of
-from scans.volumes import load_mask, load_volume, read_voxels
+from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, stem_of
+from scans.volumes import load_lesion, load_mask, load_volume, read_voxels
 from system.files import InputError
 from system.parallel import in_parallel
 
@@ -48,17 +48,25 @@ def pair_masks(predictions, masks, layout):
     InputError
         If predictions are missing (names all), or if a mask or a prediction could be several.
     """
-    wanted = _nifti_files(masks)
-    suffix = layout.mask_suffix
-    wanted = {file: name for file, name in wanted.items() if name.endswith(suffix)} or wanted
-    by_name, by_subject = {}, {}
+    stems, suffixes = _nifti_files(masks), layout.mask_suffixes
+    named = {file: name for file, name in stems.items() if name.endswith(suffixes)}
+    wanted = {}
+    for file, name in (named or stems).items():
+        wanted.setdefault((file.parent, _without_suffix(name, suffixes)), []).append(file)
+    by_name, by_scan = {}, {}
     for file, name in _nifti_files(predictions).items():
         by_name.setdefault(name, []).append(file)
-        by_subject.setdefault(identify(file.relative_to(predictions))[:2], []).append(file)
+        by_scan.setdefault(identify(file.relative_to(predictions))[:2], []).append(file)
     pairs, missing, used = [], [], {}
-    for file, name in wanted.items():
+    for file, *others in wanted.values():
         subject, session, site = identify(file.relative_to(masks))
-        found = by_name.get(name) or by_subject.get((subject, session), [])
+        # Another program may have dropped what tells the scans of a session apart.
+        short = "".join(session_label(file.relative_to(masks).as_posix()))
+        found = (
+            by_name.get(stem_of(file))
+            or by_scan.get((subject, session))
+            or by_scan.get((subject, short), [])
+        )
         if not found:
             missing.append(file.name)
             continue
@@ -72,7 +80,8 @@ def pair_masks(predictions, masks, layout):
             )
         used[found[0]] = file
         image = _image_beside(file, layout)
-        case = Case(subject, session, site, image, file, layout.labels, 0, math.nan)
+        own = (file, *others)
+        case = Case(subject, session, site, image, own, layout.labels, 0, math.nan)
         pairs.append(ExternalPrediction(found[0], case))
     if missing:
         raise InputError(
@@ -91,10 +100,14 @@ def _nifti_files(folder):
     return files
 
 
+def _without_suffix(name, suffixes):
+    return next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
+
+
 def _image_beside(mask, layout):
     """Return the image that lies beside a mask, or None."""
     stem, *ending = mask.name.split(".", 1)
-    name = stem.removesuffix(layout.mask_suffix) + layout.image_suffix
+    name = _without_suffix(stem, layout.mask_suffixes) + layout.image_suffix
     image = mask.with_name(".".join([name, *ending]))
     return image if image.is_file() and image != mask else None
 
@@ -105,8 +118,8 @@ def _score(prediction):
 
 
 def _load(prediction):
-    grid = read_voxels(prediction.case.mask)
-    reference = load_mask(prediction.case.mask, prediction.case.labels, grid)
+    grid = read_voxels(prediction.case.masks[0])
+    reference = load_lesion(prediction.case.masks, prediction.case.labels, grid)
     return grid, reference, load_mask(prediction.file, None, grid)
 
 

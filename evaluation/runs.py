@@ -37,9 +37,9 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Case:
-    """A scan with the mask, drawn by hand, that a prediction is scored against.
+    """A scan with the lesion, drawn by hand, that a prediction is scored against.
 
-    `image` is None where it is not at hand. `labels` are the mask's values that count as lesion.
+    It is the union of `masks`. `image` is None where it is not at hand. `labels` are the values that count as lesion.
     Training left out `skip` axial slices at either end, with `lesion_outside_ml` of lesion (NaN
     where not known).
     """
@@ -48,7 +48,7 @@ class Case:
     session: str
     site: str
     image: Path | None
-    mask: Path
+    masks: tuple[Path, ...]
     labels: list | None
     skip: int
     lesion_outside_ml: float
@@ -191,8 +191,10 @@ def find_cases(prepared, split, subset):
         name = scan_name(row.subject, row.session)
         facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
         made_from = facts["made_from"]
-        image, mask = (Path(made_from[kind]) for kind in ("image", "mask"))
-        for file, changed_ns in zip((image, mask), made_from["changed_ns"], strict=True):
+        # An earlier version knew one mask a scan.
+        masks = made_from.get("masks") or [made_from["mask"]]
+        files = [Path(made_from["image"]), *map(Path, masks)]
+        for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
             if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
                 raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
         cases.append(
@@ -200,8 +202,8 @@ def find_cases(prepared, split, subset):
                 row.subject,
                 row.session,
                 row.site,
-                image,
-                mask,
+                files[0],
+                tuple(files[1:]),
                 made_from["labels"],
                 made_from["skip"],
                 facts["lesion_outside_ml"],

@@ -25,7 +25,7 @@ from prediction.inference import load_networks, predict_probability
 from prediction.lesions import box_of
 from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
 from scans.nifti import save_nifti
-from scans.volumes import Volume, load_mask, load_volume, read_voxels, to_original_grid
+from scans.volumes import Volume, load_lesion, load_volume, read_voxels, to_original_grid
 from system.files import InputError, file_hash
 from system.parallel import WRITERS, in_parallel
 
@@ -193,7 +193,7 @@ def _stored_origin(file):
 def load_scored(predictor, case):
     """Read a scan, its reference mask, and its prediction as `threshold_levels`."""
     volume = read_voxels(case.image)
-    reference = load_mask(case.mask, case.labels, volume)
+    reference = load_lesion(case.masks, case.labels, volume)
     tenths = read_voxels(predictor.prediction_of(case)).voxels
     return volume, reference, np.rint(tenths * 10).astype(np.uint8)
 

@@ -4,7 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
-from scans.find import identify
+from scans.find import identify, session_label
 from system.files import InputError, whole_file
 
 NAME = "atlas2_prediction"
@@ -23,13 +23,14 @@ def pack_challenge(planned, path):
     }
     content = {"dataset_description.json": json.dumps(about, indent=2).encode()}
     for outputs in planned:
-        subject, session, _ = identify(Path(outputs.scan.name))
+        subject, _, _ = identify(Path(outputs.scan.name))
         if not subject.startswith("sub-"):
             raise InputError(
                 f"{outputs.scan}: --challenge needs names as sub-r001s001_ses-1_..._T1w"
             )
         name = outputs.mask.name.replace("_label-L_desc-lesion_mask", "_label-L_mask")
-        content[f"{subject}/ses-{session or 1}/anat/{name}"] = outputs.mask.read_bytes()
+        (session,) = session_label(outputs.scan.name) or ["1"]
+        content[f"{subject}/ses-{session}/anat/{name}"] = outputs.mask.read_bytes()
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(content):
             # No date: ZipInfo's own is 1980.

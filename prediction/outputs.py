@@ -92,7 +92,8 @@ def find_images(folder, layout):
     images = named or [
         path
         for path in files
-        if not NOT_AN_IMAGE.search(stem_of(path)) and not stem_of(path).endswith(layout.mask_suffix)
+        if not NOT_AN_IMAGE.search(stem_of(path))
+        and not stem_of(path).endswith(layout.mask_suffixes)
     ]
     problems += img_pairs(everything)
     if not images and not problems:

@@ -4,26 +4,41 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from system.files import InputError, Problem
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 
 
+LOOKS_LIKE_A_MASK = re.compile(r"lesion|mask|seg|roi|label", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Scan:
-    """A T1-weighted image with its mask; `session` is empty where there is none."""
+    """A T1-weighted image with its masks, whose union is the lesion.
+
+    `session` is empty where the name gives none; see `identify`.
+    """
 
     dataset: str
     subject: str
     session: str
     site: str
     image: Path
-    mask: Path
+    masks: tuple[Path, ...]
 
     @property
     def name(self):
         return scan_name(self.subject, self.session)
+
+
+class Found(NamedTuple):
+    """The scans of a data set, the files that are left out, and what else is worth a line."""
+
+    scans: list[Scan]
+    problems: list[Problem]
+    notes: list[str]
 
 
 def scan_name(subject, session):
@@ -31,18 +46,13 @@ def scan_name(subject, session):
     return f"{subject}_{session}" if session else subject
 
 
-def find_scans(folder, dataset, image_suffix, mask_suffix):
+def find_scans(folder, dataset, image_suffix, mask_suffixes):
     """List the scans below a folder, however deep, in the order of their names.
 
-    A scan is a file ``<name><image_suffix>.nii[.gz]``; its mask is ``<name><mask_suffix>``, in the
+    A scan is a file ``<name><image_suffix>.nii[.gz]``; its masks are ``<name><mask_suffix>``, in the
     same folder or, as BIDS derivatives do, elsewhere below `folder`. Hidden files (``._*``, which
-    macOS leaves behind) are passed over.
-
-    Returns
-    -------
-    scans : list of Scan
-    problems : list of Problem
-        Images without a mask and names that occur twice.
+    macOS leaves behind) are passed over, and so are folders in which no image has a mask, as
+    ``Testing`` of ATLAS v2.0, which get a note.
 
     Raises
     ------
@@ -52,42 +62,34 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
     folder = Path(folder)
     everything, problems = list_files(folder)
     files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]
-    masks = {}
-    for path in files:
-        if stem_of(path).endswith(mask_suffix):
-            masks.setdefault(stem_of(path), []).append(path)
-    pairs = {stem_of(path) for path in everything if re.search(r"\.(hdr|img)(\.gz)?$", path.name)}
-    problems += [
-        found for found in img_pairs(everything) if stem_of(Path(found.file)).endswith(image_suffix)
-    ]
+    images = [path for path in files if stem_of(path).endswith(image_suffix)]
+    pairs = img_pairs(everything)
+    problems += [found for found in pairs if stem_of(Path(found.file)).endswith(image_suffix)]
 
-    scans, seen = [], {}
-    for image in files:
-        if not stem_of(image).endswith(image_suffix):
-            continue
-        mask_name = stem_of(image).removesuffix(image_suffix) + mask_suffix
-        found = masks.get(mask_name, [])
-        beside = [mask for mask in found if mask.parent == image.parent]
-        candidates = beside or found
+    masks_of = _match_masks(images, files, image_suffix, mask_suffixes)
+    common = Path(os.path.commonpath([image.parent for image in images] or [folder]))
+    masked = {_share(image, common) for image in images if masks_of[image]}
+    scans, seen, without = [], {}, {}
+    for image in images:
         if image.is_dir():
             problems.append(Problem(str(image), "is a folder without a scan; put the file itself"))
             continue
-        if len(candidates) != 1:
-            what = f"found {len(candidates)} times; keep one"
-            if not candidates:
-                what = "missing; put it there, or take the image away"
-            if mask_name in pairs:
-                what = "an .hdr/.img pair; convert it to .nii.gz"
-            problems.append(Problem(str(image), f"its mask {mask_name}.nii.gz is {what}"))
+        share = _share(image, common)
+        if not masks_of[image] and masked and share not in masked:
+            without.setdefault(share, []).append(image)
             continue
-        subject, session, site = identify(image.relative_to(folder))
-        scan = Scan(dataset, subject, session, site, image, candidates[0])
-        if scan.name in seen:
-            reason = f"same subject and session as {seen[scan.name]}; keep one"
+        if reason := _wrong_with(masks_of[image], image, image_suffix, mask_suffixes, pairs):
             problems.append(Problem(str(image), reason))
             continue
-        seen[scan.name] = image
-        scans.append(scan)
+        subject, session, site = identify(image.relative_to(folder))
+        masks = tuple(path for paths in masks_of[image].values() for path in paths)
+        scan = Scan(dataset, subject, session, site, image, masks)
+        earlier = seen.setdefault(scan.name, image)
+        if earlier is image:
+            scans.append(scan)
+        elif not image.samefile(earlier):
+            reason = f"same subject and session as {earlier}; keep one"
+            problems.append(Problem(str(image), reason))
 
     if not scans and not problems:
         found = "nothing in it"
@@ -97,10 +99,76 @@ def find_scans(folder, dataset, image_suffix, mask_suffix):
             found = f"{files[0]} and {len(files) - 1} more NIfTI files"
         raise InputError(
             f"{folder}: no file ends in {image_suffix}.nii.gz; expected, at any depth, "
-            f"NAME{image_suffix}.nii.gz with NAME{mask_suffix}.nii.gz, found {found}; point "
+            f"NAME{image_suffix}.nii.gz with NAME{mask_suffixes[0]}.nii.gz, found {found}; point "
             f"paths.{dataset} at the data set, or set {dataset}.image_suffix to how its names end"
         )
-    return scans, problems
+    notes = [
+        f"{len(own)} scan{'s have' if len(own) > 1 else ' has'} no mask, below {share}: for predict.py"
+        for share, own in without.items()
+    ]
+    return Found(scans, problems, notes + _unused_masks(scans, files, image_suffix, dataset))
+
+
+def _match_masks(images, files, image_suffix, mask_suffixes):
+    """Find the masks of each image, by suffix; those beside it are preferred to those elsewhere."""
+    by_name = {}
+    for path in files:
+        if stem_of(path).endswith(tuple(mask_suffixes)):
+            by_name.setdefault(stem_of(path), []).append(path)
+    masks_of = {}
+    for image in images:
+        masks_of[image] = {}
+        for suffix in mask_suffixes:
+            found = by_name.get(stem_of(image).removesuffix(image_suffix) + suffix, [])
+            if found:
+                beside = [mask for mask in found if mask.parent == image.parent]
+                masks_of[image][suffix] = beside or found
+    return masks_of
+
+
+def _wrong_with(masks, image, image_suffix, mask_suffixes, pairs):
+    """Say what is wrong with the masks of an image, or return None."""
+    start = stem_of(image).removesuffix(image_suffix)
+    for suffix in mask_suffixes:
+        if any(stem_of(Path(pair.file)) == start + suffix for pair in pairs):
+            return f"its mask {start}{suffix}.nii.gz is an .hdr/.img pair; convert it to .nii.gz"
+    for suffix, found in masks.items():
+        if len(found) > 1:
+            return f"its mask {start}{suffix}.nii.gz is found {len(found)} times; keep one"
+    if not masks:
+        names = " or ".join(f"{start}{suffix}.nii.gz" for suffix in mask_suffixes)
+        return f"its mask {names} is missing; put it there, or take the image away"
+    return None
+
+
+def _share(image, common):
+    """Return the folder just below `common` that an image is in, if it is not its subject's own."""
+    below = image.relative_to(common).parts
+    subject, _, _ = identify(image.relative_to(common))
+    own = len(below) < 3 or subject in below[0]
+    return common if own else common / below[0]
+
+
+def _unused_masks(scans, files, image_suffix, dataset):
+    """Note, in one line, files beside images that look like further masks of them."""
+    by_folder, used = {}, {mask for scan in scans for mask in scan.masks}
+    for path in files:
+        by_folder.setdefault(path.parent, []).append(path)
+    unused = []
+    for scan in scans:
+        start = stem_of(scan.image).removesuffix(image_suffix)
+        for path in by_folder[scan.image.parent]:
+            own = stem_of(path).startswith(f"{start}_") and path != scan.image
+            rest = stem_of(path).removeprefix(start)
+            if own and path not in used and LOOKS_LIKE_A_MASK.search(rest) and "prob" not in rest:
+                unused.append(path.name)
+    if not unused:
+        return []
+    more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+    return [
+        f"{len(unused)} further mask{'s' * (len(unused) > 1)} not used: {', '.join(unused[:5])}{more}; "
+        f"make {dataset}.mask_suffix a list to join them"
+    ]
 
 
 def img_pairs(files):
@@ -115,29 +183,41 @@ def img_pairs(files):
 def list_files(folder):
     """List what lies below a folder, hidden files left out, and as problems what may not be read.
 
-    A folder is listed if it is named like a scan but holds none.
+    Links to folders are followed, after all else, each folder once. A folder is listed if it is
+    named like a scan but holds none.
     """
-    paths, problems = [], []
+    paths, problems, seen, roots = [], [], set(), [Path(folder)]
 
     def note(error):
         reason = f"may not be looked into ({error.strerror}); ask for the right to"
         problems.append(Problem(str(error.filename), reason))
 
-    for parent, folders, names in os.walk(folder, onerror=note):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(parent, name) for name in names if not name.startswith(".")]
-        if parent.endswith(NIFTI_ENDINGS) and not any(n.endswith(NIFTI_ENDINGS) for n in names):
-            paths.append(Path(parent))
+    # Grows by the links that are found on the way.
+    for root in roots:
+        for parent, folders, names in os.walk(root, onerror=note):
+            shown = sorted(name for name in folders if not name.startswith("."))
+            links = [Path(parent, name) for name in shown if Path(parent, name).is_symlink()]
+            roots += links
+            folders[:] = [name for name in shown if Path(parent, name) not in links]
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            paths += [Path(parent, name) for name in names if not name.startswith(".")]
+            if parent.endswith(NIFTI_ENDINGS) and not any(n.endswith(NIFTI_ENDINGS) for n in names):
+                paths.append(Path(parent))
     return sorted(paths), problems
 
 
 def identify(path):
     """Read subject, session and site from a scan's path below the data set's folder.
 
-    ATLAS v2.0 and BIDS: ``sub-r001s001/ses-1`` gives subject ``sub-r001s001``, session ``1``; the
-    site is the ``R001`` folder, or the cohort in the subject's name. BraTS17:
-    ``Brats17_CBICA_AAB_1`` gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time point),
-    site ``CBICA``. Any other name is a subject of its own at site ``unknown``.
+    ATLAS v2.0 and BIDS: ``sub-r001s001/ses-1`` gives subject ``sub-r001s001``, session ``1``; of
+    several scans of a session ``acq-mprage_run-2`` tells one apart and joins its name:
+    ``1_acq-mprage_run-2``. The site is the ``R001`` folder, or the cohort in the subject's name.
+    BraTS17: ``Brats17_CBICA_AAB_1`` gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time
+    point), site ``CBICA``. Any other name is a subject of its own at site ``unknown``.
     """
     text = path.as_posix()
     if brats := re.match(r"(Brats\d+_([^_]+)_[^_]+)_(\d+)(?=_)", path.name):
@@ -145,14 +225,19 @@ def identify(path):
         return subject, session, site
     if bids := re.search(r"sub-[A-Za-z0-9]+", path.name) or re.search(r"sub-[A-Za-z0-9]+", text):
         subject = bids.group()
-        session = re.search(r"ses-([A-Za-z0-9]+)", text)
+        entities = re.findall(r"(?<=_)(?:acq|ce|echo|inv|rec|run)-[A-Za-z0-9]+", path.name)
         cohort = re.search(r"(?:^|/)(R\d+)/", text) or re.match(r"sub-(r\d+)s\d+", subject)
         return (
             subject,
-            session.group(1) if session else "",
+            "_".join([*session_label(text), *entities]),
             cohort.group(1).upper() if cohort else "unknown",
         )
     return stem_of(path), "", "unknown"
+
+
+def session_label(text):
+    """List the session in the path of a scan named as BIDS: one label, or none."""
+    return re.findall(r"ses-([A-Za-z0-9]+)", text)[:1]
 
 
 def stem_of(path):

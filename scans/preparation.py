@@ -17,16 +17,18 @@ DATASETS = ("atlas", "brats17")
 
 
 def find_datasets(settings):
-    """List the scans of each data set whose folder exists, and the problems."""
+    """List the scans of each data set whose folder exists, and the problems; print the notes."""
     scans, problems = [], []
     for dataset in DATASETS:
         folder, layout = getattr(settings.paths, dataset), getattr(settings, dataset)
         if not Path(folder).is_dir():
             print(f"{dataset}: no folder {folder}, left out")
             continue
-        found, unusable = find_scans(folder, dataset, layout.image_suffix, layout.mask_suffix)
-        scans += found
-        problems += unusable
+        found = find_scans(folder, dataset, layout.image_suffix, layout.mask_suffixes)
+        scans += found.scans
+        problems += found.problems
+        for note in found.notes:
+            print(f"{dataset}: {note}")
     if not scans and not problems:
         folders = " nor ".join(getattr(settings.paths, dataset) for dataset in DATASETS)
         raise InputError(f"neither {folders} is a folder; set paths.atlas or paths.brats17")

@@ -8,7 +8,7 @@ import numpy as np
 
 from scans.near_duplicates import make_thumbnail
 from scans.nifti import check_is_file
-from scans.volumes import load_mask, load_volume, volume_to_slices
+from scans.volumes import load_lesion, load_volume, volume_to_slices
 from system.files import InputError, OutputError, cannot_write, load_json, save_json, whole_file
 
 
@@ -20,13 +20,13 @@ def prepare_scan(scan, folder, labels, size, skip, format):
     """
     folder = Path(folder)
     facts_file = folder / scan.dataset / f"{scan.name}.json"
-    for path in (scan.image, scan.mask):
+    for path in (scan.image, *scan.masks):
         check_is_file(path)
     # A changed setting or source file makes the slices stale.
     made_from = {
         "image": str(scan.image.absolute()),
-        "mask": str(scan.mask.absolute()),
-        "changed_ns": [scan.image.stat().st_mtime_ns, scan.mask.stat().st_mtime_ns],
+        "masks": [str(mask.absolute()) for mask in scan.masks],
+        "changed_ns": [path.stat().st_mtime_ns for path in (scan.image, *scan.masks)],
         "labels": labels,
         "size": size,
         "skip": skip,
@@ -39,7 +39,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
         _declare_stale(facts_file, folder)
 
     volume = load_volume(scan.image)
-    lesion = load_mask(scan.mask, labels, volume)
+    lesion = load_lesion(scan.masks, labels, volume)
     scaled, mean, std = volume.scaled
     depth = scaled.shape[2]
     if depth <= 2 * skip:

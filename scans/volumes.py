@@ -119,6 +119,11 @@ def load_mask(path, labels, image):
     return lesion.T.view(np.uint8)
 
 
+def load_lesion(masks, labels, image):
+    """Read the masks of an image, a `Volume`; the lesion is their union (see `load_mask`)."""
+    return np.bitwise_or.reduce([load_mask(mask, labels, image) for mask in masks])
+
+
 def volume_to_slices(voxels, size):
     """Cut a volume, (X, Y, Z), into axial slices, (Z, size, size), each in the middle of a square.
 

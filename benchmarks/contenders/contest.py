@@ -128,7 +128,7 @@ def score(folder, cases, settings):
     truth = folder / "masks"
     truth.mkdir(parents=True)
     for case in cases:
-        for file in (case.image, case.mask):
+        for file in (case.image, case.masks[0]):
             (truth / file.name).symlink_to(file.resolve())
     main(
         [
@@ -143,6 +143,6 @@ def score(folder, cases, settings):
             "--set",
             f"atlas.image_suffix={settings.atlas.image_suffix}",
             "--set",
-            f"atlas.mask_suffix={settings.atlas.mask_suffix}",
+            f"atlas.mask_suffix=[{', '.join(settings.atlas.mask_suffixes)}]",
         ]
     )

@@ -33,8 +33,8 @@ def synthetic_cases(results, settings):
     cases = []
     for index in range(HEADS):
         case = empty_case(results, settings, f"{SYNTHETIC}{index + 1}")
-        if not case.mask.exists():
-            write_head(index, case.image, case.mask)
+        if not case.masks[0].exists():
+            write_head(index, case.image, case.masks[0])
         cases.append(case)
     return cases
 
@@ -44,9 +44,9 @@ def empty_case(results, settings, subject):
 
     image, mask = (
         results / HEALTHY / f"{subject}{suffix}.nii.gz"
-        for suffix in (settings.atlas.image_suffix, settings.atlas.mask_suffix)
+        for suffix in (settings.atlas.image_suffix, settings.atlas.mask_suffixes[0])
     )
-    return Case(subject, "", "", image, mask, None, settings.slices.skip, 0.0)
+    return Case(subject, "", "", image, (mask,), None, settings.slices.skip, 0.0)
 
 
 def write_head(index, image, mask):
@@ -67,7 +67,7 @@ def write_head(index, image, mask):
 
 def covered_cases(results, settings, held_back):
     """List those held-back heads whose lesion can be covered; one scan of each."""
-    from scans.volumes import load_mask, load_volume
+    from scans.volumes import load_lesion, load_volume
     from synthetic.datasets import save_scan
 
     cases = {}
@@ -75,14 +75,14 @@ def covered_cases(results, settings, held_back):
         empty = empty_case(results, settings, case.subject)
         if case.subject in cases:
             continue
-        if not empty.mask.exists():
+        if not empty.masks[0].exists():
             volume = load_volume(case.image)
-            lesion = load_mask(case.mask, case.labels, volume) > 0
+            lesion = load_lesion(case.masks, case.labels, volume) > 0
             covered = cover_lesion(volume.voxels.astype(np.float32), lesion)
             if covered is None:
                 continue
             save_scan(empty.image, covered, volume.affine)
-            save_scan(empty.mask, np.zeros(lesion.shape, np.uint8), volume.affine)
+            save_scan(empty.masks[0], np.zeros(lesion.shape, np.uint8), volume.affine)
         cases[case.subject] = empty
     return list(cases.values())
 

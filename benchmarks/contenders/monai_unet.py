@@ -241,12 +241,12 @@ def choose_point(cases, predict):
     """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
     from evaluation.choosing import choose_operating_point, metric_grids, threshold_levels
     from prediction.operating_point import empty_ends
-    from scans.volumes import load_mask, load_volume
+    from scans.volumes import load_lesion, load_volume
 
     grids = []
     for case in cases:
         volume = load_volume(case.image)
-        reference = load_mask(case.mask, case.labels, volume)
+        reference = load_lesion(case.masks, case.labels, volume)
         levels = threshold_levels(predict(volume))
         tried = (levels, empty_ends(levels, case.skip))
         grids.append([metric_grids(marked, reference, volume.spacing_mm) for marked in tried])
@@ -273,7 +273,7 @@ def write_masks(cases, predict, points):
             smallest = voxels_of(point["smallest_ml"], volume.spacing_mm)
             mask = remove_small(marked > point["threshold"], smallest).view(np.uint8)
             mask = to_original_grid(mask, volume)
-            nibabel.save(mask, folder / "predictions" / case.mask.name)
+            nibabel.save(mask, folder / "predictions" / case.masks[0].name)
 
 
 if __name__ == "__main__":

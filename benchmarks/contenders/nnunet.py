@@ -77,7 +77,7 @@ def write_dataset(folder, settings):
 
     from evaluation.runs import find_cases
     from scans.splits import load_split
-    from scans.volumes import load_mask, load_volume, to_original_grid
+    from scans.volumes import load_lesion, load_volume, to_original_grid
 
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
     cases = {subset: find_cases(settings.paths.prepared, split, subset) for subset in split}
@@ -86,7 +86,7 @@ def write_dataset(folder, settings):
         (raw / kind).mkdir(parents=True)
     for case in cases["training"] + cases["validation"]:
         volume = load_volume(case.image)
-        mask = load_mask(case.mask, case.labels, volume)
+        mask = load_lesion(case.masks, case.labels, volume)
         nibabel.save(volume.original, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
         nibabel.save(to_original_grid(mask, volume), raw / "labelsTr" / f"{case.name}.nii.gz")
     save_json(
@@ -138,7 +138,7 @@ def predict(trainer, cases, folder):
     predictor = nnUNetPredictor(device=trainer.device)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
     images = [[str(case.image)] for case in cases]
-    masks = [str(folder / case.mask.name.removesuffix(".nii.gz")) for case in cases]
+    masks = [str(folder / case.masks[0].name.removesuffix(".nii.gz")) for case in cases]
     predictor.predict_from_files(
         images, masks, num_processes_preprocessing=1, num_processes_segmentation_export=1
     )

@@ -23,7 +23,7 @@ def main(argv=None):
 
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     layout = settings.atlas
-    scans, _ = find_scans(arguments.scans, "atlas", layout.image_suffix, layout.mask_suffix)
+    scans, *_ = find_scans(arguments.scans, "atlas", layout.image_suffix, layout.mask_suffixes)
     rows = deal({scan.subject for scan in scans}, settings.split.folds)
     save_csv(arguments.table, rows)
     print(f"{arguments.table}: {len(rows)} subjects in {settings.split.folds} folds and test")

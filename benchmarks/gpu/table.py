@@ -25,7 +25,7 @@ from evaluation.runs import find_cases
 from evaluation.statistics import compare, summary
 from prediction.inference import load_networks, predict_probability
 from scans.splits import load_split
-from scans.volumes import load_mask, load_volume
+from scans.volumes import load_lesion, load_volume
 
 BF16_PEAK_TFLOP = 989  # dense, of an H100 SXM
 
@@ -86,7 +86,7 @@ def per_subject(runs, prepared):
     for subset in ("validation", "test"):
         for case in find_cases(prepared, split, subset):
             volume = load_volume(case.image)
-            reference = load_mask(case.mask, case.labels, volume)
+            reference = load_lesion(case.masks, case.labels, volume)
             for name, network in zip(lesion_runs, networks, strict=True):
                 mask = predict_probability([network], volume) > 0.5
                 metrics = subject_metrics(reference, mask, volume.spacing_mm)

@@ -18,7 +18,7 @@ from config import as_arguments, load_settings, parse_arguments
 from evaluation.comparison import METRICS
 from evaluation.runs import Case, find_cases
 from scans.splits import load_split
-from scans.volumes import load_mask, load_volume
+from scans.volumes import load_lesion, load_mask, load_volume
 from system.files import InputError, save_csv, save_json
 
 
@@ -77,7 +77,7 @@ def copy_scan(prepared, image, mask):
     scan = find_cases(prepared, split, "training")[0]
     image.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(scan.image.read_bytes())
-    stored = nibabel.load(scan.mask)
+    stored = nibabel.load(scan.masks[0])
     nibabel.save(nibabel.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine), mask)
 
 
@@ -155,14 +155,14 @@ def test_each_held_back_head_that_can_be_covered_is_written_once(tmp_path):
         files = [tmp_path / f"{subject}{session}{kind}.nii.gz" for kind in ("image", "mask")]
         for file, voxels in zip(files, (scan, lesion.astype(np.uint8)), strict=True):
             write_nifti(file, voxels, LPS)
-        cases.append(Case(subject, session, "", *files, None, 50, 0.0))
+        cases.append(Case(subject, session, "", files[0], (files[1],), None, 50, 0.0))
     (case,) = healthy.covered_cases(tmp_path, settings, cases)
     assert case.subject == "sub-a" and case.image.parent == tmp_path / "healthy"
     made = load_volume(case.image)
-    assert not load_mask(case.mask, None, made).any()
+    assert not load_lesion(case.masks, None, made).any()
     original = load_volume(cases[0].image)
     np.testing.assert_allclose(made.affine, original.affine)
-    lesion = load_mask(cases[0].mask, None, original) > 0
+    lesion = load_lesion(cases[0].masks, None, original) > 0
     assert made.voxels[lesion].mean() > 2 * original.voxels[lesion].mean()
     before = case.image.stat().st_mtime_ns
     assert healthy.covered_cases(tmp_path, settings, cases) == [case]
@@ -201,7 +201,7 @@ def test_a_tuned_point_marks_a_mask_for_each_scan_on_its_own_grid(prepared, tmp_
     for case in cases:
         image = load_volume(case.image)
         plain, tuned = (
-            load_mask(folder / "predictions" / case.mask.name, None, image) for folder in points
+            load_mask(folder / "predictions" / case.masks[0].name, None, image) for folder in points
         )
         np.testing.assert_array_equal(plain, dark(image))
         assert (tuned <= plain).all()

@@ -71,7 +71,7 @@ def made_up(names, subjects, verdicts=0.0):
     mask[1:5, 1:5, 1:5] = 1
     for number, name in enumerate(names):
         for i, subject in enumerate(subjects):
-            case = Case(subject, "1", "R001", None, Path("mask"), None, 0, 0.0)
+            case = Case(subject, "1", "R001", None, (Path("mask"),), None, 0, 0.0)
             metrics = subject_metrics(mask, mask, (1, 1, 1))
             better = verdicts * (number == len(names) - 1)
             metrics |= {"dice": 0.3 + 0.02 * i + better * (1 + i / 50), "lesion_volume_ml": 1 + i}

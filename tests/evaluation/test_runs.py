@@ -37,5 +37,5 @@ def test_a_scan_that_changed_since_prep_is_refused_by_name(prepared, tmp_path):
     facts = json.loads(file.read_text("utf-8"))
     facts["made_from"]["changed_ns"][1] += 1
     file.write_text(json.dumps(facts))
-    with refused(facts["made_from"]["mask"], "prep.py"):
+    with refused(facts["made_from"]["masks"][0], "prep.py"):
         find_cases(copy, split, "test")

@@ -7,8 +7,8 @@ import pytest
 from config import load_settings
 from scans.find import find_scans, identify, scan_name
 
-ATLAS = ("atlas", "_T1w", "_label-L_desc-T1lesion_mask")
-BRATS = ("brats17", "_t1", "_seg")
+ATLAS = ("atlas", "_T1w", ("_label-L_desc-T1lesion_mask",))
+BRATS = ("brats17", "_t1", ("_seg",))
 
 
 def touch(folder, *names):
@@ -24,6 +24,11 @@ def touch(folder, *names):
             "Training/R001/sub-r001s002/ses-2/anat/sub-r001s002_ses-2_space-MNI_T1w.nii.gz",
             ("sub-r001s002", "2", "R001"),
         ),
+        (
+            "sub-r001s001/anat/sub-r001s001_ses-1_acq-mprage_rec-norm_run-2_T1w.nii.gz",
+            ("sub-r001s001", "1_acq-mprage_rec-norm_run-2", "R001"),
+        ),
+        ("sub-5_run-2_T1w.nii.gz", ("sub-5", "run-2", "unknown")),
         ("sub-r027s010_ses-1_T1w.nii", ("sub-r027s010", "1", "R027")),
         ("sub-03/anat/sub-03_T1w.nii.gz", ("sub-03", "", "unknown")),
         ("sub-03/ses-b/anat/T1w.nii.gz", ("sub-03", "b", "unknown")),
@@ -45,19 +50,19 @@ def test_subject_session_and_site_are_read_from_the_path(path, found):
 def test_scans_are_found_however_deep_and_zipped_or_not(tmp_path, below, ending):
     folder = tmp_path / below
     touch(folder, *(f"sub-1_{s}{ending}" for s in ("T1w", "label-L_desc-T1lesion_mask", "T2w")))
-    (scan,), problems = find_scans(tmp_path, *ATLAS)
+    (scan,), problems, _ = find_scans(tmp_path, *ATLAS)
     assert problems == []
     assert (scan.dataset, scan.name) == ("atlas", "sub-1")
     assert scan.image == folder / f"sub-1_T1w{ending}"
-    assert scan.mask == folder / f"sub-1_label-L_desc-T1lesion_mask{ending}"
+    assert scan.masks == (folder / f"sub-1_label-L_desc-T1lesion_mask{ending}",)
 
 
 def test_all_scans_of_the_trees_are_found_and_no_hidden_file(tiny_trees):
     settings = load_settings()
     for dataset, subjects, scans in (("atlas", 8, 9), ("brats17", 8, 8)):
         layout = getattr(settings, dataset)
-        found, problems = find_scans(
-            getattr(tiny_trees, dataset), dataset, layout.image_suffix, layout.mask_suffix
+        found, problems, _ = find_scans(
+            getattr(tiny_trees, dataset), dataset, layout.image_suffix, layout.mask_suffixes
         )
         assert problems == []
         assert [scan.image for scan in found] == sorted(scan.image for scan in found)
@@ -76,7 +81,7 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
         ".x/b_t1.nii",
         ".x/b_seg.nii",
     )
-    scans, problems = find_scans(tmp_path, *BRATS)
+    scans, problems, _ = find_scans(tmp_path, *BRATS)
     assert ([scan.image.name for scan in scans], problems) == (["a_t1.nii"], [])
 
 
@@ -88,26 +93,26 @@ def test_a_hidden_folder_above_the_data_set_does_no_harm(tmp_path):
 def test_other_modalities_are_not_taken_for_the_image(tmp_path):
     name = "HGG/Brats17_CBICA_AAB_1/Brats17_CBICA_AAB_1"
     touch(tmp_path, *(f"{name}_{kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "flair", "seg")))
-    (scan,), _ = find_scans(tmp_path, *BRATS)
+    (scan,), *_ = find_scans(tmp_path, *BRATS)
     assert scan.image.name == "Brats17_CBICA_AAB_1_t1.nii.gz"
 
 
 def test_a_folder_named_like_a_scan_is_not_taken_for_one(tmp_path):
     touch(tmp_path, "a_t1.nii/a_t1.nii", "a_seg.nii/a_seg.nii")
-    (scan,), problems = find_scans(tmp_path, *BRATS)
+    (scan,), problems, _ = find_scans(tmp_path, *BRATS)
     assert (scan.image, problems) == (tmp_path / "a_t1.nii/a_t1.nii", [])
 
 
 def test_a_mask_may_lie_in_another_folder(tmp_path):
     touch(tmp_path, "raw/a_t1.nii", "derivatives/a_seg.nii")
-    (scan,), _ = find_scans(tmp_path, *BRATS)
-    assert scan.mask == tmp_path / "derivatives/a_seg.nii"
+    (scan,), *_ = find_scans(tmp_path, *BRATS)
+    assert scan.masks == (tmp_path / "derivatives/a_seg.nii",)
 
 
 def test_the_mask_beside_the_image_is_preferred(tmp_path):
     touch(tmp_path, "a/x_t1.nii", "a/x_seg.nii", "b/x_seg.nii")
-    (scan,), problems = find_scans(tmp_path, *BRATS)
-    assert (scan.mask.parent, problems) == (tmp_path / "a", [])
+    (scan,), problems, _ = find_scans(tmp_path, *BRATS)
+    assert (scan.masks[0].parent, problems) == (tmp_path / "a", [])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_the_mask_beside_the_image_is_preferred(tmp_path):
 )
 def test_an_image_without_its_one_mask_is_a_problem_of_its_own(tmp_path, others, reason):
     touch(tmp_path, "a_t1.nii", "a_seg.nii", "b_t1.nii", *others)
-    scans, ((file, why),) = find_scans(tmp_path, *BRATS)
+    scans, ((file, why),), _ = find_scans(tmp_path, *BRATS)
     assert "a" in {scan.image.name[0] for scan in scans}
     assert Path(file).name == "b_t1.nii"
     assert why.startswith(reason)
@@ -129,3 +134,79 @@ def test_an_image_without_its_one_mask_is_a_problem_of_its_own(tmp_path, others,
 def test_the_sessions_of_a_subject_have_names_of_their_own():
     assert scan_name("sub-1", "1") == "sub-1_1" != scan_name("sub-1", "2")
     assert scan_name("sub-1", "") == "sub-1"
+
+
+def atlas_scan(subject, *entities):
+    name = "_".join([subject, "ses-1", *entities])
+    return [f"{subject}/ses-1/anat/{name}{suffix}.nii.gz" for suffix in (ATLAS[1], *ATLAS[2])]
+
+
+def test_linked_folders_are_followed_and_each_scan_found_once(tmp_path):
+    touch(tmp_path / "store", *atlas_scan("sub-1"), *atlas_scan("sub-2"))
+    for subject in ("sub-1", "sub-2"):
+        (tmp_path / "linked").mkdir(exist_ok=True)
+        (tmp_path / "linked" / subject).symlink_to(tmp_path / "store" / subject)
+    # A loop, and a folder that is reached both ways.
+    (tmp_path / "store" / "sub-1" / "loop").symlink_to(tmp_path)
+    for folder in (tmp_path / "linked", tmp_path):
+        scans, problems, notes = find_scans(folder, *ATLAS)
+        assert [scan.subject for scan in scans] == ["sub-1", "sub-2"]
+        assert (problems, notes) == ([], [])
+    assert all(scan.image.is_relative_to(tmp_path / "store") for scan in scans)
+
+
+def test_a_scan_linked_into_another_folder_is_no_duplicate(tmp_path):
+    touch(tmp_path / "store", *atlas_scan("sub-1"))
+    for name in atlas_scan("sub-1"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / Path(name).name).symlink_to(tmp_path / "store" / name)
+    scans, problems, _ = find_scans(tmp_path, *ATLAS)
+    assert (len(scans), problems) == (1, [])
+
+
+def test_several_scans_of_a_session_are_scans_of_one_subject(tmp_path):
+    touch(tmp_path, *atlas_scan("sub-1"), *atlas_scan("sub-1", "run-2"))
+    touch(tmp_path, *atlas_scan("sub-1", "acq-mprage"))
+    scans, problems, _ = find_scans(tmp_path, *ATLAS)
+    assert {scan.subject for scan in scans} == {"sub-1"}
+    assert {scan.name for scan in scans} == {"sub-1_1", "sub-1_1_run-2", "sub-1_1_acq-mprage"}
+    assert problems == []
+
+
+def test_a_folder_without_any_mask_is_a_note_and_a_mask_missing_among_others_a_problem(tmp_path):
+    images = (
+        "Training/R001/sub-1",
+        "Testing/R002/sub-3",
+        "Testing/R002/sub-4",
+        "Training/R001/sub-2",
+    )
+    for image in images:
+        touch(tmp_path / "data" / image[:-6], *atlas_scan(image[-5:]))
+    for image in images[1:]:
+        (
+            tmp_path / "data" / image / "ses-1/anat" / f"{image[-5:]}_ses-1{ATLAS[2][0]}.nii.gz"
+        ).unlink()
+    scans, problems, (note,) = find_scans(tmp_path, *ATLAS)
+    assert [scan.subject for scan in scans] == ["sub-1"]
+    assert [Path(problem.file).name for problem in problems] == ["sub-2_ses-1_T1w.nii.gz"]
+    assert note == f"2 scans have no mask, below {tmp_path / 'data/Testing'}: for predict.py"
+
+
+def test_where_no_scan_has_a_mask_each_is_named(tmp_path):
+    touch(tmp_path, "Testing/R1/sub-1/sub-1_T1w.nii", "Testing/R2/sub-2/sub-2_T1w.nii")
+    scans, problems, notes = find_scans(tmp_path, *ATLAS)
+    assert (scans, len(problems), notes) == ([], 2, [])
+
+
+def test_further_masks_of_a_scan_are_joined_or_named(tmp_path):
+    first, second = "LesionSmooth_stx", "LesionSmooth_1_stx"
+    touch(tmp_path, *(f"c01_{name}.nii.gz" for name in ("t1w_stx", first, second)))
+    touch(tmp_path, *(f"c02_{name}.nii.gz" for name in ("t1w_stx", first)))
+    for suffixes, masks in (([f"_{first}"], 1), ([f"_{first}", f"_{second}"], 2)):
+        scans, problems, notes = find_scans(tmp_path, "atlas", "_t1w_stx", suffixes)
+        assert [len(scan.masks) for scan in scans] == [masks, 1]
+        assert problems == []
+        assert len(notes) == 2 - masks
+    assert find_scans(tmp_path, "atlas", "_t1w_stx", [f"_{first}"]).notes == [
+        f"1 further mask not used: c01_{second}.nii.gz; make atlas.mask_suffix a list to join them"
+    ]

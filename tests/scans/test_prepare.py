@@ -27,7 +27,11 @@ def write_scan(folder, seed=0, session="1", affine=RAS):
         session,
         "R001",
         write_nifti(folder / f"sub-1_ses-{session}_T1w.nii", image, affine),
-        write_nifti(folder / f"sub-1_ses-{session}_mask.nii", (depth < 1).astype(np.uint8), affine),
+        (
+            write_nifti(
+                folder / f"sub-1_ses-{session}_mask.nii", (depth < 1).astype(np.uint8), affine
+            ),
+        ),
     )
 
 
@@ -82,7 +86,7 @@ def test_slices_come_back_exactly(tmp_path, format):
     scan = write_scan(tmp_path)
     facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | {"format": format})
     scaled, _, _ = load_volume(scan.image).scaled
-    lesion = np.asarray(nibabel.load(scan.mask).dataobj)
+    lesion = np.asarray(nibabel.load(scan.masks[0]).dataobj)
     for found, whole in zip(read_all(tmp_path / "out", facts), (scaled, lesion), strict=True):
         np.testing.assert_array_equal(found, volume_to_slices(whole, 32)[SKIP:-SKIP])
     assert lesion.sum() > 50
@@ -98,7 +102,7 @@ def test_pictures_are_named_by_their_height_and_show_the_mask(tmp_path):
 
 def test_the_facts_tell_the_lesion_volume(tmp_path):
     scan = write_scan(tmp_path, affine=RAS * (2, 1, 1, 1))
-    lesion = np.asarray(nibabel.load(scan.mask).dataobj)
+    lesion = np.asarray(nibabel.load(scan.masks[0]).dataobj)
     facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | {"skip": 6})
     assert facts["voxel_mm"] == [2, 1, 1]
     assert facts["lesion_ml"] == pytest.approx(lesion.sum() * 2 / 1000)
@@ -125,7 +129,8 @@ def test_a_scan_is_done_again_when_a_setting_or_its_file_changes(tmp_path, chang
     before = changed_files(tmp_path / "out")
     if isinstance(change, str):
         other = write_scan(tmp_path / "other", seed=1)
-        getattr(other, change).replace(getattr(scan, change))
+        new, old = ((own.image, *own.masks)[change == "mask"] for own in (other, scan))
+        new.replace(old)
         change = {}
     facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | change)
     fresh = prepare_scan(scan, tmp_path / "fresh", **OPTIONS | change)
@@ -136,6 +141,16 @@ def test_a_scan_is_done_again_when_a_setting_or_its_file_changes(tmp_path, chang
         np.testing.assert_array_equal(found, expected)
     after = changed_files(tmp_path / "out")
     assert all(after[path] > before[path] for path in before if path.suffix == ".json")
+
+
+def test_the_lesion_is_the_union_of_several_masks(tmp_path):
+    scan = write_scan(tmp_path)
+    lesion = np.asarray(nibabel.load(scan.masks[0]).dataobj)
+    second = np.zeros_like(lesion)
+    second[10:13, 10:13, 6:9] = 1
+    both = (*scan.masks, write_nifti(tmp_path / "second.nii", second, RAS))
+    facts = prepare_scan(replace(scan, masks=both), tmp_path / "out", **OPTIONS)
+    assert facts["lesion_ml"] == np.count_nonzero(lesion | second) / 1000 > lesion.sum() / 1000
 
 
 def test_a_change_that_was_stopped_halfway_is_not_taken_for_done(tmp_path, monkeypatch):
@@ -159,7 +174,7 @@ def test_sessions_do_not_overwrite_each_other(tmp_path):
     assert len(changed_files(tmp_path / "out")) == 6
     for scan, fact in zip(scans, facts, strict=True):
         _, masks = read_all(tmp_path / "out", fact)
-        lesion = np.asarray(nibabel.load(scan.mask).dataobj)[:, :, SKIP:-SKIP]
+        lesion = np.asarray(nibabel.load(scan.masks[0]).dataobj)[:, :, SKIP:-SKIP]
         np.testing.assert_array_equal(masks.sum(axis=(1, 2)), lesion.sum(axis=(0, 1)))
 
 

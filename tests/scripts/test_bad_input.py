@@ -587,7 +587,7 @@ def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", without_the_right)
-    scans, problems = find_scans(tmp_path, "atlas", "_T1w", "_label-L_desc-T1lesion_mask")
+    scans, problems, _ = find_scans(tmp_path, "atlas", "_T1w", ["_label-L_desc-T1lesion_mask"])
     assert len(scans) == 1
     ((folder, reason),) = problems
     assert folder == str(tmp_path / "b")
@@ -636,7 +636,7 @@ def test_slices_that_cannot_be_replaced_are_named(tmp_path, monkeypatch):
     """A folder that became read-only after the first time, and a setting that has changed."""
     image = write_scan(tmp_path, GOOD[0], 0)
     mask = image.with_name(image.name.replace(IMAGE, MASK))
-    scan = Scan("atlas", GOOD[0], "", "R001", image, mask)
+    scan = Scan("atlas", GOOD[0], "", "R001", image, (mask,))
     prepare_scan(scan, tmp_path / "out", None, 32, SKIP, "npy")
 
     def read_only(*_, **__):
@@ -709,7 +709,7 @@ def test_a_place_behind_the_end_of_a_stack_is_refused_when_it_is_read(prepared):
 def test_slices_that_were_deleted_are_made_again(tmp_path):
     image = write_scan(tmp_path, GOOD[0], 0)
     mask = image.with_name(image.name.replace(IMAGE, MASK))
-    scan = Scan("atlas", GOOD[0], "", "R001", image, mask)
+    scan = Scan("atlas", GOOD[0], "", "R001", image, (mask,))
     for _ in range(2):
         prepare_scan(scan, tmp_path / "out", None, 32, SKIP, "npy")
         stack = tmp_path / "out/atlas/masks/sub-good1.npy"
