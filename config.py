@@ -87,7 +87,7 @@ class Slices(Section):
         description="side of the square in pixels"
     )
     skip: Annotated[int, Field(ge=0)] = Field(
-        description="axial slices left out at the bottom and at the top of each scan"
+        description="height in mm left out at the bottom and at the top of each scan"
     )
     empty_per_lesion: NonNegative | Literal["all"] = Field(
         description="training: slices without lesion drawn each epoch for every slice with one"

@@ -40,7 +40,7 @@ class Case:
     """A scan with the lesion, drawn by hand, that a prediction is scored against.
 
     It is the union of `masks`. `image` is None where it is not at hand. `labels` are the values that count as lesion.
-    Training left out `skip` axial slices at either end, with `lesion_outside_ml` of lesion (NaN
+    Training left out `skip` axial slices at either end (`slices.skip` mm), with `lesion_outside_ml` of lesion (NaN
     where not known).
     """
 
@@ -205,7 +205,7 @@ def find_cases(prepared, split, subset):
                 files[0],
                 tuple(files[1:]),
                 made_from["labels"],
-                made_from["skip"],
+                facts.get("left_out", made_from["skip"]),
                 facts["lesion_outside_ml"],
             )
         )

@@ -18,7 +18,7 @@ from prediction.outputs import Outputs
 from prediction.pictures import save_overlay
 from prediction.quality import measure_lesions, read_training_scales, unlike_training
 from scans.nifti import save_nifti
-from scans.volumes import load_volume, to_original_grid
+from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
 from system.files import InputError, Problem, file_hash, save_json
 from system.parallel import WRITERS, Outcome, attempt, in_parallel
 
@@ -117,6 +117,8 @@ def predict_scan(outputs, networks, options, training_scales, with_probability):
         warnings.append(_why_empty(empty_ends(probability, ends), options))
     row = {"scan": str(outputs.scan), "mask": str(outputs.mask)}
     row |= measure_lesions(mask, scaled, mean, voxel_ml)
+    if NO_ORIENTATION in volume.warnings:
+        row |= {"left_ml": None, "right_ml": None}
     row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
     made_from = outputs.made_from(options)
     return Prediction(outputs, images, scaled, mask, volume.spacing_mm, made_from, row)

@@ -18,7 +18,7 @@ def unlike_training(volume, scaled, mean, std, training_scales):
 
     `training_scales`, from `read_training_scales`, may be None.
     """
-    found = []
+    found = list(volume.warnings)
     if not is_about_1_mm(volume):
         found.append(f"voxels of {format_sizes(volume.spacing_mm)} mm, the network knows 1 mm")
     reach_mm = [np.ptp(np.flatnonzero(axis)) + 1 for axis in head_planes(scaled, mean)]

@@ -1,5 +1,7 @@
 """One intensity scale for every scanner and data set: 8 bit, then mean 0 and SD 1."""
 
+import math
+
 import cv2
 import numpy as np
 
@@ -52,9 +54,9 @@ def _scale_integers(voxels):
 
 
 def _to_8_bit(values, low, high):
-    span = float(high - low) or 1.0
-    # A span of nothing but rounding, 1e-40, would make the factor infinite.
-    gain = np.float32(min(254 / span, 1e30))
+    # By the power of two apart, so that one factor 2**n in all voxels changes no bit.
+    mantissa, exponent = math.frexp(float(high) - float(low) or 1.0)
+    gain = math.ldexp(float(np.float32(254 / mantissa)), min(-exponent, 1000))
     grey = np.clip(values, low, high, dtype=np.float64)
     grey -= low
     grey *= gain

@@ -117,6 +117,12 @@ def print_summary(prepared):
         f"{outside_ml / max(total_ml, 1e-9):.1%} of the lesion volume lies in the slices left out at "
         "bottom and top"
     )
+    warned = {}
+    for facts in prepared:
+        for warning in facts["warnings"]:
+            warned.setdefault(warning, set()).add(facts["slices"][0]["subject"])
+    for warning, subjects in warned.items():
+        print(f"warning: {warning}: {', '.join(sorted(subjects))}")
     empty = [facts["slices"][0] for facts in prepared if facts["lesion_ml"] == 0]
     if empty:
         names = ", ".join(sorted({row["subject"] for row in empty}))

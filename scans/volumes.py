@@ -4,16 +4,22 @@ Arrays are in RAS orientation: X to the right, Y to the front, Z to the top of t
 Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from scipy.ndimage import binary_fill_holes
 
 from scans.intensity import scale_intensity
 from scans.nifti import load_as_promised, reading
 from system.files import InputError
+
+NO_ORIENTATION = (
+    "no orientation in its header (qform_code and sform_code are 0): left and right cannot be told"
+)
+TWO_ORIENTATIONS = "qform and sform differ by more than 1 mm; the sform was taken"
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,14 @@ class Volume:
         Voxel index of `voxels` to mm in RAS+ world space.
     original : nibabel.Nifti1Image
         The image as stored.
+    warnings : tuple of str
+        What its header or its voxels leave in doubt.
     """
 
     voxels: np.ndarray
     affine: np.ndarray
     original: nibabel.Nifti1Image
+    warnings: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self):
@@ -50,10 +59,10 @@ def load_volume(path):
     Raises
     ------
     InputError
-        If the file is unreadable, not one 3D volume, holds NaN, infinite or absurd values, or is
-        the same value everywhere.
+        If the file is unreadable, not one 3D volume, holds NaN in the head, infinite or absurd
+        values, or is the same value everywhere.
     """
-    volume = read_voxels(path)
+    volume = _without_nan_background(read_voxels(path))
     low, high = float(volume.voxels.min()), float(volume.voxels.max())
     # One NaN among the voxels makes the minimum and the maximum NaN.
     if not np.isfinite([low, high]).all():
@@ -69,6 +78,19 @@ def load_volume(path):
     if low == high:
         raise InputError(f"{path}: every voxel is {low:g}, there is no image in it; leave it out")
     return volume
+
+
+def _without_nan_background(volume):
+    """Set to 0 the NaN that SPM and others write outside the head; NaN in the head stays."""
+    if volume.voxels.dtype.kind != "f" or not (nan := np.isnan(volume.voxels)).any():
+        return volume
+    head = np.count_nonzero(~nan)
+    inside = np.count_nonzero(nan & binary_fill_holes(~nan))
+    # Gaps between the folds at the edge of a brain may be closed off from the outside.
+    if inside > 1e-3 * min(head, np.count_nonzero(nan)):
+        return volume
+    warnings = (*volume.warnings, "NaN outside the head was taken as background")
+    return replace(volume, voxels=np.where(nan, np.float32(0), volume.voxels), warnings=warnings)
 
 
 def load_mask(path, labels, image):
@@ -90,6 +112,11 @@ def load_mask(path, labels, image):
             f"{path}: the mask is {shapes} voxels in its image; they must be the same; resample it"
         )
     if not np.allclose(mask.affine, image.affine, atol=1e-3):
+        if NO_ORIENTATION in (*mask.warnings, *image.warnings):
+            raise InputError(
+                f"{path}: only one of mask and image has an orientation in its header, so left and "
+                "right cannot be told; copy the right header to both"
+            )
         raise InputError(
             f"{path}: affine differs from its image's, the mask lies elsewhere in space; "
             "draw or resample it on the image's grid"
@@ -189,10 +216,35 @@ def read_voxels(path):
         openness = abs(np.linalg.det(affine)) / sides_mm.prod()
         if not (in_range.all() and openness > 0.1):
             raise InputError(f"{path}: its affine is not usable; repair the header")
+        warnings = _doubts_of_orientation(path, original.header)
         canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine))
         # In one order of memory, however the file is turned: axial planes that lie whole.
         voxels = np.asfortranarray(canonical.dataobj)
-        return Volume(voxels, canonical.affine, original)
+        return Volume(voxels, canonical.affine, original, warnings)
+
+
+def _doubts_of_orientation(path, header):
+    """Say what its two orientations leave in doubt; refuse what exchanges left and right."""
+    coded = [int(header[code]) > 0 for code in ("qform_code", "sform_code")]
+    if not any(coded):
+        return (NO_ORIENTATION,)
+    if not all(coded):
+        return ()
+    try:
+        qform, sform = header.get_qform(), header.get_sform()
+    except nibabel.spatialimages.HeaderDataError:
+        # No rotation at all: only the sform can be meant.
+        return ()
+    turn = qform[:3, :3] @ np.linalg.inv(sform[:3, :3])
+    if np.linalg.det(turn) < 0 or turn[0, 0] < 0:
+        raise InputError(
+            f"{path}: qform and sform of its header exchange left and right, so they cannot be "
+            "told; find out which is right, and write it as both"
+        )
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(header.get_data_shape()[:3]) - 1)
+    by_both = (nibabel.affines.apply_affine(affine, corners) for affine in (qform, sform))
+    apart_mm = np.linalg.norm(np.subtract(*by_both), axis=1).max()
+    return (TWO_ORIENTATIONS,) if apart_mm > 1 else ()
 
 
 def _stored_voxels(data):
@@ -203,4 +255,7 @@ def _stored_voxels(data):
     memory = data.file_like.getbuffer()
     stored = np.ndarray(data.shape, data.dtype, memory, data.offset, order="F")
     small = data.dtype.kind in "iu" and data.dtype.itemsize <= 2
+    # Too small for float32: there its values would run together.
+    if data.dtype.kind == "f" and 0 < np.fmax.reduce(np.abs(stored), axis=None) < 1e-30:
+        return stored.astype(np.float64)
     return stored.astype(data.dtype.newbyteorder("=") if small else np.float32, copy=False)

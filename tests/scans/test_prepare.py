@@ -196,3 +196,38 @@ def test_a_scan_that_does_not_fit_the_settings_is_refused(tmp_path, change, reas
     with refused(scan.image, reason):
         prepare_scan(scan, tmp_path / "out", **OPTIONS | change)
     assert not (tmp_path / "out").exists()
+
+
+# --- masks that are none, and thick slices ---
+
+
+def test_a_mask_that_cannot_be_that_of_a_lesion_is_refused(tmp_path):
+    scan = write_scan(tmp_path)
+    lesion = np.array(nibabel.load(scan.masks[0]).dataobj)
+    write_nifti(scan.masks[0], 1 - lesion, RAS)
+    with refused(scan.masks[0], "covers more than half of the head"):
+        prepare_scan(scan, tmp_path / "out", **OPTIONS)
+    image = np.array(nibabel.load(scan.image).dataobj)
+    image[lesion > 0] = 0
+    write_nifti(scan.image, image, RAS)
+    write_nifti(scan.masks[0], lesion, RAS)
+    with refused(scan.masks[0], "lies mostly where the image is 0"):
+        prepare_scan(scan, tmp_path / "out", **OPTIONS)
+
+
+def test_a_very_large_lesion_is_warned_of(tmp_path):
+    # Voxels of 11 mm make 1331 times the lesion's volume.
+    scan = write_scan(tmp_path, affine=RAS @ np.diag([11, 11, 11, 1]))
+    facts = prepare_scan(scan, tmp_path / "out", **OPTIONS)
+    assert facts["lesion_ml"] > 600
+    assert facts["warnings"] == ["a lesion of more than 600 ml"]
+    assert prepare_scan(write_scan(tmp_path / "b"), tmp_path / "c", **OPTIONS)["warnings"] == []
+
+
+@pytest.mark.parametrize(("mm", "left_out"), [(5, 1), (2, 2), (0.5, 6)])
+def test_the_same_height_is_left_out_of_thick_and_of_thin_slices(tmp_path, mm, left_out):
+    scan = write_scan(tmp_path, affine=RAS @ np.diag([1, 1, mm, 1]))
+    facts = prepare_scan(scan, tmp_path / "out", **OPTIONS | {"skip": 3})
+    places = [row["z"] for row in facts["slices"]]
+    assert places == list(range(left_out, ATLAS_SHAPE[2] - left_out))
+    assert facts["left_out"] == left_out

@@ -16,6 +16,8 @@ from nibabel.orientations import (
 )
 
 from scans.volumes import (
+    NO_ORIENTATION,
+    TWO_ORIENTATIONS,
     load_mask,
     load_volume,
     slices_to_volume,
@@ -248,3 +250,101 @@ def test_a_mask_may_be_stored_in_another_orientation_than_its_image(tmp_path, im
     lesion = (phantom() > 50).astype(np.uint8)
     path = write_nifti(tmp_path / "mask.nii", *stored_as("LSP", lesion, RAS))
     np.testing.assert_array_equal(load_mask(path, None, image), lesion)
+
+
+# --- what a header leaves in doubt ---
+
+
+def write_with_two_orientations(path, qform, sform, codes=(1, 1)):
+    image = nibabel.Nifti1Image(phantom(), RAS)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    content = bytearray(image.to_bytes())
+    # nibabel would not write a header without any orientation.
+    for place, code in zip((252, 254), codes, strict=True):
+        content[place : place + 2] = code.to_bytes(2, "little")
+    path.write_bytes(content)
+    return path
+
+
+TURNED_HALF = nibabel.affines.from_matvec(np.diag([-1, -1, 1]), (14, 16, -8))
+MIRRORED = nibabel.affines.from_matvec(np.diag([-1, 1, 1]), (14, -16, -8))
+MOVED = nibabel.affines.from_matvec(np.eye(3), (-14, -16, -6.5))
+NEARLY = nibabel.affines.from_matvec(np.eye(3), (-14, -16, -7.5))
+
+
+@pytest.mark.parametrize("qform", [TURNED_HALF, MIRRORED])
+def test_two_orientations_that_exchange_left_and_right_are_refused(tmp_path, image, qform):
+    file = write_with_two_orientations(tmp_path / "a.nii", qform, RAS)
+    with refused(file, "exchange left and right"):
+        load_volume(file)
+    with refused(file, "exchange left and right"):
+        load_mask(file, None, image)
+    # The one without a code does not count.
+    for codes in ((0, 1), (1, 0)):
+        write_with_two_orientations(file, qform, RAS, codes)
+        assert load_volume(file).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("qform", "warnings"), [(MOVED, (TWO_ORIENTATIONS,)), (NEARLY, ()), (RAS, ())]
+)
+def test_of_two_orientations_the_sform_is_taken_and_a_distance_is_warned_of(
+    tmp_path, qform, warnings
+):
+    volume = load_volume(write_with_two_orientations(tmp_path / "a.nii", qform, RAS, (1, 2)))
+    np.testing.assert_array_equal(volume.affine, RAS)
+    assert volume.warnings == warnings
+
+
+def test_no_orientation_is_warned_of_and_refused_where_the_mask_has_one(tmp_path):
+    without = write_with_two_orientations(tmp_path / "a.nii", RAS, RAS, (0, 0))
+    image = load_volume(without)
+    assert image.warnings == (NO_ORIENTATION,)
+    mask = nibabel.Nifti1Image((phantom() > 30).astype(np.uint8), RAS)
+    nibabel.save(mask, tmp_path / "mask.nii")
+    with refused(tmp_path / "mask.nii", "left and right cannot be told"):
+        load_mask(tmp_path / "mask.nii", None, image)
+
+
+# --- voxels of other programs ---
+
+
+def head_with(value, inside):
+    """Voxels of a head in `value`, also at a place inside if asked."""
+    voxels = np.full((12, 12, 12), value, np.float32)
+    voxels[2:-2, 2:-2, 2:-2] = phantom((8, 8, 8))
+    if inside:
+        voxels[5:7, 5, 5] = value
+    return voxels
+
+
+def test_nan_outside_the_head_is_background_and_in_the_head_refused(tmp_path):
+    zeros = load_volume(write_nifti(tmp_path / "zero.nii", head_with(0, False), RAS))
+    volume = load_volume(write_nifti(tmp_path / "nan.nii", head_with(np.nan, False), RAS))
+    np.testing.assert_array_equal(volume.voxels, zeros.voxels)
+    assert volume.warnings == ("NaN outside the head was taken as background",)
+    with refused("inside.nii", "NaN"):
+        load_volume(write_nifti(tmp_path / "inside.nii", head_with(np.nan, True), RAS))
+    for value in (np.inf, -np.inf):
+        with refused("infinite.nii", "infinite"):
+            load_volume(write_nifti(tmp_path / "infinite.nii", head_with(value, False), RAS))
+
+
+@pytest.mark.parametrize("exponent", [-900, -140, -30, 20, 80])
+def test_a_power_of_two_in_all_voxels_changes_no_bit(tmp_path, exponent):
+    voxels = phantom((9, 10, 11), np.float64)
+    plain = load_volume(write_nifti(tmp_path / "a.nii", voxels, RAS)).scaled
+    scaled = load_volume(write_nifti(tmp_path / "b.nii", voxels * 2.0**exponent, RAS)).scaled
+    np.testing.assert_array_equal(scaled[0], plain[0])
+    assert scaled[1:] == plain[1:]
+
+
+def test_another_factor_in_all_voxels_changes_no_more_than_rounding(tmp_path):
+    voxels = np.random.default_rng(0).normal(600, 100, (20, 20, 20))
+    plain, times = (
+        load_volume(write_nifti(tmp_path / "a.nii", voxels * factor, RAS)).scaled[0].astype(int)
+        for factor in (1, 1e6)
+    )
+    assert np.abs(times - plain).max() <= 1
+    assert np.mean(times != plain) < 1e-3
