@@ -4,7 +4,8 @@ Reads   NIfTI files, or folders of them at any depth (BIDS, ATLAS without masks,
         weights in their run folder, by default <paths.runs>/transfer/best.weights.h5
 Writes  a mask, a picture and a json file a scan, and predictions.csv, below --output
 
-A bad scan is named and left out, and the exit code is 1. Started again, it goes on with the scans
+A bad scan is named and left out, and the exit code is 1; so is one whose results would replace a
+file that predict.py did not write. Started again, it goes on with the scans
 that are not done yet.
 
     python predict.py patient_T1w.nii.gz --output masks
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
-from system.files import load_json, make_folder, save_csv
+from system.files import make_folder
 
 
 def add_arguments(parser):
@@ -63,7 +64,7 @@ def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from prediction.challenge import NAME, pack_challenge
     from prediction.masks import choose_options, predict_scans
-    from prediction.outputs import plan_outputs
+    from prediction.outputs import leave_out_foreign, plan_outputs, read_facts, save_table
 
     output, with_probability = arguments.output, arguments.probability
     make_folder(output)
@@ -75,12 +76,14 @@ def main(argv=None):
     waiting = [outputs for outputs in planned if not outputs.are_current(options, with_probability)]
     if len(waiting) < len(planned):
         print(f"{len(planned) - len(waiting)} of {len(planned)} scans are done already")
+    waiting, foreign = leave_out_foreign(waiting)
+    problems += foreign
     if waiting:
         problems += predict_scans(waiting, weights, options, with_probability)
-    facts = [load_json(path, "delete it") for path in sorted(output.rglob("*lesion*.json"))]
-    rows = [own["prediction"] for own in facts if isinstance(own, dict) and "prediction" in own]
+    facts = [read_facts(path) for path in sorted(output.rglob("*lesion*.json"))]
+    rows = [own["prediction"] for own in facts if "prediction" in own]
     if rows:
-        save_csv(output / "predictions.csv", rows)
+        save_table(output / "predictions.csv", rows)
     for problem in problems:
         print(f"left out {problem}")
     if arguments.challenge and problems:

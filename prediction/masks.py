@@ -1,5 +1,6 @@
 """Scans predicted one by one, the results of each written while the next is predicted."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from prediction.pictures import save_overlay
 from prediction.quality import measure_lesions, read_training_scales, unlike_training
 from scans.nifti import save_nifti
 from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
-from system.files import InputError, Problem, file_hash, save_json
+from system.files import InputError, Problem, file_hash, save_json, whole_file
 from system.parallel import WRITERS, Outcome, attempt, in_parallel
 
 
@@ -141,11 +142,19 @@ def save_prediction(prediction):
     """Write all results of one scan; return the line to print about it."""
     started = time.perf_counter()
     outputs, row = prediction.outputs, prediction.row
-    for path, image in prediction.images.items():
-        save_nifti(image, path, compresslevel=6)
     lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
     line = f"{outputs.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"
-    save_overlay(prediction.scaled, prediction.mask, prediction.spacing_mm, line, outputs.picture)
+    with contextlib.ExitStack() as moves:
+        places = [*prediction.images, outputs.picture]
+        temporary = {path: moves.enter_context(whole_file(path)) for path in places}
+        for path, image in prediction.images.items():
+            save_nifti(image, temporary[path], compresslevel=6)
+        scaled, mask, spacing_mm = prediction.scaled, prediction.mask, prediction.spacing_mm
+        save_overlay(scaled, mask, spacing_mm, line, temporary[outputs.picture])
+        files = {path.name: file_hash(temporary[path]) for path in places}
+        # Before they are moved: after a kill a second start knows them as its own.
+        save_json(outputs.facts, {"files": files})
     row["seconds"] = round(row["seconds"] + time.perf_counter() - started, 2)
-    save_json(outputs.facts, {"made_from": prediction.made_from, "prediction": row})
+    facts = {"made_from": prediction.made_from, "prediction": row, "files": files}
+    save_json(outputs.facts, facts)
     return f"{line}; {row['warnings']}" if row["warnings"] else line

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scans.find import NIFTI_ENDINGS, img_pairs, list_files, stem_of
-from system.files import InputError, Problem, load_json
+from scans.nifti import check_is_file
+from system.files import InputError, Problem, file_hash, load_json, save_csv
 
 NOT_AN_IMAGE = re.compile(
     r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$", re.IGNORECASE
@@ -35,7 +36,7 @@ class Outputs:
 
     @property
     def facts(self):
-        """Written last: where it stands, the others are whole."""
+        """Written last: where it names what the others were made from, they are whole."""
         return self.folder / f"{self.mask_stem}.json"
 
     def made_from(self, options):
@@ -48,13 +49,52 @@ class Outputs:
         wanted = [self.facts, self.mask, self.picture] + [self.probability] * with_probability
         if not all(path.exists() for path in wanted):
             return False
-        facts = load_json(self.facts, "delete it and start again")
-        return facts.get("made_from") == self.made_from(options)
+        return read_facts(self.facts).get("made_from") == self.made_from(options)
+
+    def foreign(self):
+        """List the files in the places of the results that predict.py did not write as they are."""
+        written = read_facts(self.facts).get("files", {})
+        results = (self.mask, self.picture, self.probability)
+        found = [p for p in results if p.exists() and written.get(p.name) != file_hash(p)]
+        return found + [self.facts] * (self.facts.exists() and not written)
 
     def clear(self):
         """Delete the results of an earlier run with other options: no stale file looks new."""
-        for path in (self.facts, self.mask, self.picture, self.probability):
+        # The record last, so that a second start knows what is left after a kill.
+        for path in (self.mask, self.picture, self.probability, self.facts):
             path.unlink(missing_ok=True)
+
+
+def read_facts(path):
+    """Read the json file of a scan's results; empty where it is missing or is none of ours."""
+    try:
+        facts = load_json(path, "start again")
+    except InputError:
+        return {}
+    return facts if isinstance(facts, dict) and isinstance(facts.get("files"), dict) else {}
+
+
+def leave_out_foreign(planned):
+    """Return the `Outputs` that overwrite nothing of the user's, and the others as problems."""
+    foreign = {outputs: outputs.foreign() for outputs in planned}
+    problems = [
+        Problem(
+            str(outputs.scan),
+            f"{files[0]} is not as predict.py wrote it, so it stays; move it, or choose another "
+            "--output",
+        )
+        for outputs, files in foreign.items()
+        if files
+    ]
+    return [outputs for outputs, files in foreign.items() if not files], problems
+
+
+def save_table(path, rows):
+    """Write predictions.csv, unless another table has its name."""
+    header = ",".join(rows[0])
+    if path.exists() and path.read_text("utf-8", "replace").partition("\n")[0] != header:
+        raise InputError(f"{path}: is not as predict.py writes it, so it stays; move it")
+    save_csv(path, rows)
 
 
 def plan_outputs(paths, layout, output):
@@ -68,6 +108,11 @@ def plan_outputs(paths, layout, output):
         problems += found
         for file in files:
             outputs = name_outputs(file, path, layout, output)
+            try:
+                check_is_file(file)
+            except InputError as error:
+                problems.append(Problem.of(error, file))
+                continue
             if not file.name.endswith(NIFTI_ENDINGS):
                 problems.append(Problem(str(file), "not a NIfTI file (.nii, .nii.gz)"))
             elif outputs.mask in taken and taken[outputs.mask].absolute() != file.absolute():

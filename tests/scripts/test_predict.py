@@ -19,6 +19,7 @@ import predict
 from config import load_run_settings, load_settings
 from prediction import masks
 from prediction.operating_point import PLAIN
+from system.files import save_json
 from training.weights import save_weights
 from unet import build_unet
 
@@ -462,3 +463,99 @@ def test_a_pair_of_header_and_image_is_named_and_not_passed_over(
         (tmp_path / "in" / f"other.{ending}").write_bytes(b"\0" * 400)
     assert call(tmp_path / "out", weights, tmp_path / "in") == 1
     assert f"left out {tmp_path / 'in' / 'other.img'}: is half of an" in capsys.readouterr().out
+
+
+# --- nothing of the user's is replaced ---
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+@pytest.mark.parametrize(
+    ("scan", "mask"),
+    [
+        ("scan.nii.gz", "scan_lesion.nii.gz"),
+        ("scan.nii.gz", "scan_lesion.png"),
+        ("scan.nii.gz", "scan_lesion.json"),
+        ("sub-1_T1w.nii.gz", "sub-1_label-L_desc-lesion_mask.nii.gz"),
+    ],
+)
+def test_what_a_person_made_is_named_and_stays(weights, tmp_path, capsys, scan, mask):
+    voxels = head(SHAPE)
+    voxels[5, 5, 1:4] = 9000
+    write_nifti(tmp_path / scan, voxels, RAS)
+    write_nifti(tmp_path / "other.nii.gz", voxels, RAS)
+    (tmp_path / mask).write_bytes(b"drawn by hand")
+    for _ in range(2):
+        assert call(tmp_path, weights, tmp_path / scan, tmp_path / "other.nii.gz") == 1
+        assert f"{tmp_path / mask} is not as predict.py wrote it" in capsys.readouterr().out
+        assert (tmp_path / mask).read_bytes() == b"drawn by hand"
+        assert list(rows_of(tmp_path)) == ["other.nii.gz"]
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_a_mask_that_a_person_corrected_stays_and_one_of_ours_is_made_anew(
+    weights, tmp_path, capsys
+):
+    voxels = head(SHAPE)
+    voxels[5, 5, 1:4] = 9000
+    names = "a.nii.gz", "b.nii.gz"
+    scans = [write_nifti(tmp_path / "in" / name, voxels, RAS) for name in names]
+    assert call(tmp_path / "out", weights, *scans) == 0
+    corrected = tmp_path / "out" / "a_lesion.nii.gz"
+    corrected.write_bytes(corrected.read_bytes() + b"\0")
+    content = corrected.read_bytes()
+    assert call(tmp_path / "out", weights, *scans) == 0  # nothing to do
+    assert call(tmp_path / "out", weights, *scans, "--smallest-ml", "1") == 1
+    assert f"{corrected} is not as predict.py wrote it" in capsys.readouterr().out
+    assert corrected.read_bytes() == content
+    assert rows_of(tmp_path / "out")["b.nii.gz"]["lesions"] == "0"
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_a_start_after_a_kill_knows_its_own_files(weights, tmp_path, monkeypatch):
+    voxels = head(SHAPE)
+    voxels[5, 5, 1:4] = 9000
+    scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
+
+    def killed(path, content):
+        if "prediction" in content:
+            raise KeyboardInterrupt
+        save_json(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(masks, "save_json", killed)
+        call(tmp_path / "out", weights, scan)
+    assert (tmp_path / "out" / "scan_lesion.nii.gz").exists()
+    assert call(tmp_path / "out", weights, scan) == 0
+    assert rows_of(tmp_path / "out")["scan.nii.gz"]["lesions"] == "1"
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_another_table_of_our_name_stays(weights, tmp_path):
+    (tmp_path / "predictions.csv").write_text("patient,age\n1,70\n")
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    with refused(tmp_path / "predictions.csv", "is not as predict.py writes it"):
+        call(tmp_path, weights, scan)
+    assert (tmp_path / "predictions.csv").read_text() == "patient,age\n1,70\n"
+
+
+def test_a_scan_that_is_not_there_is_found_before_a_framework_starts(
+    weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(masks, "load_networks", lambda files: 1 / 0)
+    with refused(tmp_path / "gone.nii.gz", "is not a file"):
+        call(tmp_path / "out", weights, tmp_path / "gone.nii.gz")
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_the_sides_are_left_empty_where_they_cannot_be_told(weights, tmp_path):
+    voxels = head(SHAPE)
+    voxels[5, 5, 1:4] = 9000
+    scan = write_nifti(tmp_path / "scan.nii", voxels, RAS)
+    content = bytearray(scan.read_bytes())
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    scan.write_bytes(content)
+    assert call(tmp_path / "out", weights, scan) == 0
+    row = rows_of(tmp_path / "out")["scan.nii"]
+    assert "left and right cannot be told" in row["warnings"]
+    assert (row["left_ml"], row["right_ml"]) == ("", "")
+    assert float(row["volume_ml"]) > 0
