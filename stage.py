@@ -31,13 +31,13 @@ def run_stage(name, dataset, settings, restart, initial_weights=None, trainable=
     # Before compiling: after the first step a change of what is trainable has no effect.
     rate_factors = choose_trainable(model, trainable)
 
-    run = RunFolder(name, settings, data, initial_weights, restart)
-    if run.finished:
-        return
-    compile_model(model, stage, data.training.steps, hardware.jit, rate_factors)
-    fit(model, data, run)
-    save_prediction_pictures(model, data, run)
-    run.finish()
+    with RunFolder(name, settings, data, initial_weights, restart) as run:
+        if run.finished:
+            return
+        compile_model(model, stage, data.training.steps, hardware.jit, rate_factors)
+        fit(model, data, run)
+        save_prediction_pictures(model, data, run)
+        run.finish()
 
 
 def compile_model(model, stage, steps_per_epoch, jit, rate_factors=None):

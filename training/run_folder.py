@@ -19,6 +19,7 @@ from pathlib import Path
 
 from system.devices import in_turns
 from system.files import InputError, file_hash, load_json, save_csv, save_json
+from system.locks import take_lock
 from system.retired import without_retired
 from training.pictures import save_learning_curves
 from training.provenance import differences, seen_by_a_run
@@ -36,7 +37,8 @@ class RunFolder:
     Raises
     ------
     InputError
-        If the folder holds a run made from other settings, data or weights; names them.
+        If the folder holds a run made from other settings, data or weights, or files of the user,
+        or if another process is training in it; names them.
     """
 
     def __init__(self, stage, settings, data, initial_weights=None, restart=False):
@@ -58,16 +60,36 @@ class RunFolder:
             "identity": identity,
             "subjects": seen_by_a_run(data.subjects, initial_weights),
         }
-        with in_turns(Path(settings.paths.runs, stage)) as self.folder:
+        with (
+            in_turns(Path(settings.paths.runs, stage)) as self.folder,
+            contextlib.ExitStack() as refused,
+        ):
+            lock = take_lock(self.folder.with_name(f".{stage}.lock"), self.folder)
+            refused.enter_context(lock)
             if restart and self.folder.exists():
                 aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")
                 self.folder.rename(aside)
                 print(f"{stage}: the earlier run is kept as {aside}")
             if (self.folder / "run.json").exists():
                 self._take_up(settings)
+            elif foreign := sorted(self.folder.glob("[!.]*")):
+                raise InputError(
+                    f"{foreign[0]}: no run wrote it, as {self.folder} has no run.json; move it, or "
+                    "choose another paths.runs"
+                )
             else:
-                settings.save(self.folder / "config.yaml")
                 save_json(self.folder / "run.json", self.facts)
+            if not (self.folder / "config.yaml").exists():
+                settings.save(self.folder / "config.yaml")
+            refused.pop_all()
+        self._lock = lock
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """Let other processes train in this folder."""
+        self._lock.close()
 
     def _take_up(self, settings):
         """Go on with what the folder holds, if it is the very same run."""

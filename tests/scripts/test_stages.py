@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -84,7 +86,7 @@ def test_a_stage_writes_exactly_these_files(runs, stage):
         "learning_curves.png",
         "predictions.png",
     }
-    assert {path.name for path in runs.iterdir()} == {"pre_train", "train", "transfer"}
+    assert {path.name for path in runs.glob("[!.]*")} == {"pre_train", "train", "transfer"}
 
 
 def test_the_history_has_a_row_an_epoch_with_metrics_of_training_and_validation(runs):
@@ -173,6 +175,45 @@ def test_a_finished_run_is_left_alone(runs, arguments, capsys):
     train_model.main(arguments)
     assert "finished already" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
+
+
+def test_files_that_no_run_wrote_stay_as_they_are(arguments, tmp_path):
+    (tmp_path / "train").mkdir()
+    mine = tmp_path / "train" / "best.weights.h5"
+    mine.write_bytes(b"mine")
+    with refused(mine, "no run wrote it", "paths.runs"):
+        train_model.main(elsewhere(arguments, tmp_path, SHALLOW))
+    assert mine.read_bytes() == b"mine"
+    assert [path.name for path in mine.parent.iterdir()] == [mine.name]
+
+
+def test_a_second_training_in_a_folder_ends_at_once(runs, arguments):
+    hold = "import sys; from system.locks import take_lock\n"
+    hold += "lock = take_lock(*sys.argv[1:]); print('held', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", hold, runs / ".train.lock", runs / "train"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=GOLDEN.parents[2], **pipes) as other:
+        other.stdout.readline()
+        with refused(runs / "train", f"process {other.pid} on ", ", since 20", "paths.runs"):
+            train_model.main(arguments)
+        other.kill()
+    # What a dead process leaves behind does not block.
+    train_model.main(arguments)
+
+
+@pytest.mark.parametrize("script", [pre_train_model, train_model, transfer_learning])
+def test_what_is_missing_is_found_before_a_framework_starts(
+    script, arguments, tmp_path, monkeypatch
+):
+    def start():
+        raise AssertionError("Keras was started")
+
+    monkeypatch.setattr(script, "starting_keras", start)
+    with refused(tmp_path / "slices.csv", "run prep.py first"):
+        script.main([*arguments, "--set", f"paths.prepared={tmp_path}"])
+    if script is transfer_learning:
+        with refused(tmp_path / "pre_train", "run pre_train_model.py first"):
+            script.main([*arguments, "--set", f"paths.runs={tmp_path}"])
 
 
 def test_a_run_made_with_other_settings_is_not_overwritten(runs, arguments):

@@ -1,0 +1,47 @@
+"""A lock that only one process holds, and that no dead process keeps."""
+
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+
+from system.files import InputError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+
+def take_lock(file, folder):
+    """Let this process alone write to `folder` until it closes what this returns, or ends.
+
+    The system itself lets go of the lock of a process that died, also on another machine that shares
+    the disk. Where the disk knows no locks nothing is locked.
+
+    Raises
+    ------
+    InputError
+        If another process holds it; says which, and since when.
+    """
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.open("a+", encoding="utf-8")
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise InputError(
+            f"{folder}: {holder} is training here; let it end or stop it, or choose another paths.runs"
+        ) from None
+    except OSError:
+        # No locks on this disk.
+        return lock
+    lock.truncate(0)
+    started = datetime.now().isoformat(" ", timespec="seconds")
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {started},")
+    lock.flush()
+    return lock
