@@ -22,7 +22,7 @@ from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
-from system.files import InputError, make_folder
+from system.files import InputError, make_folder, require_file
 
 
 def add_arguments(parser):
@@ -44,6 +44,8 @@ def main(argv=None):
     external = (arguments.predictions, arguments.masks)
     if any(external) and (not all((*external, arguments.output)) or arguments.runs):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
+    if not external[0]:
+        require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
     from evaluation.external_predictions import score_external
     from evaluation.runs import finished_runs
     from evaluation.scoring import score_runs

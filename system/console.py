@@ -10,6 +10,14 @@ from importlib.util import find_spec
 from system.cores import CORES
 from system.files import InputError, OutputError
 
+# What Keras reads at its start besides the backend, and the addresses of several machines.
+KERAS_SETTINGS = (
+    "KERAS_HOME",
+    "KERAS_MAX_EPOCHS",
+    "KERAS_MAX_STEPS_PER_EPOCH",
+    "KERAS_NNX_ENABLED",
+)
+
 
 def run_script(main):
     """Call `main` as a program: a refused input is one line and exit code 2, Ctrl-C is 130.
@@ -43,7 +51,7 @@ def run_script(main):
 def starting_tensorflow():
     """Import Keras on TensorFlow in this block; the device it found is printed."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    with _start_up_lines_held_back():
+    with _start_up_lines_held_back(), _own_keras_settings():
         yield
         import tensorflow as tf
 
@@ -60,7 +68,7 @@ def starting_keras():
         with starting_tensorflow():
             yield
     elif backend == "jax" and find_spec("jax"):
-        with _start_up_lines_held_back():
+        with _start_up_lines_held_back(), _own_keras_settings():
             from system import jax_devices
 
             devices = jax_devices.start()
@@ -73,6 +81,22 @@ def starting_keras():
             else "choose tensorflow or jax"
         )
         raise InputError(f"KERAS_BACKEND = {backend}: cannot train on it; {missing}, or unset it")
+
+
+@contextlib.contextmanager
+def _own_keras_settings():
+    """Keep ~/.keras/keras.json and variables of the user from deciding how this runs.
+
+    They may exchange the axes of an image, change the precision, or end a training early.
+    """
+    theirs = {name: os.environ.pop(name) for name in KERAS_SETTINGS if name in os.environ}
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["KERAS_HOME"] = home
+        try:
+            yield
+        finally:
+            del os.environ["KERAS_HOME"]
+            os.environ.update(theirs)
 
 
 @contextlib.contextmanager

@@ -107,6 +107,12 @@ def load_json(path, how_to_get_it):
         raise InputError(f"{path}: cannot be read ({error}); {how_to_get_it}") from error
 
 
+def require_file(path, how_to_get_it):
+    """Refuse at once what a script would find missing only after its framework has started."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: not found; {how_to_get_it}")
+
+
 def save_csv(path, rows):
     """Write a list of equal-keyed dictionaries as a table, whole or not at all."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -75,7 +75,7 @@ def metrics_csv(folder):
 def dice_by_hand(weights, prepared, case, point):
     made_from = load_json(prepared / "atlas" / f"{case.subject}_{case.session}.json")["made_from"]
     volume = load_volume(made_from["image"])
-    reference = load_mask(made_from["mask"], None, volume)
+    reference = load_mask(made_from["masks"][0], None, volume)
     probability = predict_probability([load_network(file) for file in weights], volume)
     if point["ends_mm"]:
         probability[:, :, :SKIP] = probability[:, :, -SKIP:] = 0
@@ -260,13 +260,13 @@ def test_a_mistake_is_refused_before_the_first_fold(commands):
     assert commands == []
 
 
-def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(monkeypatch, tmp_path, capfd):
+def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, capfd):
     # Refused before Keras is imported, which takes seconds.
-    monkeypatch.setenv("KERAS_BACKEND", "none")
+    folders = [f"paths.runs={tmp_path}", f"paths.prepared={tmp_path}"]
     with pytest.raises(SystemExit) as stopped:
-        cross_validate.main(["--set", f"paths.runs={tmp_path}"])
+        cross_validate.main([word for folder in folders for word in ("--set", folder)])
     assert stopped.value.code == 2
     said = capfd.readouterr()
     assert "fold 0: train_model.py" in said.out
-    assert "KERAS_BACKEND = none" in said.err
+    assert f"{tmp_path / 'slices.csv'}: not found" in said.err
     assert "fold 1" not in said.out

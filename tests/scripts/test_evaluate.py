@@ -61,7 +61,7 @@ def by_hand(run, prepared, case, flip=False):
     name = f"{case.subject}_{case.session}"
     made_from = load_json(prepared / "atlas" / f"{name}.json")["made_from"]
     volume = load_volume(made_from["image"])
-    reference = load_mask(made_from["mask"], None, volume)
+    reference = load_mask(made_from["masks"][0], None, volume)
     network = load_network(run / "best.weights.h5")
     return predict_probability([network], volume, flip), reference, volume.spacing_mm
 

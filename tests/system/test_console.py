@@ -1,5 +1,6 @@
 """Every script reads its arguments alike, and ends in one clear line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +51,23 @@ def test_names_with_umlauts_are_met_in_the_locale_of_containers(tmp_path, utf8):
     ended = subprocess.run(words, env=plain, capture_output=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.decode("utf-8").startswith(f"error: {folder}: no file ends in _T1w.nii.gz")
+
+
+def test_the_keras_settings_of_the_user_change_nothing(tmp_path):
+    theirs = {"image_data_format": "channels_first", "floatx": "float16", "backend": "torch"}
+    (tmp_path / "keras.json").write_text(json.dumps(theirs | {"epsilon": 0.1}))
+    program = """
+from system.console import starting_keras
+with starting_keras():
+    from keras import config
+print(config.backend(), config.image_data_format(), config.floatx(), config.epsilon())
+"""
+    changed = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_MAX_EPOCHS": "1"}
+    changed.pop("KERAS_BACKEND", None)
+    words = [sys.executable, "-c", program]
+    shown = subprocess.run(words, env=changed, cwd=ROOT, capture_output=True, check=True).stdout
+    assert shown.decode().splitlines()[-1] == "tensorflow channels_last float32 1e-07"
+    assert json.loads((tmp_path / "keras.json").read_text()) == theirs | {"epsilon": 0.1}
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback():

@@ -247,12 +247,12 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
     ("backend", "advice"), [("torch", "tensorflow or jax"), ("jax", "requirements/jax.txt")]
 )
 def test_a_backend_that_is_unknown_or_not_installed_is_refused(
-    tiny_overrides, monkeypatch, backend, advice
+    arguments, monkeypatch, backend, advice
 ):
     monkeypatch.setenv("KERAS_BACKEND", backend)
     monkeypatch.setattr("system.console.find_spec", lambda name: None)
     with refused(f"KERAS_BACKEND = {backend}", advice):
-        train_model.main(tiny_overrides)
+        train_model.main(arguments)
 
 
 @pytest.fixture
