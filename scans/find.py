@@ -87,7 +87,7 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
         earlier = seen.setdefault(scan.name, image)
         if earlier is image:
             scans.append(scan)
-        elif not image.samefile(earlier):
+        elif os.path.realpath(image) != os.path.realpath(earlier):
             reason = f"same subject and session as {earlier}; keep one"
             problems.append(Problem(str(image), reason))
 
