@@ -49,11 +49,12 @@ def main(argv=None):
     from evaluation.external_predictions import score_external
     from evaluation.runs import finished_runs
     from evaluation.scoring import score_runs
-    from evaluation.summary import save_evaluation
+    from evaluation.summary import check_folder, save_evaluation
 
     subset = None if arguments.predictions else arguments.subset
     folder = arguments.output or Path(settings.paths.runs, "evaluation", subset)
     make_folder(folder)
+    check_folder(folder)
     if arguments.predictions:
         scores = score_external(arguments.predictions, arguments.masks, settings.atlas)
     else:

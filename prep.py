@@ -15,7 +15,7 @@ from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
-from system.files import InputError, make_folder, save_csv, save_json
+from system.files import InputError, make_folder, refuse_foreign, save_csv, save_json
 
 
 def add_arguments(parser):
@@ -39,6 +39,7 @@ def every_nth(text):
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from scans.preparation import (
+        DATASETS,
         find_datasets,
         group_near_duplicates,
         prepare_scans,
@@ -51,6 +52,8 @@ def main(argv=None):
     if problems and arguments.strict:
         raise InputError(str(problems[0]))
     make_folder(settings.paths.prepared)
+    ours = any(list(Path(settings.paths.prepared, name).glob("*.json")) for name in DATASETS)
+    refuse_foreign(settings.paths.prepared, ("slices.csv", "splits.json"), ours, "prep.py")
     if arguments.shard:
         scans = scans[arguments.shard]
     prepared, failed = prepare_scans(scans, settings, arguments.strict)

@@ -3,7 +3,19 @@
 from evaluation.comparison import METRICS, compare_runs, describe, notes, without_nan
 from evaluation.formatting import interval, number
 from evaluation.report import save_report
-from system.files import save_csv, save_json
+from system.files import InputError, load_json, refuse_foreign, save_csv, save_json
+
+OUTPUTS = ("metrics.csv", "summary.json", "comparison.json", "report.html")
+
+
+def check_folder(folder):
+    """Refuse a folder whose files evaluate.py would replace but did not write."""
+    try:
+        summary = load_json(folder / "summary.json", "")
+    except InputError:
+        summary = None
+    ours = isinstance(summary, dict) and {"subset", "runs"} <= summary.keys()
+    refuse_foreign(folder, OUTPUTS, ours, "evaluate.py")
 
 
 def save_evaluation(scores, subset, folder, seed):
@@ -18,8 +30,9 @@ def save_evaluation(scores, subset, folder, seed):
         for name, facts in scores.runs.items()
     }
     comparisons = [compare_runs(rows, name, baseline, seed) for name in others]
-    save_csv(folder / "metrics.csv", rows)
+    # The first, as it tells that the others are ours.
     save_json(folder / "summary.json", without_nan({"subset": subset, "runs": runs}))
+    save_csv(folder / "metrics.csv", rows)
     save_json(
         folder / "comparison.json", without_nan({"subset": subset, "comparisons": comparisons})
     )

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 from scans.find import identify, session_label
-from system.files import InputError, whole_file
+from system.files import InputError, refuse_foreign, whole_file
 
 NAME = "atlas2_prediction"
 
@@ -31,8 +31,17 @@ def pack_challenge(planned, path):
         name = outputs.mask.name.replace("_label-L_desc-lesion_mask", "_label-L_mask")
         (session,) = session_label(outputs.scan.name) or ["1"]
         content[f"{subject}/ses-{session}/anat/{name}"] = outputs.mask.read_bytes()
+    refuse_foreign(path.parent, [path.name], _is_ours(path), "predict.py")
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(content):
             # No date: ZipInfo's own is 1980.
             archive.writestr(zipfile.ZipInfo(name), content[name])
     print(f"challenge: {path}")
+
+
+def _is_ours(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return b"Lacuna" in archive.read("dataset_description.json")
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False

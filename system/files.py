@@ -107,6 +107,15 @@ def load_json(path, how_to_get_it):
         raise InputError(f"{path}: cannot be read ({error}); {how_to_get_it}") from error
 
 
+def refuse_foreign(folder, names, ours, script):
+    """Refuse a folder where files of the user have the names of outputs; `ours` says whose they are."""
+    found = [path for path in (Path(folder, name) for name in names) if path.exists()]
+    if found and not ours:
+        raise InputError(
+            f"{found[0]}: {script} did not write it, so it stays; move it, or choose another folder"
+        )
+
+
 def require_file(path, how_to_get_it):
     """Refuse at once what a script would find missing only after its framework has started."""
     if not Path(path).is_file():

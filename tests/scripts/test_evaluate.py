@@ -424,3 +424,12 @@ def test_equal_file_names_are_pairs_whatever_they_are(other_program, tmp_path):
 def test_what_belongs_together_is_asked_for_together(words):
     with refused("--predictions, --masks and --output belong together"):
         evaluate.main(words)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "comparison.json", "report.html"])
+def test_files_of_the_user_in_the_output_folder_stay(runs, arguments, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with refused(tmp_path / name, "evaluate.py did not write it"):
+        evaluate.main([*arguments, "--output", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "{}"

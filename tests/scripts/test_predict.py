@@ -559,3 +559,16 @@ def test_the_sides_are_left_empty_where_they_cannot_be_told(weights, tmp_path):
     assert "left and right cannot be told" in row["warnings"]
     assert (row["left_ml"], row["right_ml"]) == ("", "")
     assert float(row["volume_ml"]) > 0
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_another_archive_of_our_name_stays(weights, tmp_path):
+    archive = tmp_path / "atlas2_prediction.zip"
+    archive.write_bytes(b"of last year")
+    scan = write_nifti(tmp_path / "in" / "sub-1_ses-1_T1w.nii.gz", head(SHAPE), RAS)
+    with refused(archive, "predict.py did not write it"):
+        call(tmp_path, weights, scan, "--challenge")
+    assert archive.read_bytes() == b"of last year"
+    archive.unlink()
+    for _ in range(2):
+        assert call(tmp_path, weights, scan, "--challenge") == 0

@@ -237,3 +237,12 @@ def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_su
     overrides = ["--set", f"split.table={tmp_path / 'table.csv'}"]
     with refused(tmp_path / "table.csv", f"{original} and {copy} are nearly the same scan"):
         prep.main([*tiny_overrides, *paths, *overrides])
+
+
+@pytest.mark.parametrize("name", ["slices.csv", "splits.json"])
+def test_tables_of_the_user_in_the_folder_stay(tiny_overrides, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with refused(tmp_path / name, "prep.py did not write it"):
+        prep.main([*tiny_overrides, *assignments(prepared=tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
