@@ -8,16 +8,14 @@ Stopped at any moment, the same command goes on after the last finished epoch.
     python train_model.py --set fold=0
 """
 
-from pathlib import Path
-
 from config import parse_arguments
 from system.console import run_script, starting_keras
-from system.files import require_file
+from training.before_start import check_before_start
 
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, restart="set the earlier run aside")
-    require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
+    check_before_start("train", settings)
     # Keras takes seconds to import: only now, with the settings known to be right.
     with starting_keras():
         from stage import run_stage

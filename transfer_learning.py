@@ -13,15 +13,14 @@ from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script, starting_keras
-from system.files import require_file
+from training.before_start import check_before_start
 
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, restart="set the earlier run aside")
     transfer, runs = settings.transfer, settings.paths.runs
     pre_trained = transfer.initial_weights or Path(runs, "pre_train", "best.weights.h5")
-    require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
-    require_file(pre_trained, "run pre_train_model.py first, or set transfer.initial_weights")
+    check_before_start("transfer", settings, pre_trained)
     # Keras takes seconds to import: only now, with the settings known to be right.
     with starting_keras():
         from stage import run_stage

@@ -21,6 +21,7 @@ from system.devices import in_turns
 from system.files import InputError, file_hash, load_json, save_csv, save_json
 from system.locks import take_lock
 from system.retired import without_retired
+from training.before_start import lock_of
 from training.pictures import save_learning_curves
 from training.provenance import differences, seen_by_a_run
 from training.results import print_results
@@ -64,7 +65,7 @@ class RunFolder:
             in_turns(Path(settings.paths.runs, stage)) as self.folder,
             contextlib.ExitStack() as refused,
         ):
-            lock = take_lock(self.folder.with_name(f".{stage}.lock"), self.folder)
+            lock = take_lock(lock_of(self.folder), self.folder)
             refused.enter_context(lock)
             if restart and self.folder.exists():
                 aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")

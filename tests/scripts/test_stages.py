@@ -187,14 +187,20 @@ def test_files_that_no_run_wrote_stay_as_they_are(arguments, tmp_path):
     assert [path.name for path in mine.parent.iterdir()] == [mine.name]
 
 
-def test_a_second_training_in_a_folder_ends_at_once(runs, arguments):
+def test_a_second_training_in_a_folder_ends_before_a_framework_starts(runs, arguments, monkeypatch):
     hold = "import sys; from system.locks import take_lock\n"
     hold += "lock = take_lock(*sys.argv[1:]); print('held', flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", hold, runs / ".train.lock", runs / "train"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(words, cwd=GOLDEN.parents[2], **pipes) as other:
         other.stdout.readline()
-        with refused(runs / "train", f"process {other.pid} on ", ", since 20", "paths.runs"):
+        said = runs / "train", f"process {other.pid} on ", ", since 20", "paths.runs"
+        with monkeypatch.context() as patch, refused(*said):
+            patch.setattr(train_model, "starting_keras", lambda: 1 / 0)
+            train_model.main(arguments)
+        # It may also have begun in between.
+        with monkeypatch.context() as patch, refused(*said):
+            patch.setattr(train_model, "check_before_start", lambda stage, settings: None)
             train_model.main(arguments)
         other.kill()
     # What a dead process leaves behind does not block.
