@@ -65,17 +65,22 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
     images = [path for path in files if stem_of(path).endswith(image_suffix)]
     pairs = img_pairs(everything)
     problems += [found for found in pairs if stem_of(Path(found.file)).endswith(image_suffix)]
+    pairs = {stem_of(Path(found.file)) for found in pairs}
 
     masks_of = _match_masks(images, files, image_suffix, mask_suffixes)
     common = Path(os.path.commonpath([image.parent for image in images] or [folder]))
-    masked = {_share(image, common) for image in images if masks_of[image]}
+    masked = {
+        _share(image, common)
+        for image in images
+        if masks_of[image] or _mask_names(image, image_suffix, mask_suffixes) & pairs
+    }
     scans, seen, without = [], {}, {}
     for image in images:
         if image.is_dir():
             problems.append(Problem(str(image), "is a folder without a scan; put the file itself"))
             continue
         share = _share(image, common)
-        if not masks_of[image] and masked and share not in masked:
+        if masked and share not in masked:
             without.setdefault(share, []).append(image)
             continue
         if reason := _wrong_with(masks_of[image], image, image_suffix, mask_suffixes, pairs):
@@ -109,6 +114,11 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
     return Found(scans, problems, notes + _unused_masks(scans, files, image_suffix, dataset))
 
 
+def _mask_names(image, image_suffix, mask_suffixes):
+    start = stem_of(image).removesuffix(image_suffix)
+    return {start + suffix for suffix in mask_suffixes}
+
+
 def _match_masks(images, files, image_suffix, mask_suffixes):
     """Find the masks of each image, by suffix; those beside it are preferred to those elsewhere."""
     by_name = {}
@@ -129,9 +139,8 @@ def _match_masks(images, files, image_suffix, mask_suffixes):
 def _wrong_with(masks, image, image_suffix, mask_suffixes, pairs):
     """Say what is wrong with the masks of an image, or return None."""
     start = stem_of(image).removesuffix(image_suffix)
-    for suffix in mask_suffixes:
-        if any(stem_of(Path(pair.file)) == start + suffix for pair in pairs):
-            return f"its mask {start}{suffix}.nii.gz is an .hdr/.img pair; convert it to .nii.gz"
+    for name in sorted(_mask_names(image, image_suffix, mask_suffixes) & pairs):
+        return f"its mask {name}.nii.gz is an .hdr/.img pair; convert it to .nii.gz"
     for suffix, found in masks.items():
         if len(found) > 1:
             return f"its mask {start}{suffix}.nii.gz is found {len(found)} times; keep one"

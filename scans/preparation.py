@@ -10,7 +10,7 @@ from scans.find import find_scans
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import prepare_scan
 from scans.splits import make_split, split_from_table
-from system.files import InputError, Problem
+from system.files import InputError, Problem, one_line
 from system.parallel import attempt, in_parallel
 
 DATASETS = ("atlas", "brats17")
@@ -28,7 +28,7 @@ def find_datasets(settings):
         scans += found.scans
         problems += found.problems
         for note in found.notes:
-            print(f"{dataset}: {note}")
+            print(one_line(f"{dataset}: {note}"))
     if not scans and not problems:
         folders = " nor ".join(getattr(settings.paths, dataset) for dataset in DATASETS)
         raise InputError(f"neither {folders} is a folder; set paths.atlas or paths.brats17")

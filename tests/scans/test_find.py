@@ -192,6 +192,14 @@ def test_a_folder_without_any_mask_is_a_note_and_a_mask_missing_among_others_a_p
     assert note == f"2 scans have no mask, below {tmp_path / 'data/Testing'}: for predict.py"
 
 
+def test_masks_that_are_img_pairs_are_no_missing_masks(tmp_path):
+    touch(tmp_path, *atlas_scan("sub-1"), "Site/R9/sub-2/sub-2_T1w.nii")
+    touch(tmp_path, *(f"Site/R9/sub-2/sub-2{ATLAS[2][0]}{ending}" for ending in (".hdr", ".img")))
+    scans, (problem,), notes = find_scans(tmp_path, *ATLAS)
+    assert (len(scans), notes) == (1, [])
+    assert problem.reason.endswith("is an .hdr/.img pair; convert it to .nii.gz")
+
+
 def test_where_no_scan_has_a_mask_each_is_named(tmp_path):
     touch(tmp_path, "Testing/R1/sub-1/sub-1_T1w.nii", "Testing/R2/sub-2/sub-2_T1w.nii")
     scans, problems, notes = find_scans(tmp_path, *ATLAS)
