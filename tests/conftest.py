@@ -199,6 +199,23 @@ def prepared(tiny_overrides, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def weights(tiny_overrides, prepared, tmp_path_factory):
+    """Weights of a run as far as prediction needs it; drawn, not trained. Leave them as they are."""
+    import keras
+
+    from config import load_settings
+    from training.weights import save_weights
+    from unet import build_unet
+
+    folder = tmp_path_factory.mktemp("runs") / "train"
+    settings = load_settings(None, [*tiny_overrides[1::2], f"paths.prepared={prepared}"])
+    settings.save(folder / "config.yaml")
+    keras.utils.set_random_seed(0)
+    save_weights(build_unet(**settings.unet.model_dump()), folder / "best.weights.h5")
+    return folder / "best.weights.h5"
+
+
+@pytest.fixture(scope="session")
 def arguments(tiny_overrides, prepared, tmp_path_factory):
     """Arguments of the stages and of evaluate.py that lead to `runs`."""
     runs = tmp_path_factory.mktemp("runs")

@@ -7,7 +7,6 @@ import re
 import tempfile
 from pathlib import Path
 
-import keras
 import nibabel
 import numpy as np
 import pandas
@@ -18,11 +17,9 @@ from hypothesis import strategies as st
 
 import predict
 import prep
-from config import load_run_settings, load_settings
+from config import load_run_settings
 from prediction import masks
 from system.files import InputError, one_line
-from training.weights import save_weights
-from unet import build_unet
 
 SHAPE = (14, 16, 8)
 MASK = "_label-L_desc-T1lesion_mask"
@@ -112,16 +109,6 @@ def run(script, words):
             assert "\n" not in str(error)
             return 2, f"{said.getvalue()}\n{error}"
     return code, said.getvalue()
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_overrides, prepared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "train"
-    own = load_settings(None, [*tiny_overrides[1::2], f"paths.prepared={prepared}"])
-    own.save(folder / "config.yaml")
-    keras.utils.set_random_seed(0)
-    save_weights(build_unet(**own.unet.model_dump()), folder / "best.weights.h5")
-    return folder / "best.weights.h5"
 
 
 @pytest.fixture(scope="module", autouse=True)

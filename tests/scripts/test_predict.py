@@ -7,7 +7,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import keras
 import nibabel
 import numpy as np
 import pytest
@@ -16,12 +15,10 @@ from nibabel.affines import from_matvec
 from scipy.ndimage import center_of_mass, label
 
 import predict
-from config import load_run_settings, load_settings
+from config import load_run_settings
 from prediction import masks
 from prediction.operating_point import PLAIN
 from system.files import save_json
-from training.weights import save_weights
-from unet import build_unet
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
 SHAPE = (28, 32, 6)
@@ -59,17 +56,6 @@ def with_two_transforms(path, shape, affine):
 def quick(monkeypatch):
     """Only the results of `done` are written by processes."""
     quickly(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_overrides, prepared, tmp_path_factory):
-    """The weights of a run, as far as prediction needs it; drawn, not trained."""
-    folder = tmp_path_factory.mktemp("runs") / "train"
-    settings = load_settings(None, [*tiny_overrides[1::2], f"paths.prepared={prepared}"])
-    settings.save(folder / "config.yaml")
-    keras.utils.set_random_seed(0)
-    save_weights(build_unet(**settings.unet.model_dump()), folder / "best.weights.h5")
-    return folder / "best.weights.h5"
 
 
 @pytest.fixture(scope="module")
