@@ -62,13 +62,15 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from prediction.challenge import NAME, pack_challenge
-    from prediction.masks import choose_options, predict_scans
     from prediction.outputs import leave_out_foreign, plan_outputs, read_facts, save_table
 
     output, with_probability = arguments.output, arguments.probability
     make_folder(output)
     planned, problems = plan_outputs(arguments.scans, settings.atlas, output)
+    # These take a second to import: only now, with the scans known to be there.
+    from prediction.challenge import NAME, pack_challenge
+    from prediction.masks import choose_options, predict_scans
+
     weights = arguments.weights or [Path(settings.paths.runs, "transfer", "best.weights.h5")]
     options = choose_options(
         weights, arguments.threshold, arguments.smallest_ml, arguments.flip, arguments.all_slices
