@@ -192,7 +192,7 @@ def _stored_origin(file):
 
 def load_scored(predictor, case):
     """Read a scan, its reference mask, and its prediction as `threshold_levels`."""
-    volume = read_voxels(case.image)
+    volume = load_volume(case.image)
     reference = load_lesion(case.masks, case.labels, volume)
     tenths = read_voxels(predictor.prediction_of(case)).voxels
     return volume, reference, np.rint(tenths * 10).astype(np.uint8)

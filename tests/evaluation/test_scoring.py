@@ -1,10 +1,12 @@
-"""The operating points that the folds of a run are scored with."""
+"""The operating points that folds are scored with, and what a scored scan looks like."""
 
 import numpy as np
+from conftest import RAS, draw_head, write_nifti
 
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, chosen_operating_point
-from evaluation.runs import Predictor
-from evaluation.scoring import Tried, choose_for_folds
+from evaluation.runs import Case, Predictor
+from evaluation.scoring import Tried, choose_for_folds, load_view
+from prediction.operating_point import PLAIN
 
 FOLDS = 3
 
@@ -34,3 +36,16 @@ def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
         # For new scans all subjects choose.
         for fold in folds:
             assert chosen_operating_point(fold.weights[0])["threshold"] == THRESHOLDS[own]
+
+
+def test_a_view_has_no_nan_where_the_scan_has_it_outside_the_head(tmp_path):
+    voxels, depth = draw_head(np.random.default_rng(0), (12, 14, 10), 0.4, background=0)
+    lesion = (depth < 1).astype(np.uint8)
+    image = write_nifti(tmp_path / "a.nii", np.where(voxels == 0, np.nan, voxels), RAS)
+    mask = write_nifti(tmp_path / "m.nii", lesion, RAS)
+    case = Case("a", "", "", image, (mask,), None, 0, 0.0)
+    predictor = Predictor("train", None, (), tmp_path, {})
+    write_nifti(predictor.prediction_of(case), lesion.astype(np.float32), RAS)
+    view = load_view(predictor, case, PLAIN)
+    assert np.isfinite(view.volume.voxels).all()
+    np.testing.assert_array_equal(view.prediction, lesion)
