@@ -5,7 +5,7 @@ import socket
 from datetime import datetime
 from pathlib import Path
 
-from system.files import InputError
+from system.files import InputError, OutputError, cannot_write
 
 try:
     import fcntl
@@ -23,10 +23,15 @@ def take_lock(file, folder):
     ------
     InputError
         If another process holds it; says which, and since when.
+    OutputError
+        If nothing can be written there.
     """
     path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.open("a+", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(cannot_write(folder, error)) from error
     try:
         if fcntl:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

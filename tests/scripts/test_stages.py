@@ -207,6 +207,12 @@ def test_a_second_training_in_a_folder_ends_before_a_framework_starts(runs, argu
     train_model.main(arguments)
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(arguments, tmp_path):
+    (tmp_path / "file").touch()
+    with refused(tmp_path / "file" / "train", "cannot be written"):
+        train_model.main(elsewhere(arguments, tmp_path / "file", SHALLOW))
+
+
 @pytest.mark.parametrize("script", [pre_train_model, train_model, transfer_learning])
 def test_what_is_missing_is_found_before_a_framework_starts(
     script, arguments, tmp_path, monkeypatch
