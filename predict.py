@@ -5,8 +5,7 @@ Reads   NIfTI files, or folders of them at any depth (BIDS, ATLAS without masks,
 Writes  a mask, a picture and a json file a scan, and predictions.csv, below --output
 
 A bad scan is named and left out, and the exit code is 1; so is one whose results would replace a
-file that predict.py did not write. Started again, it goes on with the scans
-that are not done yet.
+file that predict.py did not write. Started again, it goes on with the scans that are not done yet.
 
     python predict.py patient_T1w.nii.gz --output masks
 """
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
-from system.files import make_folder
+from system.files import make_folder, save_csv
 
 
 def add_arguments(parser):
@@ -62,15 +61,19 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from prediction.outputs import leave_out_foreign, plan_outputs, read_facts, save_table
+    from prediction.outputs import check_table, leave_out_foreign, plan_outputs, read_facts
 
     output, with_probability = arguments.output, arguments.probability
     make_folder(output)
+    table, archive = output / "predictions.csv", output / "atlas2_prediction.zip"
+    check_table(table)
     planned, problems = plan_outputs(arguments.scans, settings.atlas, output)
     # These take a second to import: only now, with the scans known to be there.
-    from prediction.challenge import NAME, pack_challenge
+    from prediction.challenge import check_archive, pack_challenge
     from prediction.masks import choose_options, predict_scans
 
+    if arguments.challenge:
+        check_archive(archive)
     weights = arguments.weights or [Path(settings.paths.runs, "transfer", "best.weights.h5")]
     options = choose_options(
         weights, arguments.threshold, arguments.smallest_ml, arguments.flip, arguments.all_slices
@@ -85,13 +88,13 @@ def main(argv=None):
     facts = [read_facts(path) for path in sorted(output.rglob("*lesion*.json"))]
     rows = [own["prediction"] for own in facts if "prediction" in own]
     if rows:
-        save_table(output / "predictions.csv", rows)
+        save_csv(table, rows)
     for problem in problems:
         print(f"left out {problem}")
     if arguments.challenge and problems:
-        print(f"{NAME}.zip was not made: the challenge wants every scan")
+        print(f"{archive.name} was not made: the challenge wants every scan")
     elif arguments.challenge:
-        pack_challenge(planned, output / f"{NAME}.zip")
+        pack_challenge(planned, archive)
     return 1 if problems else 0
 
 

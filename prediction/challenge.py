@@ -31,7 +31,6 @@ def pack_challenge(planned, path):
         name = outputs.mask.name.replace("_label-L_desc-lesion_mask", "_label-L_mask")
         (session,) = session_label(outputs.scan.name) or ["1"]
         content[f"{subject}/ses-{session}/anat/{name}"] = outputs.mask.read_bytes()
-    refuse_foreign(path.parent, [path.name], _is_ours(path), "predict.py")
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(content):
             # No date: ZipInfo's own is 1980.
@@ -39,9 +38,11 @@ def pack_challenge(planned, path):
     print(f"challenge: {path}")
 
 
-def _is_ours(path):
+def check_archive(path):
+    """Refuse to replace another archive of that name."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return b"Lacuna" in archive.read("dataset_description.json")
+            ours = b"Lacuna" in archive.read("dataset_description.json")
     except (OSError, KeyError, zipfile.BadZipFile):
-        return False
+        ours = False
+    refuse_foreign(path.parent, [path.name], ours, "predict.py")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scans.find import NIFTI_ENDINGS, img_pairs, list_files, stem_of
 from scans.nifti import check_is_file
-from system.files import InputError, Problem, file_hash, load_json, save_csv
+from system.files import InputError, Problem, file_hash, load_json, refuse_foreign
 
 NOT_AN_IMAGE = re.compile(
     r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$", re.IGNORECASE
@@ -89,12 +89,10 @@ def leave_out_foreign(planned):
     return [outputs for outputs, files in foreign.items() if not files], problems
 
 
-def save_table(path, rows):
-    """Write predictions.csv, unless another table has its name."""
-    header = ",".join(rows[0])
-    if path.exists() and path.read_text("utf-8", "replace").partition("\n")[0] != header:
-        raise InputError(f"{path}: is not as predict.py writes it, so it stays; move it")
-    save_csv(path, rows)
+def check_table(path):
+    """Refuse to replace another table of the name of predictions.csv."""
+    ours = path.is_file() and path.read_text("utf-8", "replace").startswith("scan,mask,lesions,")
+    refuse_foreign(path.parent, [path.name], ours, "predict.py")
 
 
 def plan_outputs(paths, layout, output):

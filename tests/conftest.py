@@ -156,6 +156,19 @@ def quickly(patch):
     patch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
 
 
+def predict_by_rule(patch, rule):
+    """Let a rule, from (volume, flip) to a bool array, take the place of networks in predict.py."""
+    from config import load_run_settings
+    from prediction import masks
+
+    def answer(networks, volume, flip):
+        return rule(volume, flip).astype(np.float32)
+
+    patch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
+    patch.setattr(masks, "read_training_scales", lambda network: None)
+    patch.setattr(masks, "predict_probability", answer)
+
+
 @pytest.fixture(scope="session")
 def tiny_trees(tmp_path_factory):
     """Folders `.atlas` (8 subjects, 9 scans) and `.brats17` (8 subjects); leave them as they are."""

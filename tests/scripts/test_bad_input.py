@@ -30,6 +30,7 @@ from conftest import (
     RAS,
     SKIP,
     draw_head,
+    predict_by_rule,
     quickly,
     refused,
     write_nifti,
@@ -38,8 +39,7 @@ from isal import igzip
 
 import predict
 import prep
-from config import load_run_settings, load_settings
-from prediction import masks
+from config import load_settings
 from scans.find import Scan, find_scans, identify
 from scans.manifest import load_manifest
 from scans.prepare import prepare_scan
@@ -522,13 +522,7 @@ def predicted_tree(tree, tmp_path_factory):
     output, said = tree.folder.with_name("predicted"), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         quickly(patch)
-        patch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
-        patch.setattr(masks, "read_training_scales", lambda network: None)
-        patch.setattr(
-            masks,
-            "predict_probability",
-            lambda networks, volume, flip=False: (volume.voxels < 300).astype(np.float32),
-        )
+        predict_by_rule(patch, lambda volume, flip: volume.voxels < 300)
         words = [tree.folder, "--output", output, "--weights", run / "best.weights.h5"]
         code = predict.main([str(word) for word in words])
     return SimpleNamespace(code=code, said=said.getvalue(), folder=output)

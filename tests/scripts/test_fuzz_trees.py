@@ -11,13 +11,12 @@ import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import RAS, draw_head, quickly, write_nifti
+from conftest import RAS, draw_head, predict_by_rule, quickly, write_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import predict
 import prep
-from config import load_run_settings
 from prediction import masks
 from system.files import InputError, one_line
 
@@ -115,13 +114,7 @@ def run(script, words):
 def quick():
     with pytest.MonkeyPatch.context() as patch:
         quickly(patch)
-        patch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
-        patch.setattr(masks, "read_training_scales", lambda network: None)
-        patch.setattr(
-            masks,
-            "predict_probability",
-            lambda networks, volume, flip: (volume.voxels > 700).astype(np.float32),
-        )
+        predict_by_rule(patch, lambda volume, flip: volume.voxels > 700)
         patch.setattr(masks, "save_overlay", lambda *_: _[-1].touch())
         yield
 

@@ -10,12 +10,21 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import ATLAS, LPS, OBLIQUE, RAS, draw_head, quickly, refused, write_nifti
+from conftest import (
+    ATLAS,
+    LPS,
+    OBLIQUE,
+    RAS,
+    draw_head,
+    predict_by_rule,
+    quickly,
+    refused,
+    write_nifti,
+)
 from nibabel.affines import from_matvec
 from scipy.ndimage import center_of_mass, label
 
 import predict
-from config import load_run_settings
 from prediction import masks
 from prediction.operating_point import PLAIN
 from system.files import save_json
@@ -95,12 +104,7 @@ def rows_of(output):
 def lesion_is_bright(monkeypatch):
     """The network's place is taken by a rule: voxels above 5000 are lesion, mirrored above 4000."""
 
-    def answer(networks, volume, flip):
-        return (volume.voxels > (4000 if flip else 5000)).astype(np.float32)
-
-    monkeypatch.setattr(masks, "predict_probability", answer)
-    monkeypatch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
-    monkeypatch.setattr(masks, "read_training_scales", lambda network: None)
+    predict_by_rule(monkeypatch, lambda volume, flip: volume.voxels > (4000 if flip else 5000))
 
 
 def call(output, weights, *scans_and_more):
@@ -519,8 +523,9 @@ def test_a_start_after_a_kill_knows_its_own_files(weights, tmp_path, monkeypatch
 def test_another_table_of_our_name_stays(weights, tmp_path):
     (tmp_path / "predictions.csv").write_text("patient,age\n1,70\n")
     scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
-    with refused(tmp_path / "predictions.csv", "is not as predict.py writes it"):
+    with refused(tmp_path / "predictions.csv", "predict.py did not write it"):
         call(tmp_path, weights, scan)
+    assert not (tmp_path / "scan_lesion.nii.gz").exists()  # found before anything is predicted
     assert (tmp_path / "predictions.csv").read_text() == "patient,age\n1,70\n"
 
 
@@ -555,6 +560,7 @@ def test_another_archive_of_our_name_stays(weights, tmp_path):
     with refused(archive, "predict.py did not write it"):
         call(tmp_path, weights, scan, "--challenge")
     assert archive.read_bytes() == b"of last year"
+    assert not list(tmp_path.glob("*mask*"))  # found before anything is predicted
     archive.unlink()
     for _ in range(2):
         assert call(tmp_path, weights, scan, "--challenge") == 0
