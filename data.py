@@ -7,7 +7,6 @@ very batches it would have had. Shape letters: B images of a batch, H, W pixels,
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,13 +15,12 @@ import tensorflow as tf
 
 from augmentation import CarveMix, augment
 from losses import NO_IMAGE
-from scans.find import scan_name
 from scans.manifest import load_manifest
 from scans.reader import SliceReader
 from scans.splits import fingerprint, load_split, rows_of
 from system.cores import CORES
 from system.devices import check_last_batches, shard_of_batch
-from system.files import InputError, load_json
+from system.files import InputError
 from training.provenance import marks_of_subjects
 
 if keras.backend.backend() == "jax":
@@ -185,10 +183,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
 
 def _check_prepared(folder, rows, reader, wanted):
     """Refuse slices that were prepared with another size or skip."""
-    first = rows.iloc[0]
-    facts_file = Path(folder, first.dataset, f"{scan_name(first.subject, first.session)}.json")
-    made_from = load_json(facts_file, "run prep.py again")["made_from"]
-    found = {"skip": made_from["skip"], "size": len(reader.read(0)[0])}
+    found = {"skip": rows.skip_mm.iloc[0], "size": len(reader.read(0)[0])}
     for name, value in found.items():
         if value != getattr(wanted, name):
             raise InputError(

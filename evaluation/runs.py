@@ -39,9 +39,9 @@ class Predictor:
 class Case:
     """A scan with the lesion, drawn by hand, that a prediction is scored against.
 
-    It is the union of `masks`. `image` is None where it is not at hand. `labels` are the values that count as lesion.
-    Training left out `skip` axial slices at either end (`slices.skip` mm), with `lesion_outside_ml` of lesion (NaN
-    where not known).
+    It is the union of `masks`, whose `labels` count as lesion. `image` is None where it is not at
+    hand. Training left out `skip` axial slices at either end, with `lesion_outside_ml` of lesion
+    (NaN where not known).
     """
 
     subject: str
@@ -191,9 +191,7 @@ def find_cases(prepared, split, subset):
         name = scan_name(row.subject, row.session)
         facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
         made_from = facts["made_from"]
-        # An earlier version knew one mask a scan.
-        masks = made_from.get("masks") or [made_from["mask"]]
-        files = [Path(made_from["image"]), *map(Path, masks)]
+        files = [Path(made_from["image"]), *map(Path, made_from["masks"])]
         for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
             if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
                 raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
@@ -205,7 +203,7 @@ def find_cases(prepared, split, subset):
                 files[0],
                 tuple(files[1:]),
                 made_from["labels"],
-                facts.get("left_out", made_from["skip"]),
+                facts["left_out"],
                 facts["lesion_outside_ml"],
             )
         )

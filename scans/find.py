@@ -139,8 +139,8 @@ def _match_masks(images, files, image_suffix, mask_suffixes):
 def _wrong_with(masks, image, image_suffix, mask_suffixes, pairs):
     """Say what is wrong with the masks of an image, or return None."""
     start = stem_of(image).removesuffix(image_suffix)
-    for name in sorted(_mask_names(image, image_suffix, mask_suffixes) & pairs):
-        return f"its mask {name}.nii.gz is an .hdr/.img pair; convert it to .nii.gz"
+    if named := sorted(_mask_names(image, image_suffix, mask_suffixes) & pairs):
+        return f"its mask {named[0]}.nii.gz is an .hdr/.img pair; convert it to .nii.gz"
     for suffix, found in masks.items():
         if len(found) > 1:
             return f"its mask {start}{suffix}.nii.gz is found {len(found)} times; keep one"

@@ -83,6 +83,7 @@ def prepare_scan(scan, folder, labels, size, skip, format):
             "image": image_files[i],
             "mask": mask_files[i],
             "position": i if format == "npy" else 0,
+            "skip_mm": skip,
         }
         slices.append(of_the_scan | place | intensities)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000

@@ -256,6 +256,10 @@ def _stored_voxels(data):
     stored = np.ndarray(data.shape, data.dtype, memory, data.offset, order="F")
     small = data.dtype.kind in "iu" and data.dtype.itemsize <= 2
     # Too small for float32: there its values would run together.
-    if data.dtype.kind == "f" and 0 < np.fmax.reduce(np.abs(stored), axis=None) < 1e-30:
+    if (
+        data.dtype.kind == "f"
+        and data.dtype.itemsize > 4
+        and 0 < np.fmax.reduce(np.abs(stored), axis=None) < 1e-30
+    ):
         return stored.astype(np.float64)
     return stored.astype(data.dtype.newbyteorder("=") if small else np.float32, copy=False)

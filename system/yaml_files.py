@@ -48,7 +48,7 @@ def parse_yaml(text, source):
     """Read YAML; `source`, a file or an argument, is named if it is not valid."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where and isinstance(source, Path) else ""
         reason = error.problem if isinstance(error, _KeyTwice) else "not valid YAML"
