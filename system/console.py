@@ -8,7 +8,7 @@ import tempfile
 from importlib.util import find_spec
 
 from system.cores import CORES
-from system.files import InputError, OutputError
+from system.files import InputError, OutputError, ProgramError
 
 # What Keras reads at its start besides the backend, and the addresses of several machines.
 KERAS_SETTINGS = (
@@ -29,7 +29,7 @@ def run_script(main):
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     try:
         sys.exit(main())
-    except (InputError, OutputError) as error:
+    except (InputError, OutputError, ProgramError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
@@ -39,6 +39,10 @@ def run_script(main):
         )
         print(f"\n{kept}; {same} goes on", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # As under `| head`. Python would fail once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         # Standard output, too, may be a file on a full disk.
         if error.errno != errno.ENOSPC:

@@ -30,6 +30,10 @@ class OutputError(Exception):
     """
 
 
+class ProgramError(Exception):
+    """A program that is needed is missing or broken. Also one line, exit code 2, and for all scans."""
+
+
 class Problem(NamedTuple):
     """A file that is left out, and the reason, which says what to do about it."""
 
@@ -41,9 +45,8 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, error, file):
-        """Split an error's message, ``FILE: reason``; `file` is for one that names none."""
-        named, colon, reason = str(error).partition(": ")
-        return cls(named, reason) if colon else cls(str(file), named)
+        """Make the error that leaves `file` out its reason; it may name the file, or one beside it."""
+        return cls(str(file), str(error).removeprefix(one_line(f"{file}: ")))
 
 
 def one_line(text):
@@ -123,9 +126,10 @@ def require_file(path, how_to_get_it):
 
 
 def save_csv(path, rows):
-    """Write a list of equal-keyed dictionaries as a table, whole or not at all."""
+    """Write a list of dictionaries as a table, whole or not at all; what a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table = csv.DictWriter(file, fieldnames=columns)
         table.writeheader()
         table.writerows(rows)
 

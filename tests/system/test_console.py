@@ -11,7 +11,7 @@ import pytest
 
 from config import parse_arguments
 from system.console import run_script, starting_tensorflow
-from system.files import InputError, OutputError
+from system.files import InputError, OutputError, ProgramError
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +27,7 @@ def raises(error):
         (lambda: 1, 1, ""),
         (lambda: raises(InputError("x.nii: broken")), 2, "error: x.nii: broken\n"),
         (lambda: raises(OutputError("x.csv: full")), 2, "error: x.csv: full\n"),
+        (lambda: raises(ProgramError("x: missing")), 2, "error: x: missing\n"),
         (lambda: raises(OSError(28, "No space left")), 2, "error: [Errno 28] No space left; free"),
         (lambda: raises(KeyboardInterrupt), 130, "\nstopped, what is finished is kept; the same"),
         (lambda: raises(KeyboardInterrupt("after 2 of 3")), 130, "\nstopped after 2 of 3; the"),
@@ -40,6 +41,18 @@ def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
     assert captured.out == ""
     assert captured.err.startswith(shown)
     assert captured.err.strip().count("\n") == 0
+
+
+def test_a_reader_who_has_seen_enough_ends_a_script_in_silence():
+    """As `head` does, which closes the pipe."""
+    code = "from system.console import run_script; run_script(lambda: [print('x' * 99) for _ in range(9999)])"
+    script = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    script.stdout.read(1)
+    script.stdout.close()
+    assert script.stderr.read() == b""
+    assert script.wait() == 141
 
 
 @pytest.mark.parametrize("utf8", ["0", "1"])

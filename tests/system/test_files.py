@@ -75,15 +75,21 @@ def test_a_table_comes_back_as_saved(tmp_path):
     assert pandas.read_csv(tmp_path / "x.csv").to_dict("records") == rows
 
 
+def test_rows_that_an_earlier_version_wrote_may_lack_columns(tmp_path):
+    save_csv(tmp_path / "x.csv", [{"a": 1}, {"a": 2, "similarity": 0.5}])
+    assert (tmp_path / "x.csv").read_text().split() == ["a,similarity", "1,", "2,0.5"]
+
+
 @pytest.mark.parametrize(
-    ("message", "problem"),
+    ("message", "reason"),
     [
-        ("a.nii: broken: 3 bytes", Problem("a.nii", "broken: 3 bytes")),
-        ("it is broken", Problem("given.nii", "it is broken")),
+        ("given.nii: broken: 3 bytes", "broken: 3 bytes"),
+        ("it is broken: 3 bytes", "it is broken: 3 bytes"),
+        ("mask.nii: is empty", "mask.nii: is empty"),
     ],
 )
-def test_a_problem_is_the_file_that_an_error_names_or_the_one_at_hand(message, problem):
-    assert Problem.of(InputError(message), "given.nii") == problem
+def test_a_problem_names_the_file_that_is_left_out_whatever_the_error_names(message, reason):
+    assert Problem.of(InputError(message), "given.nii") == Problem("given.nii", reason)
 
 
 def test_a_problem_and_an_error_are_one_line_whatever_a_file_is_called():
