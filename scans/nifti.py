@@ -6,17 +6,22 @@ one line that names it.
 
 import contextlib
 import gzip
+import io
 import math
 import warnings
 
 import nibabel
 import numpy as np
 from isal import igzip, igzip_lib
+from nibabel.arrayproxy import ArrayProxy
 
 from system.files import NOT_PRINTABLE, InputError, whole_file
 
-# 400 million voxels of 16 bit and more: a whole head at 0.3 mm.
-MOST_BYTES = 2 * 2**30
+# A whole head at 0.25 mm; 2 GB as float32.
+MOST_VOXELS = 500_000_000
+_MOST_BEFORE_VOXELS = 2**28
+# So much of a file is read at once.
+_CHUNK_BYTES = 2**24
 # Deflate, the method in a .gz file, packs nothing more tightly than this (zlib's documentation).
 _MOST_DEFLATED = 1032
 _MOST_PADDING = 2**20
@@ -74,12 +79,17 @@ def reading(path):
         raise InputError(f"{path}: not a readable NIfTI file ({reason}); copy it anew") from error
 
 
-def load_as_promised(path):
-    """Load a NIfTI file no further than its header promises, and a zipped one to its checksum."""
+@contextlib.contextmanager
+def open_nifti(path):
+    """Open a NIfTI file: its header, and a generator of its voxels, some whole planes at a time.
+
+    The generator gives arrays (X, Y, planes), read no further than the header promises, a zipped
+    file to its checksum: unscaled as stored, scaled in float32.
+    """
     with igzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         start = file.read(nibabel.Nifti2Header.sizeof_hdr)
-        kind = _nifti_class(start)
-        header = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+        kind = _header_class(start)
+        header = kind(start[: kind.sizeof_hdr], check=False)
         size = _promised_size(path, header)
         packing = _MOST_DEFLATED if path.suffix == ".gz" else 1
         if size > path.stat().st_size * packing:
@@ -87,21 +97,45 @@ def load_as_promised(path):
                 f"its header promises {size} bytes, more than {path.stat().st_size} bytes of file hold"
             )
         file.seek(0)
-        content = file.read(size)
-        if len(content) < size:
-            raise EOFError(f"its header promises {size} bytes, it holds {len(content)}")
-        # The checksum stands behind the last byte. Some programs fill up the end of a file.
-        if path.suffix == ".gz" and len(file.read(_MOST_PADDING)) == _MOST_PADDING:
-            raise ValueError(f"it goes on after the {size} bytes that its header promises")
-    return kind.from_bytes(content)
+        start = file.read(header.get_data_offset())
+        # With the extensions, which the results get, too.
+        header = kind.from_fileobj(io.BytesIO(start))
+        yield header, _read_planes(file, path, header, size)
 
 
-def _nifti_class(start):
+def _read_planes(file, path, header, size):
+    shape, dtype = header.get_data_shape()[:3], header.get_data_dtype()
+    plane = shape[0] * shape[1]
+    at_once = max(1, _CHUNK_BYTES // (plane * dtype.itemsize))
+    read = header.get_data_offset()
+    for first in range(0, shape[2], at_once):
+        chunk = (*shape[:2], min(at_once, shape[2] - first))
+        wanted = math.prod(chunk) * dtype.itemsize
+        content = file.read(wanted)
+        read += len(content)
+        if len(content) < wanted:
+            raise EOFError(f"its header promises {size} bytes, it holds {read}")
+        if is_scaled(header):
+            about = (chunk, dtype, 0, *header.get_slope_inter())
+            yield np.asarray(ArrayProxy(io.BytesIO(content), about, order="F"), np.float32)
+        else:
+            yield np.ndarray(chunk, dtype, content, order="F")
+    # The checksum stands behind the last byte. Some programs fill up the end of a file.
+    if path.suffix == ".gz" and len(file.read(_MOST_PADDING)) == _MOST_PADDING:
+        raise ValueError(f"it goes on after the {size} bytes that its header promises")
+
+
+def is_scaled(header):
+    """Say whether a header gives its voxels another slope and intercept than 1 and 0."""
+    return header.get_slope_inter() not in ((1, 0), (None, None))
+
+
+def _header_class(start):
     """Tell NIfTI-1 from NIfTI-2 by the size of the header, its first number, in either order."""
     if not start:
         raise EOFError("it is empty")
     header_size = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")
-    return nibabel.Nifti2Image if 540 in header_size else nibabel.Nifti1Image
+    return nibabel.Nifti2Header if 540 in header_size else nibabel.Nifti1Header
 
 
 def _promised_size(path, header):
@@ -124,13 +158,14 @@ def _promised_size(path, header):
         raise ValueError("its header gives no voxel size")
     if offset < header.sizeof_hdr:
         raise ValueError(f"by its header the voxels begin at byte {offset}, inside the header")
-    size = offset + math.prod(shape) * dtype.itemsize
-    if size > MOST_BYTES:
+    if offset > _MOST_BEFORE_VOXELS:
+        raise ValueError(f"by its header the voxels begin only at byte {offset}")
+    if math.prod(shape) > MOST_VOXELS:
         raise InputError(
-            f"{path}: its header promises {_by(shape)} voxels, {size / 2**30:.1f} GB, and "
-            f"{MOST_BYTES / 2**30:g} GB are read at most; copy it anew, or resample it"
+            f"{path}: its header promises {_by(shape)} voxels, and {MOST_VOXELS / 1e6:g} million are "
+            "read at most; copy it anew, or resample it"
         )
-    return size
+    return offset + math.prod(shape) * dtype.itemsize
 
 
 def _by(shape):

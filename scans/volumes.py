@@ -5,15 +5,22 @@ Shape letters: X, Y, Z voxels of a volume; H, W pixels of an image.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 from scipy.ndimage import binary_fill_holes
 
 from scans.intensity import scale_intensity
-from scans.nifti import load_as_promised, reading
+from scans.nifti import is_scaled, open_nifti, reading
 from system.files import InputError
 
 NO_ORIENTATION = (
@@ -32,15 +39,15 @@ class Volume:
         Integers of 8 or 16 bit as the file has them, unless it scales them; else float32.
     affine : ndarray, shape (4, 4)
         Voxel index of `voxels` to mm in RAS+ world space.
-    original : nibabel.Nifti1Image
-        The image as stored.
+    header : nibabel.Nifti1Header
+        That of the file, as stored.
     warnings : tuple of str
         What its header or its voxels leave in doubt.
     """
 
     voxels: np.ndarray
     affine: np.ndarray
-    original: nibabel.Nifti1Image
+    header: nibabel.Nifti1Header
     warnings: tuple[str, ...] = ()
 
     @property
@@ -148,7 +155,7 @@ def load_mask(path, labels, image):
 
 def load_lesion(masks, labels, image):
     """Read the masks of an image, a `Volume`; the lesion is their union (see `load_mask`)."""
-    return np.bitwise_or.reduce([load_mask(mask, labels, image) for mask in masks])
+    return reduce(np.bitwise_or, (load_mask(mask, labels, image) for mask in masks))
 
 
 def volume_to_slices(voxels, size):
@@ -189,15 +196,14 @@ def to_original_grid(voxels, volume):
 
     It has the shape, the affine and the header of the file, and the type of `voxels`.
     """
-    stored = nibabel.orientations.io_orientation(volume.original.affine)
-    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), stored)
-    data = nibabel.orientations.apply_orientation(voxels, back)
-    header = volume.original.header.copy()
+    header = volume.header.copy()
+    affine = header.get_best_affine()
+    data = _in_stored_order(voxels, affine).reshape(header.get_data_shape())
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1, 0)
     # NIfTI-1 or NIfTI-2, as the file is.
-    nifti_class = type(volume.original)
-    image = nifti_class(data.reshape(volume.original.shape), volume.original.affine, header)
+    is_nifti2 = isinstance(header, nibabel.Nifti2Header)
+    image = (nibabel.Nifti2Image if is_nifti2 else nibabel.Nifti1Image)(data, affine, header)
     image.header["cal_max"] = 0
     image.header["cal_min"] = 0
     return image
@@ -207,20 +213,50 @@ def read_voxels(path):
     """Read any NIfTI file, image or mask, in RAS orientation, or raise an `InputError`."""
     path = Path(path)
     with reading(path):
-        original = load_as_promised(path)
-        stored = _stored_voxels(original.dataobj).reshape(original.shape[:3])
-        affine = original.affine
-        sides_mm = nibabel.affines.voxel_sizes(affine)
-        in_range = (sides_mm > 1e-3) & (sides_mm < 1e3)
-        # 1 for a box, near 0 where two of its axes nearly coincide.
-        openness = abs(np.linalg.det(affine)) / sides_mm.prod()
-        if not (in_range.all() and openness > 0.1):
-            raise InputError(f"{path}: its affine is not usable; repair the header")
-        warnings = _doubts_of_orientation(path, original.header)
-        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored, affine))
+        voxels, header, largest = _read(path, np.float32)
+        # Too small for float32: there its values would run together.
+        if 0 < largest < 1e-30:
+            voxels, header, _ = _read(path, np.float64)
+        affine, shape = header.get_best_affine(), header.get_data_shape()[:3]
+        affine = affine @ inv_ornt_aff(io_orientation(affine), shape)
+        return Volume(voxels, affine, header, _doubts_of_orientation(path, header))
+
+
+def _read(path, kind):
+    """Return voxels in RAS orientation, the header, and the largest of floats of 64 bit or more.
+
+    Unscaled integers of 8 or 16 bit stay such; all else becomes `kind`.
+    """
+    largest = 0.0
+    with open_nifti(path) as (header, planes):
+        affine, dtype = header.get_best_affine(), header.get_data_dtype()
+        _check_affine(path, affine)
+        small = dtype.kind in "iu" and dtype.itemsize <= 2 and not is_scaled(header)
+        shape = np.array(header.get_data_shape()[:3])
+        shape = shape[np.argsort(io_orientation(affine)[:, 0])]
         # In one order of memory, however the file is turned: axial planes that lie whole.
-        voxels = np.asfortranarray(canonical.dataobj)
-        return Volume(voxels, canonical.affine, original, warnings)
+        voxels = np.empty(shape, dtype.newbyteorder("=") if small else kind, order="F")
+        stored, place = _in_stored_order(voxels, affine), 0
+        for chunk in planes:
+            stored[:, :, place : place + chunk.shape[2]] = chunk
+            place += chunk.shape[2]
+            if chunk.dtype.kind == "f" and chunk.dtype.itemsize > 4:
+                largest = max(largest, np.fmax.reduce(np.abs(chunk), axis=None))
+    return voxels, header, largest
+
+
+def _in_stored_order(voxels, affine):
+    """Return a view of RAS voxels with the axes of a file with this affine."""
+    return apply_orientation(voxels, ornt_transform(axcodes2ornt("RAS"), io_orientation(affine)))
+
+
+def _check_affine(path, affine):
+    sides_mm = nibabel.affines.voxel_sizes(affine)
+    in_range = (sides_mm > 1e-3) & (sides_mm < 1e3)
+    # 1 for a box, near 0 where two of its axes nearly coincide.
+    openness = abs(np.linalg.det(affine)) / sides_mm.prod()
+    if not (in_range.all() and openness > 0.1):
+        raise InputError(f"{path}: its affine is not usable; repair the header")
 
 
 def _doubts_of_orientation(path, header):
@@ -245,21 +281,3 @@ def _doubts_of_orientation(path, header):
     by_both = (nibabel.affines.apply_affine(affine, corners) for affine in (qform, sform))
     apart_mm = np.linalg.norm(np.subtract(*by_both), axis=1).max()
     return (TWO_ORIENTATIONS,) if apart_mm > 1 else ()
-
-
-def _stored_voxels(data):
-    """Return a loaded file's voxels: unscaled integers of 8 or 16 bit as such, else float32."""
-    if (data.slope, data.inter) != (1, 0):
-        return np.asarray(data, np.float32)
-    # The very bytes that were read: a copy would cost a third of unzipping them.
-    memory = data.file_like.getbuffer()
-    stored = np.ndarray(data.shape, data.dtype, memory, data.offset, order="F")
-    small = data.dtype.kind in "iu" and data.dtype.itemsize <= 2
-    # Too small for float32: there its values would run together.
-    if (
-        data.dtype.kind == "f"
-        and data.dtype.itemsize > 4
-        and 0 < np.fmax.reduce(np.abs(stored), axis=None) < 1e-30
-    ):
-        return stored.astype(np.float64)
-    return stored.astype(data.dtype.newbyteorder("=") if small else np.float32, copy=False)

@@ -1,5 +1,6 @@
 """Scans are read in one orientation, cut into slices without a loss, and brought back."""
 
+import tracemalloc
 from itertools import permutations, product
 
 import nibabel
@@ -20,6 +21,7 @@ from scans.volumes import (
     TWO_ORIENTATIONS,
     load_mask,
     load_volume,
+    read_voxels,
     slices_to_volume,
     to_original_grid,
     volume_to_slices,
@@ -167,6 +169,37 @@ def test_small_integers_stay_what_they_are_and_all_else_becomes_float32(tmp_path
         dtype.newbyteorder("=") if dtype.str[1:] in ("u1", "u2", "i2") else "f4"
     )
     np.testing.assert_array_equal(voxels, phantom())
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR"])
+@pytest.mark.parametrize("dtype", [">i2", "<f4", "<f8"])
+def test_a_file_is_read_in_pieces_as_in_one(tmp_path, monkeypatch, codes, dtype):
+    stored, affine = stored_as(codes, phantom((6, 5, 7)), RAS)
+    path = write_nifti(tmp_path / "x.nii.gz", stored.astype(dtype), affine)
+    for size in (1, 6 * 5 * 2 * 2, 2**24):
+        monkeypatch.setattr("scans.nifti._CHUNK_BYTES", size)
+        np.testing.assert_array_equal(load_volume(path).voxels, phantom((6, 5, 7)))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("codes", ["RAS", "PIR"])
+def test_a_large_file_takes_little_more_memory_than_its_voxels_in_float32(
+    tmp_path, monkeypatch, codes, scaled
+):
+    monkeypatch.setattr("scans.nifti._CHUNK_BYTES", 2**18)
+    stored, affine = stored_as(codes, np.ones((64, 128, 300), np.float64), RAS)
+    image = nibabel.Nifti1Image(stored, affine)
+    if scaled:
+        image.header.set_slope_inter(2, 1)
+    nibabel.save(image, tmp_path / "x.nii.gz")
+    bytes_in_float32 = stored.size * 4
+    tracemalloc.start()
+    try:
+        read_voxels(tmp_path / "x.nii.gz")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.3 * bytes_in_float32
 
 
 @pytest.mark.parametrize("endian", ["<", ">"])
