@@ -1,6 +1,5 @@
 """Masks that another program, or a person, made: paired with the reference masks by their names."""
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from evaluation.metrics import subject_metrics
 from evaluation.runs import Case
 from evaluation.scoring import Scores, View, metrics_row
-from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, stem_of
+from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, shared_names, stem_of
 from scans.volumes import load_lesion, load_mask, load_volume, read_voxels
 from system.files import InputError
 from system.parallel import in_parallel
@@ -53,12 +52,18 @@ def pair_masks(predictions, masks, layout):
     wanted = {}
     for file, name in (named or stems).items():
         wanted.setdefault((file.parent, _without_suffix(name, suffixes)), []).append(file)
+    images = {
+        (file.parent, start): file
+        for file in stems
+        if file not in named and file.is_file()
+        for start in shared_names(file, layout.image_suffix)
+    }
     by_name, by_scan = {}, {}
     for file, name in _nifti_files(predictions).items():
         by_name.setdefault(name, []).append(file)
         by_scan.setdefault(identify(file.relative_to(predictions))[:2], []).append(file)
     pairs, missing, used = [], [], {}
-    for file, *others in wanted.values():
+    for place, (file, *others) in wanted.items():
         subject, session, site = identify(file.relative_to(masks))
         # Another program may have dropped what tells the scans of a session apart.
         short = "".join(session_label(file.relative_to(masks).as_posix()))
@@ -79,9 +84,8 @@ def pair_masks(predictions, masks, layout):
                 "give mask and prediction the same file name"
             )
         used[found[0]] = file
-        image = _image_beside(file, layout)
         own = (file, *others)
-        case = Case(subject, session, site, image, own, layout.labels, 0, math.nan)
+        case = Case(subject, session, site, images.get(place), own, layout.labels)
         pairs.append(ExternalPrediction(found[0], case))
     if missing:
         raise InputError(
@@ -102,14 +106,6 @@ def _nifti_files(folder):
 
 def _without_suffix(name, suffixes):
     return next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
-
-
-def _image_beside(mask, layout):
-    """Return the image that lies beside a mask, or None."""
-    stem, *ending = mask.name.split(".", 1)
-    name = _without_suffix(stem, layout.mask_suffixes) + layout.image_suffix
-    image = mask.with_name(".".join([name, *ending]))
-    return image if image.is_file() and image != mask else None
 
 
 def _score(prediction):

@@ -1,5 +1,6 @@
 """Scans as they lie in a folder: images with their masks, and the subject of each."""
 
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
     """List the scans below a folder, however deep, in the order of their names.
 
     A scan is a file ``<name><image_suffix>.nii[.gz]``; its masks are ``<name><mask_suffix>``, in the
-    same folder or, as BIDS derivatives do, elsewhere below `folder`. Hidden files (``._*``, which
+    same folder or, as BIDS derivatives do, elsewhere below `folder`. An image may have a description
+    (``_desc-brain``) that its masks do not share, as in ATLAS R3.0. Hidden files (``._*``, which
     macOS leaves behind) are passed over, and so are folders in which no image has a mask, as
     ``Testing`` of ATLAS v2.0, which get a note.
 
@@ -111,12 +113,29 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
         f"{len(own)} scan{'s have' if len(own) > 1 else ' has'} no mask, below {share}: for predict.py"
         for share, own in without.items()
     ]
+    if scans and len(mask_suffixes) > 1:
+        notes.append(_used_suffixes(scans, mask_suffixes))
     return Found(scans, problems, notes + _unused_masks(scans, files, image_suffix, dataset))
 
 
-def _mask_names(image, image_suffix, mask_suffixes):
+def shared_names(image, image_suffix):
+    """List what the names of an image and of its masks may begin with: without its description, too."""
     start = stem_of(image).removesuffix(image_suffix)
-    return {start + suffix for suffix in mask_suffixes}
+    return list(dict.fromkeys([start, re.sub(r"_desc-[A-Za-z0-9]+$", "", start)]))
+
+
+def _mask_names(image, image_suffix, mask_suffixes):
+    starts = shared_names(image, image_suffix)
+    return {start + suffix for start in starts for suffix in mask_suffixes}
+
+
+def _used_suffixes(scans, mask_suffixes):
+    """Note how many masks have which of several endings."""
+    stems = [stem_of(mask) for scan in scans for mask in scan.masks]
+    counts = {suffix: sum(stem.endswith(suffix) for stem in stems) for suffix in mask_suffixes}
+    return "masks end in " + " and ".join(
+        f"{suffix} ({count})" for suffix, count in counts.items() if count
+    )
 
 
 def _match_masks(images, files, image_suffix, mask_suffixes):
@@ -128,9 +147,9 @@ def _match_masks(images, files, image_suffix, mask_suffixes):
     masks_of = {}
     for image in images:
         masks_of[image] = {}
-        for suffix in mask_suffixes:
-            found = by_name.get(stem_of(image).removesuffix(image_suffix) + suffix, [])
-            if found:
+        for start, suffix in itertools.product(shared_names(image, image_suffix), mask_suffixes):
+            found = by_name.get(start + suffix, [])
+            if found and suffix not in masks_of[image]:
                 beside = [mask for mask in found if mask.parent == image.parent]
                 masks_of[image][suffix] = beside or found
     return masks_of
@@ -138,7 +157,7 @@ def _match_masks(images, files, image_suffix, mask_suffixes):
 
 def _wrong_with(masks, image, image_suffix, mask_suffixes, pairs):
     """Say what is wrong with the masks of an image, or return None."""
-    start = stem_of(image).removesuffix(image_suffix)
+    start = shared_names(image, image_suffix)[-1]
     if named := sorted(_mask_names(image, image_suffix, mask_suffixes) & pairs):
         return f"its mask {named[0]}.nii.gz is an .hdr/.img pair; convert it to .nii.gz"
     for suffix, found in masks.items():
@@ -165,7 +184,7 @@ def _unused_masks(scans, files, image_suffix, dataset):
         by_folder.setdefault(path.parent, []).append(path)
     unused = []
     for scan in scans:
-        start = stem_of(scan.image).removesuffix(image_suffix)
+        start = shared_names(scan.image, image_suffix)[-1]
         for path in by_folder[scan.image.parent]:
             own = stem_of(path).startswith(f"{start}_") and path != scan.image
             rest = stem_of(path).removeprefix(start)
@@ -224,7 +243,8 @@ def identify(path):
 
     ATLAS v2.0 and BIDS: ``sub-r001s001/ses-1`` gives subject ``sub-r001s001``, session ``1``; of
     several scans of a session ``acq-mprage_run-2`` tells one apart and joins its name:
-    ``1_acq-mprage_run-2``. The site is the ``R001`` folder, or the cohort in the subject's name.
+    ``1_acq-mprage_run-2``. So does ``space-orig`` of ATLAS R3.0, beside which v2.0 may stand. The
+    site is the ``R001`` folder, or the cohort in the subject's name.
     BraTS17: ``Brats17_CBICA_AAB_1`` gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time
     point), site ``CBICA``. Any other name is a subject of its own at site ``unknown``.
     """
@@ -234,7 +254,9 @@ def identify(path):
         return subject, session, site
     if bids := re.search(r"sub-[A-Za-z0-9]+", path.name) or re.search(r"sub-[A-Za-z0-9]+", text):
         subject = bids.group()
-        entities = re.findall(r"(?<=_)(?:acq|ce|echo|inv|rec|run)-[A-Za-z0-9]+", path.name)
+        entities = re.findall(
+            r"(?<=_)(?:(?:acq|ce|echo|inv|rec|run)-[A-Za-z0-9]+|space-orig(?=_))", path.name
+        )
         cohort = re.search(r"(?:^|/)(R\d+)/", text) or re.match(r"sub-(r\d+)s\d+", subject)
         return (
             subject,

@@ -1,5 +1,6 @@
 """Scans are found and told apart, however deep they lie and whatever lies beside them."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from scans.find import find_scans, identify, scan_name
 
 ATLAS = ("atlas", "_T1w", ("_label-L_desc-T1lesion_mask",))
 BRATS = ("brats17", "_t1", ("_seg",))
+BOTH_RELEASES = load_settings().atlas.mask_suffixes
 
 
 def touch(folder, *names):
@@ -27,6 +29,10 @@ def touch(folder, *names):
         (
             "sub-r001s001/anat/sub-r001s001_ses-1_acq-mprage_rec-norm_run-2_T1w.nii.gz",
             ("sub-r001s001", "1_acq-mprage_rec-norm_run-2", "R001"),
+        ),
+        (
+            "R039/sub-r039s001/ses-1/anat/sub-r039s001_ses-1_space-orig_desc-brain_T1w.nii.gz",
+            ("sub-r039s001", "1_space-orig", "R039"),
         ),
         ("sub-5_run-2_T1w.nii.gz", ("sub-5", "run-2", "unknown")),
         ("sub-r027s010_ses-1_T1w.nii", ("sub-r027s010", "1", "R027")),
@@ -214,7 +220,58 @@ def test_further_masks_of_a_scan_are_joined_or_named(tmp_path):
         scans, problems, notes = find_scans(tmp_path, "atlas", "_t1w_stx", suffixes)
         assert [len(scan.masks) for scan in scans] == [masks, 1]
         assert problems == []
-        assert len(notes) == 2 - masks
+        assert len(notes) == 1
+    assert notes == [f"masks end in _{first} (2) and _{second} (1)"]
     assert find_scans(tmp_path, "atlas", "_t1w_stx", [f"_{first}"]).notes == [
         f"1 further mask not used: c01_{second}.nii.gz; make atlas.mask_suffix a list to join them"
     ]
+
+
+def release_2(subject):
+    start = f"ATLAS_2/Training/{subject[4:8].upper()}/{subject}/ses-1/anat/{subject}_ses-1_space-MNI152NLin2009aSym"
+    return [f"{start}_T1w.nii.gz", f"{start}_label-L_desc-T1lesion_mask.nii.gz"]
+
+
+def release_3(subject):
+    start = f"ATLAS_R3.0/{subject[4:8].upper()}/{subject}/ses-1/anat/{subject}_ses-1"
+    endings = (
+        "space-orig_desc-brain_T1w.nii.gz",
+        "space-orig_label-lesion_desc-T1lesion_mask.nii.gz",
+        "metadata.csv",
+    )
+    return [f"{start}_{ending}" for ending in endings]
+
+
+@pytest.mark.parametrize("release", [release_2, release_3])
+def test_either_release_of_atlas_needs_no_setting_and_its_ending_is_said(tmp_path, release):
+    names = [release(f"sub-r001s00{i}") for i in range(3)]
+    touch(tmp_path, *itertools.chain(*names))
+    scans, problems, (note,) = find_scans(tmp_path, "atlas", "_T1w", BOTH_RELEASES)
+    assert problems == []
+    assert [scan.image for scan in scans] == [tmp_path / own[0] for own in names]
+    assert [scan.masks for scan in scans] == [(tmp_path / own[1],) for own in names]
+    used = BOTH_RELEASES[release is release_3]
+    assert note == f"masks end in {used} (3)"
+
+
+def test_a_subject_of_both_releases_is_one_subject_with_two_scans(tmp_path):
+    touch(tmp_path, *release_2("sub-r001s001"), *release_3("sub-r001s001"))
+    touch(tmp_path, *release_2("sub-r001s002"), *release_3("sub-r039s001"))
+    scans, problems, (note,) = find_scans(tmp_path, "atlas", "_T1w", BOTH_RELEASES)
+    assert problems == []
+    assert sorted(scan.name for scan in scans) == [
+        "sub-r001s001_1",
+        "sub-r001s001_1_space-orig",
+        "sub-r001s002_1",
+        "sub-r039s001_1_space-orig",
+    ]
+    assert all(scan.masks[0].parent == scan.image.parent for scan in scans)
+    assert note == f"masks end in {BOTH_RELEASES[0]} (2) and {BOTH_RELEASES[1]} (2)"
+
+
+def test_a_mask_with_the_description_of_its_image_is_preferred(tmp_path):
+    touch(tmp_path, "sub-1_desc-brain_t1.nii", "sub-1_desc-brain_seg.nii", "sub-1_seg.nii")
+    touch(tmp_path, "sub-2_desc-brain_t1.nii", "sub-2_desc-other_seg.nii")
+    scans, (problem,), _ = find_scans(tmp_path, *BRATS)
+    assert scans[0].masks == (tmp_path / "sub-1_desc-brain_seg.nii",)
+    assert problem.reason.startswith("its mask sub-2_seg.nii.gz is missing")
