@@ -69,8 +69,8 @@ class Layout(Section):
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     ) = Field(
-        description="how the name of its mask ends, what stands before is equal; a list: the union of "
-        "those that are there is the lesion"
+        description="how the name of its mask ends, what stands before is equal but for a _desc- of "
+        "the image; a list: the union of those that are there is the lesion"
     )
     labels: list[PositiveInteger] | None = Field(
         description="mask values that count as lesion; null: the mask is 0/1 or 0/255"
@@ -102,6 +102,24 @@ class Slices(Section):
     format: Literal["npy", "png"] = Field(
         "npy", description="npy: one stack a scan, fast; png: one picture a slice"
     )
+
+
+class Geometry(Section):
+    align: Literal["template", "none"] = Field(
+        description="template: scans on any other grid are brought to MNI152 at 1 mm, the grid of "
+        "ATLAS v2.0; none: slices are cut on each scan's own grid",
+    )
+    brain: Literal["template", "keep"] = Field(
+        description="template: the network sees the brain alone, with a margin; keep: the whole head",
+    )
+
+    @model_validator(mode="after")
+    def brain_is_known(self):
+        if self.brain == "template" and self.align == "none":
+            raise ValueError(
+                "geometry.align = none leaves no brain to find: set geometry.brain to keep, too"
+            )
+        return self
 
 
 class Split(Section):
@@ -246,6 +264,7 @@ class Settings(Section):
     paths: Paths
     atlas: Layout
     brats17: Layout
+    geometry: Geometry
     slices: Slices
     unet: UNet
     augmentation: Augmentation
@@ -285,7 +304,12 @@ class Settings(Section):
         everything = self.model_dump()
         names = ("seed", "fold", "slices", "unet", "augmentation", stage)
         # Not the devices: a run may go on on other ones.
-        return {name: everything[name] for name in names} | {"precision": self.hardware.precision}
+        identity = {name: everything[name] for name in names}
+        identity["precision"] = self.hardware.precision
+        # Runs that were made before the section was there went without alignment, too.
+        if self.geometry.align != "none":
+            identity["geometry"] = everything["geometry"]
+        return identity
 
     def save(self, path):
         """Write all values as one YAML file that ``--config`` accepts."""
@@ -343,7 +367,9 @@ def load_run_settings(weights):
             f"{path}: not found; it says what network the weights belong to: copy it from the run"
         )
     try:
-        return load_settings(path)
+        # Runs that were made before the section was there kept each scan's own grid.
+        older = ("geometry.align=none", "geometry.brain=keep")
+        return load_settings(path, () if "geometry" in read_yaml(path) else older)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

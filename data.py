@@ -141,7 +141,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     Raises
     ------
     InputError
-        If slices or split are missing or made with another `slices.size` or `slices.skip`, the
+        If slices or split are missing or made with another size, skip or geometry, the
         split leaks (see `scans.splits.rows_of`), or the devices cannot share a batch.
     """
     folder, seed = settings.paths.prepared, settings.seed
@@ -149,7 +149,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     split = load_split(folder, dataset, settings.fold)
     subsets = rows_of(rows, split)
     reader = SliceReader(folder, rows, settings.unet.neighbours)
-    _check_prepared(folder, rows, reader, settings.slices)
+    _check_prepared(folder, rows, reader, settings)
     ranges = settings.augmentation.model_dump()
     probability = ranges.pop("carve_mix")
     carve_mix = None
@@ -182,14 +182,19 @@ def load_stage_data(dataset, settings, batch_size, augmented):
 
 
 def _check_prepared(folder, rows, reader, wanted):
-    """Refuse slices that were prepared with another size or skip."""
-    found = {"skip": rows.skip_mm.iloc[0], "size": len(reader.read(0)[0])}
-    for name, value in found.items():
-        if value != getattr(wanted, name):
+    """Refuse slices that were prepared with another size, skip or geometry."""
+    first = rows.iloc[0]
+    found = {
+        "slices.skip": (first.skip_mm, wanted.slices.skip),
+        "slices.size": (len(reader.read(0)[0]), wanted.slices.size),
+        "geometry.align": (first["align"], wanted.geometry.align),
+        "geometry.brain": (first.brain, wanted.geometry.brain),
+    }
+    for name, (value, wish) in found.items():
+        if value != wish:
             raise InputError(
-                f"{folder}: was prepared with slices.{name} = {value}, not "
-                f"{getattr(wanted, name)}; run prep.py with these settings, or name another "
-                "paths.prepared"
+                f"{folder}: was prepared with {name} = {value}, not {wish}; run prep.py with these "
+                "settings, or name another paths.prepared"
             )
 
 

@@ -3,7 +3,8 @@
 Reads   paths.atlas and paths.brats17, or the one of them that is there
 Writes  paths.prepared: slices, slices.csv (what is where), splits.json (who trains, who validates)
 
-A bad scan is named and left out, and the exit code is 1. Started again, it goes on with the scans
+Scans on another grid than that of ATLAS v2.0 are brought to it. A bad scan, or one whose alignment is
+doubtful, is named and left out, and the exit code is 1. Started again, it goes on with the scans
 that are not done yet.
 
     python prep.py --set paths.atlas=/data/ATLAS_2 --set paths.brats17=/data/BraTS17
@@ -20,6 +21,11 @@ from system.files import InputError, make_folder, refuse_foreign, save_csv, save
 
 def add_arguments(parser):
     parser.add_argument("--strict", action="store_true", help="stop at the first bad scan")
+    parser.add_argument(
+        "--keep-doubtful",
+        action="store_true",
+        help="use scans whose alignment to the template is doubtful, too",
+    )
     parser.add_argument(
         "--shard",
         type=every_nth,
@@ -56,21 +62,23 @@ def main(argv=None):
     refuse_foreign(settings.paths.prepared, ("slices.csv", "splits.json"), ours, "prep.py")
     if arguments.shard:
         scans = scans[arguments.shard]
-    prepared, failed = prepare_scans(scans, settings, arguments.strict)
+    prepared, failed = prepare_scans(scans, settings, arguments.strict, arguments.keep_doubtful)
     if arguments.shard:
         print(f"{len(prepared)} scans prepared; without --shard the tables are written")
         print_problems(failed)
         return 1 if failed else 0
     problems += failed
+    if prepared:
+        group_near_duplicates(prepared)
+    # Before the split, for which those that are left out may be too many.
+    print_problems(problems)
     if not prepared:
         raise InputError(f"no scan could be used; the first problem: {problems[0]}")
-    group_near_duplicates(prepared)
     rows = [row for facts in prepared for row in facts["slices"]]
     split = split_datasets(rows, settings)
     save_csv(Path(settings.paths.prepared, "slices.csv"), rows)
     save_json(Path(settings.paths.prepared, "splits.json"), split)
     print_summary(prepared)
-    print_problems(problems)
     return 1 if problems else 0
 
 

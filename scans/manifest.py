@@ -6,6 +6,7 @@ dataset, subject, session, site   of the scan
 z, lesion_pixels                  its place in the scan (in RAS), and the lesion on it
 image, mask, position             files below the prepared folder, and the place in a stack
 skip_mm                           height that was left out at the bottom and at the top
+align, brain                      the settings of section geometry
 mean, std                         of the scan's intensities, for `scans.intensity.standardise`
 content                           hash of all its scan's slices: finds a scan under two names
 alike                             the same for scans that are nearly identical
@@ -30,6 +31,8 @@ COLUMNS = {
     "mask": str,
     "position": int,
     "skip_mm": int,
+    "align": str,
+    "brain": str,
     "mean": float,
     "std": float,
     "content": str,

@@ -8,7 +8,7 @@ import pandas
 
 from scans.find import find_scans
 from scans.near_duplicates import find_near_duplicates
-from scans.prepare import prepare_scan
+from scans.prepare import alignment_picture, prepare_scan
 from scans.splits import make_split, split_from_table
 from system.files import InputError, Problem, one_line
 from system.parallel import attempt, in_parallel
@@ -35,21 +35,25 @@ def find_datasets(settings):
     return scans, problems
 
 
-def prepare_scans(scans, settings, strict):
+def prepare_scans(scans, settings, strict, keep_doubtful):
     """Prepare scans; return the facts of those that could be used, and the problems of the others.
 
-    With `strict` the first bad scan raises its `InputError`.
+    A scan whose alignment is doubtful is a problem, unless `keep_doubtful`. With `strict` the first
+    problem is raised as an `InputError`.
     """
     task = partial(attempt, partial(_prepare, settings=settings))
     prepared, problems = [], []
     try:
         for scan, outcome in zip(scans, in_parallel(task, scans, "scans"), strict=True):
-            if outcome.error and strict:
-                raise outcome.error
+            facts = outcome.result
             if outcome.error:
-                problems.append(Problem.of(outcome.error, scan.image))
-            else:
-                prepared.append(outcome.result)
+                problem = Problem.of(outcome.error, scan.image)
+            elif keep_doubtful or not (problem := _doubtful(scan, facts, settings.paths.prepared)):
+                prepared.append(facts)
+                continue
+            if strict:
+                raise InputError(str(problem))
+            problems.append(problem)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"after {len(prepared)} of {len(scans)} scans, kept in {settings.paths.prepared}"
@@ -57,12 +61,20 @@ def prepare_scans(scans, settings, strict):
     return prepared, problems
 
 
+def _doubtful(scan, facts, folder):
+    """Return what is doubtful about the alignment of a scan as a problem, or None."""
+    doubts = (facts["alignment"] or {}).get("doubts")
+    if not doubts:
+        return None
+    picture = alignment_picture(folder, scan)
+    reason = f"alignment is doubtful: {'; '.join(doubts)}; look at {picture}"
+    return Problem(str(scan.image), reason)
+
+
 def _prepare(scan, settings):
     """Prepare one scan by the settings of its data set."""
-    options, labels = settings.slices, getattr(settings, scan.dataset).labels
-    return prepare_scan(
-        scan, settings.paths.prepared, labels, options.size, options.skip, options.format
-    )
+    labels = getattr(settings, scan.dataset).labels
+    return prepare_scan(scan, settings.paths.prepared, labels, settings.slices, settings.geometry)
 
 
 def group_near_duplicates(prepared):
@@ -112,10 +124,13 @@ def print_summary(prepared):
             volume = f"{np.median(ml):.1f} ({min(ml):.1f} to {max(ml):.1f})"
             print(f"{dataset:10}{len(own):7}{len(rows):9}{lesion:13}{volume:>30}")
     total_ml = sum(facts["lesion_ml"] for facts in prepared)
-    outside_ml = sum(facts["lesion_outside_ml"] for facts in prepared)
+    outside, below = (
+        sum(facts[f"lesion_{place}_ml"] for facts in prepared) / max(total_ml, 1e-9)
+        for place in ("outside", "below")
+    )
     print(
-        f"{outside_ml / max(total_ml, 1e-9):.1%} of the lesion volume lies in the slices left out at "
-        "bottom and top"
+        f"{outside:.1%} of the lesion volume lies in the slices left out, {below:.1%} at the bottom "
+        f"and {outside - below:.1%} at the top"
     )
     warned = {}
     for facts in prepared:
@@ -132,6 +147,6 @@ def print_summary(prepared):
 def print_problems(problems):
     """Print each bad scan with its reason."""
     if problems:
-        print(f"\nleft out {len(problems)} bad scans:")
+        print(f"\nleft out {len(problems)} scan{'s' * (len(problems) > 1)}:")
         for problem in problems:
             print(f"  {problem}")

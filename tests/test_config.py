@@ -10,9 +10,9 @@ import pydantic
 import pytest
 from conftest import refused
 
-from config import STAGES, Section, Settings, load_settings
+from config import STAGES, Geometry, Section, Settings, load_run_settings, load_settings
 from system.files import InputError
-from system.yaml_files import read_yaml
+from system.yaml_files import read_yaml, save_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -241,3 +241,23 @@ def test_a_run_of_an_earlier_version_loads_if_it_used_nothing_that_is_gone(tmp_p
     assert load_settings(path) == load_settings()
     with refused("unet.residual = True", "this one cannot"):
         load_settings(path, ["unet.residual=true"])
+
+
+def test_the_brain_alone_is_known_only_on_the_template():
+    with refused("geometry.align = none leaves no brain to find", "geometry.brain to keep"):
+        load_settings(None, ["geometry.align=none"])
+
+
+def test_runs_from_before_the_section_geometry_kept_each_scan_s_own_grid(tmp_path):
+    weights = tmp_path / "best.weights.h5"
+    weights.touch()
+    load_settings().save(tmp_path / "config.yaml")
+    assert load_run_settings(weights).geometry == Geometry(align="template", brain="template")
+    older = read_yaml(tmp_path / "config.yaml")
+    del older["geometry"]
+    save_yaml(tmp_path / "config.yaml", older)
+    settings = load_run_settings(weights)
+    assert settings.geometry == Geometry(align="none", brain="keep")
+    # So such a run goes on, and is not taken for one of other settings.
+    assert "geometry" not in settings.identity("train")
+    assert load_settings().identity("train")["geometry"]["align"] == "template"

@@ -114,10 +114,17 @@ def test_lesions_are_carved_from_training_subjects_alone(load):
     assert (mixed.training.batch(0)[1] != plain).any()
 
 
-@pytest.mark.parametrize(("name", "cut_by", "wanted"), [("skip", 2, 3), ("size", 32, 48)])
+@pytest.mark.parametrize(
+    ("name", "cut_by", "wanted"),
+    [
+        ("slices.skip", 2, 3),
+        ("slices.size", 32, 48),
+        ("geometry.align", "none", "template"),
+    ],
+)
 def test_slices_that_were_cut_by_other_settings_are_refused(name, cut_by, wanted, load):
-    with refused(f"prepared with slices.{name} = {cut_by}, not {wanted}", "paths.prepared"):
-        load(f"slices.{name}={wanted}")
+    with refused(f"prepared with {name} = {cut_by}, not {wanted}", "paths.prepared"):
+        load(f"{name}={wanted}")
 
 
 def test_balancing_is_a_matter_of_lesion_slices_alone(load):

@@ -123,7 +123,12 @@ def test_what_computes_with_pytorch_starts_no_tensorflow(contender):
 
 
 # A framework starts only where it is needed, and a script imports what is slow after its arguments.
-LATE_IMPORTS = {"system/console.py", "prediction/inference.py", *(f"{name}.py" for name in SCRIPTS)}
+LATE_IMPORTS = {
+    "system/console.py",
+    "prediction/inference.py",
+    "scans/alignment.py",
+    *(f"{name}.py" for name in SCRIPTS),
+}
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=str)

@@ -10,13 +10,21 @@ import pandas
 import pytest
 from conftest import ATLAS_SHAPE, RAS, SKIP, draw_head, refused, write_nifti
 
+from config import Geometry, Slices
+from scans import prepare
 from scans.find import Scan
 from scans.manifest import load_manifest
-from scans.prepare import prepare_scan
 from scans.reader import SliceReader
 from scans.volumes import load_volume, volume_to_slices
 
 OPTIONS = {"labels": None, "size": 32, "skip": SKIP, "format": "npy"}
+OWN_GRID = Geometry(align="none", brain="keep")
+
+
+def prepare_scan(scan, folder, labels, **slices):
+    return prepare.prepare_scan(
+        scan, folder, labels, Slices(empty_per_lesion=1.0, **slices), OWN_GRID
+    )
 
 
 def write_scan(folder, seed=0, session="1", affine=RAS):
@@ -193,7 +201,7 @@ def test_the_same_scan_under_two_names_is_recognised(tmp_path):
 )
 def test_a_scan_that_does_not_fit_the_settings_is_refused(tmp_path, change, reason):
     scan = write_scan(tmp_path)
-    with refused(scan.image, reason):
+    with refused(reason):
         prepare_scan(scan, tmp_path / "out", **OPTIONS | change)
     assert not (tmp_path / "out").exists()
 
