@@ -45,7 +45,8 @@ def describe(rows, seed):
 
     `rows` are those of metrics.csv; sessions of a subject are averaged first. ``lesion_ml`` and
     ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
-    training skipped; ``without_lesion`` is what was marked on scans without lesion.
+    training skipped, with ``lesion_below_ml`` at the bottom; ``without_lesion`` is what was marked
+    on scans without lesion.
     """
     table = pandas.DataFrame(rows)
     subjects = _average_sessions(table)
@@ -61,6 +62,7 @@ def describe(rows, seed):
         "lesion_ml": float(table.lesion_volume_ml.sum()),
         # Not known of another program's masks.
         "lesion_outside_ml": float(table.lesion_outside_ml.sum(skipna=False)),
+        "lesion_below_ml": float(table.lesion_below_ml.sum(skipna=False)),
         "without_lesion": {
             "scans": len(healthy),
             "with_false_positives": int((healthy.voxel_difference > 0).sum()),
@@ -127,7 +129,7 @@ def notes(runs):
     sentences = []
     first = next(iter(runs.values()))
     if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
-        outside = first["lesion_outside_ml"]
+        outside, below = first["lesion_outside_ml"], first["lesion_below_ml"]
         empty = []
         for name, run in runs.items():
             points = run.get("operating_points", {})
@@ -138,7 +140,8 @@ def notes(runs):
             fate = f"counted as missed where they are left empty ({'; '.join(empty)})"
         sentences.append(
             f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie "
-            f"in the slices that training skipped; they are {fate}."
+            f"in the slices that training skipped, {below:.1f} ml at the bottom and "
+            f"{outside - below:.1f} ml at the top; they are {fate}."
         )
     for name, run in runs.items():
         if run.get("subjects_left_out"):

@@ -1,10 +1,12 @@
 """Finished runs, the scans they are scored on, and the folds that belong together."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from scans.alignment import Alignment
 from scans.find import scan_name
 from scans.manifest import load_manifest
 from scans.splits import fingerprint, load_split, rows_of
@@ -40,8 +42,9 @@ class Case:
     """A scan with the lesion, drawn by hand, that a prediction is scored against.
 
     It is the union of `masks`, whose `labels` count as lesion. `image` is None where it is not at
-    hand. Training left out `skip` axial slices at either end, with `lesion_outside_ml` of lesion
-    (NaN where not known).
+    hand. The network's axial slices are those of `alignment`, or the scan's own where it is None;
+    training left out `skip` of them at either end, with `lesion_outside_ml` of lesion, of which
+    `lesion_below_ml` at the bottom (NaN where not known).
     """
 
     subject: str
@@ -50,8 +53,10 @@ class Case:
     image: Path | None
     masks: tuple[Path, ...]
     labels: list | None
-    skip: int
-    lesion_outside_ml: float
+    skip: int = 0
+    lesion_outside_ml: float = math.nan
+    lesion_below_ml: float = math.nan
+    alignment: Alignment | None = None
 
     @property
     def name(self):
@@ -147,6 +152,15 @@ def _read_fold(folder, prepared):
             f"{folder}: was trained with another split than {Path(prepared) / 'splits.json'}, "
             "so it may know these subjects; name its own folder by --set paths.prepared=FOLDER"
         )
+    rows = load_manifest(prepared, "atlas")
+    # Runs without the section were made on each scan's own grid.
+    trained = facts["identity"].get("geometry", {"align": "none", "brain": "keep"})
+    for name, value in trained.items():
+        if rows[name].iloc[0] != value:
+            raise InputError(
+                f"{folder}: was trained with geometry.{name} = {value}, and {prepared} was prepared "
+                f"with {rows[name].iloc[0]}; name its own folder by --set paths.prepared=FOLDER"
+            )
     # A fold may have initial weights of its own.
     own = ("fold", "split", "initial_weights")
     recipe = {name: value for name, value in facts["identity"].items() if name not in own}
@@ -205,6 +219,8 @@ def find_cases(prepared, split, subset):
                 made_from["labels"],
                 facts["left_out"],
                 facts["lesion_outside_ml"],
+                facts["lesion_below_ml"],
+                Alignment.from_facts(facts["alignment"]) if facts["alignment"] else None,
             )
         )
     return cases

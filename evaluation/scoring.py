@@ -4,6 +4,7 @@ Networks come in as a function from a scan to its probabilities: nothing here ne
 """
 
 import hashlib
+import json
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -24,9 +25,10 @@ from evaluation.runs import count_left_out, find_cases, find_runs
 from prediction.inference import load_networks, predict_probability
 from prediction.lesions import box_of
 from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
+from scans.geometry import depth_seen
 from scans.nifti import save_nifti
 from scans.volumes import Volume, load_lesion, load_volume, read_voxels, to_original_grid
-from system.files import InputError, file_hash
+from system.files import InputError, Problem, file_hash
 from system.parallel import WRITERS, in_parallel
 
 
@@ -146,15 +148,19 @@ def predict_cases(predictor, cases, flip, predict):
     ``<scan>_probability.nii.gz`` in the predictor's folder lies on the scan's own grid and holds
     the probability in tenths, rounded down. It names the weights and the scan that it was made
     from, so that a new start goes on where an earlier one stopped, and a stale file is never
-    mistaken for a new one. `predict` goes from a `Volume` and `flip` to the probability, as
-    `prediction.inference.predict_probability`.
+    mistaken for a new one. `predict` goes from a `Volume`, `flip` and an
+    `Alignment` to the probability, as `prediction.inference.predict_probability`.
     """
     maker = _maker(predictor, flip)
 
     def predicted():
         for case in cases:
             volume = load_volume(case.image)
-            image = to_original_grid(threshold_levels(predict(volume, flip)), volume)
+            try:
+                probability = predict(volume, flip, case.alignment)
+            except InputError as error:
+                raise InputError(str(Problem.of(error, case.image))) from error
+            image = to_original_grid(threshold_levels(probability), volume)
             image.header.set_slope_inter(0.1, 0)
             image.header["descrip"] = _origin(maker, case)
             yield image, predictor.prediction_of(case)
@@ -180,7 +186,11 @@ def _maker(predictor, flip):
 
 def _origin(maker, case):
     # A header has 80 bytes for it.
-    return f"{maker}, scan {case.image.stat().st_mtime_ns}".encode()
+    origin = f"{maker}, scan {case.image.stat().st_mtime_ns}"
+    if case.alignment:
+        facts = json.dumps(case.alignment.as_facts()).encode()
+        origin += f", aligned {hashlib.sha256(facts).hexdigest()[:8]}"
+    return origin.encode()
 
 
 def _stored_origin(file):
@@ -218,10 +228,10 @@ def try_points(predictor_and_case):
     box = box_of(levels | reference)
     grids = [
         metric_grids(marked[box], reference[box], volume.spacing_mm)
-        for marked in (levels, empty_ends(levels, case.skip))
+        for marked in (levels, empty_ends(levels, volume, case.alignment, case.skip))
     ]
-    slice_mm = float(volume.spacing_mm[2])
-    return Tried(np.stack(grids), case.skip * slice_mm, levels.shape[2] * slice_mm, case.subject)
+    depth, slice_mm = depth_seen(volume, case.alignment)
+    return Tried(np.stack(grids), case.skip * slice_mm, depth * slice_mm, case.subject)
 
 
 def choose_points(runs, cases, flip):
@@ -271,10 +281,11 @@ def load_view(predictor, case, point):
     volume, reference, levels = load_scored(predictor, case)
     # More levels than its place among the thresholds: more probable than that threshold.
     level = THRESHOLDS.index(point["threshold"])
-    return View(volume, reference, mask_of(levels, level, point, volume.spacing_mm))
+    return View(volume, reference, mask_of(levels, level, point, volume, case.alignment))
 
 
 def metrics_row(run, case, metrics):
     """Make a row of metrics.csv."""
     scan = {"run": run, "subject": case.subject, "session": case.session, "site": case.site}
-    return scan | metrics | {"lesion_outside_ml": case.lesion_outside_ml}
+    ends = {name: getattr(case, name) for name in ("lesion_outside_ml", "lesion_below_ml")}
+    return scan | metrics | ends

@@ -24,7 +24,7 @@ def pack_challenge(planned, path):
     content = {"dataset_description.json": json.dumps(about, indent=2).encode()}
     for outputs in planned:
         subject, _, _ = identify(Path(outputs.scan.name))
-        if not subject.startswith("sub-"):
+        if not outputs.mask_stem.startswith(subject) or not outputs.mask_stem.endswith("_mask"):
             raise InputError(
                 f"{outputs.scan}: --challenge needs names as sub-r001s001_ses-1_..._T1w"
             )

@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 from nibabel.processing import resample_from_to
 
+from scans.geometry import look_at
 from scans.volumes import Volume, slices_to_volume, volume_to_slices
 from system.console import starting_tensorflow
 from system.files import InputError
@@ -19,12 +20,14 @@ def load_networks(files):
     return [load_network(file) for file in files]
 
 
-def predict_probability(networks, volume, flip=False):
+def predict_probability(networks, volume, flip=False, alignment=None):
     """Give each voxel of a scan its probability of lesion, the mean of all networks.
 
-    Every axial slice goes through the network, also those that training leaves out. A scan that is not
-    about 1 mm is brought to 1 mm along its own axes, and the probability back; both linearly. With
-    `flip` the prediction of the mirrored head, mirrored back, is averaged with it.
+    The networks share one geometry, and see the scan as `scans.geometry` says; an `alignment` that
+    is known already is taken. Every axial slice goes through the network, also those that training
+    leaves out. A scan on its own grid that is not about 1 mm is brought to 1 mm along its own axes,
+    and the probability back; both linearly. With `flip` the prediction of the mirrored head,
+    mirrored back, is averaged with it.
 
     Returns
     -------
@@ -36,10 +39,40 @@ def predict_probability(networks, volume, flip=False):
     InputError
         If by its header the scan is far smaller or larger than a head.
     """
+    check_extent(volume)
+    geometry = shared_geometry({network.weights: network.settings for network in networks})
+    seen = look_at(volume, geometry, alignment)
+    return seen.bring_back(predict_seen(networks, seen.volume, flip))
+
+
+def shared_geometry(settings):
+    """Return the section ``geometry`` that the `Settings` of several weights files share.
+
+    Raises
+    ------
+    InputError
+        If they differ: such networks cannot be averaged. Names two files.
+    """
+    first = next(iter(settings))
+    for other in settings:
+        if settings[other].geometry != settings[first].geometry:
+            raise InputError(
+                f"{first} and {other}: differ in the geometry.align or geometry.brain they were "
+                "trained with, so they cannot be averaged; name weights of one geometry"
+            )
+    return settings[first].geometry
+
+
+def check_extent(volume):
+    """Refuse a scan that by its header is far smaller or larger than a head."""
     if not 10 <= extent_mm(volume).max() <= 1000:
         raise InputError(
             f"by its header the scan is {format_sizes(extent_mm(volume))} mm; repair its voxel size"
         )
+
+
+def predict_seen(networks, volume, flip):
+    """Give each voxel of a volume its probability of lesion, on the grid that the networks see."""
     at_1_mm = _to_1_mm(volume)
     scaled, mean, std = at_1_mm.scaled
     total = np.zeros_like(scaled, np.float32)
@@ -84,7 +117,7 @@ def _to_1_mm(volume):
     # Both grids share their middle, so that left and right are treated alike.
     middle = nibabel.affines.apply_affine(volume.affine, (np.array(volume.voxels.shape) - 1) / 2)
     affine = nibabel.affines.from_matvec(axes, middle - axes @ ((shape - 1) / 2))
-    return Volume(_resample(volume.voxels, volume.affine, shape, affine), affine, volume.original)
+    return Volume(_resample(volume.voxels, volume.affine, shape, affine), affine, volume.header)
 
 
 def _resample(voxels, affine, new_shape, new_affine):

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import load_run_settings
-from prediction.inference import load_networks, predict_probability
+from prediction.inference import check_extent, load_networks, predict_seen, shared_geometry
 from prediction.operating_point import (
     empty_ends,
     mask_of,
@@ -18,6 +18,9 @@ from prediction.operating_point import (
 from prediction.outputs import Outputs
 from prediction.pictures import save_overlay
 from prediction.quality import measure_lesions, read_training_scales, unlike_training
+from scans.alignment import aligner
+from scans.alignment_picture import save_alignment
+from scans.geometry import look_at
 from scans.nifti import save_nifti
 from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
 from system.files import InputError, Problem, file_hash, save_json, whole_file
@@ -31,10 +34,9 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     -------
     dict
         ``weights`` (their hashes), ``flip``, ``threshold``, ``smallest_ml``, ``ends_mm``,
-        ``height_mm``.
+        ``height_mm``, ``aligner`` where scans are aligned.
     """
-    for path in weights:
-        load_run_settings(path)
+    geometry = shared_geometry({path: load_run_settings(path) for path in weights})
     points = [read_operating_point(path) for path in weights]
     given = {"threshold": threshold, "smallest_ml": smallest_ml}
     options = {
@@ -47,6 +49,8 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     # Where one of the networks is trusted with all slices, so is the average.
     if all_slices or not all(point["ends_mm"] for point in points):
         options["ends_mm"] = 0.0
+    if geometry.align == "template":
+        options["aligner"] = aligner()
     if not (0 <= options["threshold"] < 1 and 0 <= options["smallest_ml"] < np.inf):
         raise InputError(
             "--threshold must be in 0 to 1 (1 is never passed), --smallest-ml 0 or more"
@@ -83,15 +87,17 @@ def predict_scans(planned, weights, options, with_probability):
 class Prediction:
     """What was predicted in a scan, ready to be written.
 
-    `images` are on the scan's own grid, by the file they go to; `scaled` and `mask` are uint8 (X,
-    Y, Z); `row` is that of predictions.csv.
+    `images` are on the scan's own grid, by the file they go to; so are the scan in 8 bit, `scaled`,
+    and `mask`, uint8 (X, Y, Z). `aligned` is the scan on the template, None unless that is doubtful.
+    `row` is that of predictions.csv.
     """
 
     outputs: Outputs
     images: dict
     scaled: np.ndarray
-    mask: np.ndarray
     spacing_mm: np.ndarray
+    mask: np.ndarray
+    aligned: np.ndarray | None
     made_from: dict
     row: dict
 
@@ -100,29 +106,37 @@ def predict_scan(outputs, networks, options, training_scales, with_probability):
     """Read a scan and mark its lesions; return a `Prediction`."""
     started = time.perf_counter()
     volume = load_volume(outputs.scan)
-    outputs.clear()
-    probability = predict_probability(networks, volume, options["flip"])
-    mask = mask_of(probability, options["threshold"], options, volume.spacing_mm)
+    check_extent(volume)
+    seen = look_at(volume, networks[0].settings.geometry)
+    probability = seen.bring_back(predict_seen(networks, seen.volume, options["flip"]))
+    mask = mask_of(probability, options["threshold"], options, volume, seen.alignment)
     images = {outputs.mask: to_original_grid(mask, volume)}
     if with_probability:
         images[outputs.probability] = to_original_grid(probability, volume)
-    scaled, mean, std = volume.scaled
-    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
-    ends = slices_left_empty(options, probability.shape, volume.spacing_mm)
-    warnings = unlike_training(volume, scaled, mean, std, training_scales)
+    ends = slices_left_empty(options, volume, seen.alignment)
+    warnings = unlike_training(seen, training_scales)
     if options["ends_mm"] and not ends:
         warnings.append(
             f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"
         )
     if not mask.any():
-        warnings.append(_why_empty(empty_ends(probability, ends), options))
+        warnings.append(_why_empty(empty_ends(probability, volume, seen.alignment, ends), options))
     row = {"scan": str(outputs.scan), "mask": str(outputs.mask)}
-    row |= measure_lesions(mask, scaled, mean, voxel_ml)
+    row |= measure_lesions(mask, seen)
     if NO_ORIENTATION in volume.warnings:
         row |= {"left_ml": None, "right_ml": None}
+    row["similarity"] = round(seen.alignment.similarity, 3) if seen.alignment else None
     row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
-    made_from = outputs.made_from(options)
-    return Prediction(outputs, images, scaled, mask, volume.spacing_mm, made_from, row)
+    return Prediction(
+        outputs=outputs,
+        images=images,
+        scaled=volume.scaled[0],
+        spacing_mm=volume.spacing_mm,
+        mask=mask,
+        aligned=seen.volume.voxels if seen.alignment and seen.alignment.doubts else None,
+        made_from=outputs.made_from(options),
+        row=row,
+    )
 
 
 def _why_empty(probability, options):
@@ -142,15 +156,24 @@ def save_prediction(prediction):
     """Write all results of one scan; return the line to print about it."""
     started = time.perf_counter()
     outputs, row = prediction.outputs, prediction.row
+    outputs.clear()
     lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
     line = f"{outputs.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"
     with contextlib.ExitStack() as moves:
         places = [*prediction.images, outputs.picture]
+        places += [outputs.alignment_picture] * (prediction.aligned is not None)
         temporary = {path: moves.enter_context(whole_file(path)) for path in places}
         for path, image in prediction.images.items():
             save_nifti(image, temporary[path], compresslevel=6)
-        scaled, mask, spacing_mm = prediction.scaled, prediction.mask, prediction.spacing_mm
-        save_overlay(scaled, mask, spacing_mm, line, temporary[outputs.picture])
+        save_overlay(
+            prediction.scaled,
+            prediction.mask,
+            prediction.spacing_mm,
+            line,
+            temporary[outputs.picture],
+        )
+        if prediction.aligned is not None:
+            save_alignment(prediction.aligned, temporary[outputs.alignment_picture])
         files = {path.name: file_hash(temporary[path]) for path in places}
         # Before they are moved: after a kill a second start knows them as its own.
         save_json(outputs.facts, {"files": files})

@@ -11,21 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from prediction.lesions import remove_small
+from scans.geometry import depth_seen, in_kept_slices
 from system.files import InputError, load_json
 
 # Until evaluate.py has chosen a better one.
 PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "ends_mm": 0.0, "height_mm": 0.0, "flip": False}
 
 
-def mask_of(values, threshold, point, spacing_mm):
+def mask_of(values, threshold, point, volume, alignment):
     """Cut a mask, uint8, from a volume of probabilities, or of anything that grows with them.
 
     Lesion is what is larger than `threshold`; `point` has ``smallest_ml``, ``ends_mm`` and
-    ``height_mm``.
+    ``height_mm``. The values lie on the grid of `volume`; `alignment` may be None.
     """
-    ends = slices_left_empty(point, values.shape, spacing_mm)
-    marked = empty_ends(values, ends) > threshold
-    return remove_small(marked, voxels_of(point["smallest_ml"], spacing_mm)).view(np.uint8)
+    ends = slices_left_empty(point, volume, alignment)
+    marked = empty_ends(values, volume, alignment, ends) > threshold
+    return remove_small(marked, voxels_of(point["smallest_ml"], volume.spacing_mm)).view(np.uint8)
 
 
 def voxels_of(volume_ml, spacing_mm):
@@ -33,24 +34,24 @@ def voxels_of(volume_ml, spacing_mm):
     return round(volume_ml * 1000 / float(np.prod(spacing_mm)), 6)
 
 
-def empty_ends(values, count):
-    """Empty the first and the last `count` axial slices of a volume, (X, Y, Z)."""
-    inside = np.zeros_like(values)
-    kept = slice(count, values.shape[2] - count)
-    inside[:, :, kept] = values[:, :, kept]
-    return inside
+def empty_ends(values, volume, alignment, count):
+    """Empty what lies in the first and the last `count` axial slices that a network sees."""
+    if not count:
+        return values
+    return np.where(in_kept_slices(volume, alignment, count), values, values.dtype.type(0))
 
 
-def slices_left_empty(point, shape, spacing_mm):
+def slices_left_empty(point, volume, alignment):
     """Return how many axial slices at each end of a scan an operating point leaves empty.
 
     None of a scan that is not about as high as those it was chosen on (a tenth more or less): its
     ends are elsewhere in the head.
     """
-    height_mm = shape[2] * spacing_mm[2]
+    depth, slice_mm = depth_seen(volume, alignment)
+    height_mm = depth * slice_mm
     if not point["ends_mm"] or abs(height_mm - point["height_mm"]) > point["height_mm"] / 10:
         return 0
-    return round(point["ends_mm"] / spacing_mm[2])
+    return round(point["ends_mm"] / slice_mm)
 
 
 def describe_point(point):

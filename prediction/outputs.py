@@ -12,6 +12,8 @@ NOT_AN_IMAGE = re.compile(
     r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$", re.IGNORECASE
 )
 
+BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+")
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -35,6 +37,11 @@ class Outputs:
         return self.folder / f"{self.mask_stem}.png"
 
     @property
+    def alignment_picture(self):
+        """Only there where the alignment is doubtful."""
+        return self.folder / f"{self.mask_stem}_alignment.png"
+
+    @property
     def facts(self):
         """Written last: where it names what the others were made from, they are whole."""
         return self.folder / f"{self.mask_stem}.json"
@@ -42,7 +49,7 @@ class Outputs:
     def made_from(self, options):
         """Return what decides the results: the scan as it is now, and the options."""
         changed_ns = self.scan.stat().st_mtime_ns if self.scan.exists() else None
-        return {"scan": str(self.scan), "changed_ns": changed_ns} | options
+        return {"scan": str(self.scan.absolute()), "changed_ns": changed_ns} | options
 
     def are_current(self, options, with_probability):
         """Say whether all results are there and were made from this scan with these options."""
@@ -54,14 +61,19 @@ class Outputs:
     def foreign(self):
         """List the files in the places of the results that predict.py did not write as they are."""
         written = read_facts(self.facts).get("files", {})
-        results = (self.mask, self.picture, self.probability)
+        results = (self.mask, self.picture, self.alignment_picture, self.probability)
         found = [p for p in results if p.exists() and written.get(p.name) != file_hash(p)]
         return found + [self.facts] * (self.facts.exists() and not written)
+
+    def other_scan(self):
+        """Return the scan of another name that the results in these places are of, or None."""
+        scan = read_facts(self.facts).get("made_from", {}).get("scan", self.scan)
+        return scan if Path(scan).exists() and not self.scan.samefile(scan) else None
 
     def clear(self):
         """Delete the results of an earlier run with other options: no stale file looks new."""
         # The record last, so that a second start knows what is left after a kill.
-        for path in (self.mask, self.picture, self.probability, self.facts):
+        for path in (self.mask, self.picture, self.alignment_picture, self.probability, self.facts):
             path.unlink(missing_ok=True)
 
 
@@ -75,18 +87,18 @@ def read_facts(path):
 
 
 def leave_out_foreign(planned):
-    """Return the `Outputs` that overwrite nothing of the user's, and the others as problems."""
-    foreign = {outputs: outputs.foreign() for outputs in planned}
-    problems = [
-        Problem(
-            str(outputs.scan),
-            f"{files[0]} is not as predict.py wrote it, so it stays; move it, or choose another "
-            "--output",
-        )
-        for outputs, files in foreign.items()
-        if files
-    ]
-    return [outputs for outputs, files in foreign.items() if not files], problems
+    """Return the `Outputs` that overwrite no file of the user's or of another scan's, and problems."""
+    free, problems = [], []
+    for outputs in planned:
+        if files := outputs.foreign():
+            reason = f"{files[0]} is not as predict.py wrote it, so it stays; move it"
+        elif other := outputs.other_scan():
+            reason = f"its mask would overwrite that of {other}"
+        else:
+            free.append(outputs)
+            continue
+        problems.append(Problem(str(outputs.scan), f"{reason}; choose another --output"))
+    return free, problems
 
 
 def check_table(path):
@@ -105,7 +117,7 @@ def plan_outputs(paths, layout, output):
         files, found = find_images(path, layout) if path.is_dir() else ([path], [])
         problems += found
         for file in files:
-            outputs = name_outputs(file, path, layout, output)
+            outputs = name_outputs(file, path, output)
             try:
                 check_is_file(file)
             except InputError as error:
@@ -144,15 +156,17 @@ def find_images(folder, layout):
     return images, problems
 
 
-def name_outputs(file, given, layout, output):
+def name_outputs(file, given, output):
     """Name the results of a scan: as BIDS derivatives if it is named so, in the same sub-tree."""
     stem = stem_of(file)
     below = file.parent.relative_to(given) if given.is_dir() else Path()
-    parents = file.parent.absolute().parts
-    subject = stem.split("_")[0]
-    if not stem.startswith("sub-"):
+    if not (named := BIDS_NAME.fullmatch(stem)):
         return Outputs(file, output / below, f"{stem}_lesion", f"{stem}_probability")
+    subject, *entities = named[1].split("_")
+    parents = file.parent.absolute().parts
     if subject not in below.parts and subject in parents:
         below = Path(*parents[parents.index(subject) :])
-    name = stem.removesuffix(layout.image_suffix).removesuffix("_T1w") + "_label-L_desc-lesion"
+    # The mask has a label and a description of its own.
+    kept = [entity for entity in entities if not entity.startswith(("label-", "desc-"))]
+    name = "_".join([subject, *kept, "label-L_desc-lesion"])
     return Outputs(file, output / below, f"{name}_mask", f"{name}_probseg")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from scipy.ndimage import gaussian_filter
 
-from system.files import InputError, OutputError
+from system.files import InputError, OutputError, ProgramError
 
 # The same examples every time; a shared machine may be slow.
 hypothesis_settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
@@ -54,7 +54,7 @@ BRATS = (  # grade, name, ending
 @contextlib.contextmanager
 def refused(*parts):
     """Expect an error for the user, of one line that holds each of `parts`."""
-    with pytest.raises((InputError, OutputError)) as caught:
+    with pytest.raises((InputError, OutputError, ProgramError)) as caught:
         yield
     message = str(caught.value)
     assert "\n" not in message
@@ -164,9 +164,13 @@ def predict_by_rule(patch, rule):
     def answer(networks, volume, flip):
         return rule(volume, flip).astype(np.float32)
 
-    patch.setattr(masks, "load_networks", lambda files: [load_run_settings(f) for f in files])
+    patch.setattr(
+        masks,
+        "load_networks",
+        lambda files: [SimpleNamespace(settings=load_run_settings(f), weights=f) for f in files],
+    )
     patch.setattr(masks, "read_training_scales", lambda network: None)
-    patch.setattr(masks, "predict_probability", answer)
+    patch.setattr(masks, "predict_seen", answer)
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +189,8 @@ def tiny_overrides(tiny_trees):
     settings = {
         "paths.atlas": tiny_trees.atlas,
         "paths.brats17": tiny_trees.brats17,
+        "geometry.align": "none",
+        "geometry.brain": "keep",
         "slices.size": 32,
         "slices.skip": SKIP,
         "split.folds": 3,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.comparison import METRICS, compare_runs, describe
+from evaluation.comparison import METRICS, compare_runs, describe, notes
 from evaluation.statistics import volume_stratum
 
 PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}
@@ -12,7 +12,13 @@ PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.item
 def row(run, subject, session="1", site="R001", **metrics):
     """A row of metrics.csv: a perfect prediction of a lesion of 5 ml, but for `metrics`."""
     whose = {"run": run, "subject": subject, "session": session, "site": site}
-    return whose | {"lesion_volume_ml": 5.0} | PERFECT | {"lesion_outside_ml": 0.0} | metrics
+    return (
+        whose
+        | {"lesion_volume_ml": 5.0}
+        | PERFECT
+        | {"lesion_outside_ml": 0.0, "lesion_below_ml": 0.0}
+        | metrics
+    )
 
 
 def test_sessions_are_averaged_before_subjects():
@@ -106,3 +112,10 @@ def test_equal_metrics_are_said_to_show_nothing():
 def test_a_volume_is_compared_by_how_far_it_is_off():
     # Further off, on the other side: smaller by its sign, larger by its size.
     assert "hurt" in compared(volume_difference_ml=-1.2)["volume_difference_ml"]
+
+
+def test_lesion_that_training_skipped_is_told_below_and_above():
+    rows = [row("a", "1", lesion_outside_ml=3.0, lesion_below_ml=2.5), row("a", "2")]
+    (sentence,) = notes({"a": describe(rows, 0)})
+    assert "3.0 ml, 30.0 % of the lesion volume" in sentence
+    assert "2.5 ml at the bottom and 0.5 ml at the top" in sentence

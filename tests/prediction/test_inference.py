@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +13,14 @@ import pytest
 from conftest import LPS, OBLIQUE, RAS, SKIP, draw_head, refused, write_nifti
 from nibabel.affines import from_matvec
 
-from config import load_settings
+from config import Geometry, load_settings
 from prediction.inference import load_networks, predict_probability, square_size
 from prediction.network import Network, load_network
 from prediction.operating_point import PLAIN, mask_of
 from scans.intensity import standardise
 from scans.manifest import load_manifest
 from scans.reader import SliceReader
-from scans.volumes import load_volume, volume_to_slices
+from scans.volumes import Volume, load_volume, volume_to_slices
 from training.weights import save_weights
 from unet import build_unet
 
@@ -53,7 +54,8 @@ def network(run_folder):
 def showing_its_input(size=32, answer=lambda images: images):
     """A network whose probability is the image that it is given."""
     unet = SimpleNamespace(neighbours=0)
-    settings = SimpleNamespace(slices=SimpleNamespace(size=size), unet=unet)
+    own_grid = Geometry(align="none", brain="keep")
+    settings = SimpleNamespace(slices=SimpleNamespace(size=size), unet=unet, geometry=own_grid)
     return Network(lambda images, training: answer(images), settings, Path("none"))
 
 
@@ -159,6 +161,14 @@ def test_several_networks_are_averaged(tmp_path):
     np.testing.assert_allclose(predict_probability(constant, volume), 0.625)
 
 
+def test_networks_that_see_scans_in_different_ways_are_not_averaged(tmp_path):
+    volume = volume_of(tmp_path, head((28, 32, 4)), RAS)
+    networks = [replace(showing_its_input(), weights=tmp_path / name) for name in ("a", "b")]
+    networks[1].settings.geometry = Geometry(align="template", brain="keep")
+    with refused(tmp_path / "a", tmp_path / "b", "geometry.align", "cannot be averaged"):
+        predict_probability(networks, volume)
+
+
 def test_a_network_is_traced_once_for_scans_of_any_depth(tmp_path):
     traced = []
     network = showing_its_input(answer=lambda images: traced.append(1) or images)
@@ -180,8 +190,9 @@ def test_what_is_above_the_threshold_and_large_enough_is_lesion():
     probability[0, 0, :2] = 0.9
     probability[1, 1, 2] = 0.9  # touches by an edge: a lesion of its own
     probability[4, 4, :3] = 0.5
-    assert mask_of(probability, 0.5, PLAIN, (1, 1, 1)).sum() == 3
-    mask = mask_of(probability, 0.4, PLAIN | {"smallest_ml": 0.003}, (1, 1, 1))
+    volume = Volume(probability, np.eye(4), None)
+    assert mask_of(probability, 0.5, PLAIN, volume, None).sum() == 3
+    mask = mask_of(probability, 0.4, PLAIN | {"smallest_ml": 0.003}, volume, None)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, probability == 0.5)
 

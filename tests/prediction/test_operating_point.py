@@ -14,13 +14,18 @@ from prediction.operating_point import (
     read_operating_point,
     slices_left_empty,
 )
+from scans.volumes import Volume
+
+
+def volume_of(shape, slice_mm=1):
+    return Volume(np.zeros(shape, np.uint8), np.diag([1, 1, slice_mm, 1.0]), None)
 
 
 def test_both_ends_are_emptied_and_nothing_else():
     voxels = np.ones((2, 2, 10), np.uint8)
-    found = empty_ends(voxels, 3)
+    found = empty_ends(voxels, volume_of((2, 2, 10)), None, 3)
     assert found[0, 0].tolist() == [0] * 3 + [1] * 4 + [0] * 3
-    assert empty_ends(voxels, 0).all()
+    assert empty_ends(voxels, volume_of((2, 2, 10)), None, 0).all()
     assert voxels.all()
 
 
@@ -30,8 +35,9 @@ def test_both_ends_are_emptied_and_nothing_else():
 )
 def test_ends_are_left_empty_only_in_scans_as_high_as_those_of_training(slices, slice_mm, ends):
     point = {"ends_mm": 50.0, "height_mm": 189.0}
-    assert slices_left_empty(point, (9, 9, slices), (1, 1, slice_mm)) == ends
-    assert slices_left_empty(PLAIN, (9, 9, slices), (1, 1, slice_mm)) == 0
+    volume = volume_of((9, 9, slices), slice_mm)
+    assert slices_left_empty(point, volume, None) == ends
+    assert slices_left_empty(PLAIN, volume, None) == 0
 
 
 def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):

@@ -1,18 +1,33 @@
 """Scans unlike those of training are told from the others, and what was marked in them is measured."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import RAS, draw_head, write_nifti
 from nibabel.affines import from_matvec
+from scipy.ndimage import gaussian_filter
 
-from prediction.quality import measure_lesions, unlike_training
-from scans.volumes import load_volume
+from config import Geometry, load_settings
+from prediction.network import Network
+from prediction.quality import measure_lesions, read_training_scales, unlike_training
+from scans.alignment import Alignment
+from scans.geometry import Seen
+from scans.volumes import Volume, load_volume
 
 
 def warnings(folder, voxels, affine, training_scales=None):
     volume = load_volume(write_nifti(folder / "scan.nii", voxels, affine))
-    scaled, mean, std = volume.scaled
-    return unlike_training(volume, scaled, mean, std, training_scales), (mean, std)
+    _, mean, std = volume.scaled
+    return unlike_training(Seen(volume, volume, None), training_scales), (mean, std)
+
+
+def seen_of(voxels, mean, spacing_mm):
+    """A scan on its own grid, whose 8-bit image and mean are given."""
+    volume = Volume(voxels, from_matvec(np.diag(spacing_mm)), None)
+    volume.__dict__["scaled"] = voxels, mean, 1.0
+    return Seen(volume, volume, None)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +55,27 @@ def test_a_piece_of_a_head_thick_slices_and_other_intensities_are_warned_of(whol
     assert "grey levels" in flat
 
 
+def test_an_aligned_scan_is_judged_as_the_scanner_gave_it(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 9, (50, 60, 20)).astype(np.uint8)
+    scan = load_volume(write_nifti(tmp_path / "scan.nii", voxels, np.diag([3, 3, 6, 1.0])))
+    smooth = Volume(gaussian_filter(voxels.astype(np.float32), 2), np.eye(4), None)
+    seen = Seen(scan, smooth, Alignment(np.eye(4), 0.2, 1.0, ("its edges agree by 0.20",)))
+    doubt, coarse, levels = unlike_training(seen, None)
+    assert doubt == "alignment is doubtful: its edges agree by 0.20"
+    assert coarse.startswith("voxels of 3×3×6 mm")
+    assert levels.startswith("only 9 grey levels")
+    fine = Volume(scan.voxels, np.diag([0.5, 0.5, 2, 1.0]), None)
+    assert len(unlike_training(replace(seen, scan=fine), None)) == 2
+
+
+def test_slices_of_another_geometry_say_nothing_about_intensities(prepared, tiny_overrides):
+    settings = load_settings(None, [*tiny_overrides[1::2], f"paths.prepared={prepared}"])
+    network = Network(None, settings, Path("train", "best.weights.h5"))
+    assert read_training_scales(network).shape == (9, 2)
+    other = settings.model_copy(update={"geometry": Geometry(align="template", brain="keep")})
+    assert read_training_scales(replace(network, settings=other)) is None
+
+
 def test_lesions_are_counted_and_measured_left_and_right_of_the_middle_of_the_head():
     scaled = np.zeros((30, 20, 10), np.uint8)
     scaled[4:25] = 200  # a head whose middle is plane 14, not that of the frame
@@ -47,7 +83,7 @@ def test_lesions_are_counted_and_measured_left_and_right_of_the_middle_of_the_he
     mask[6:8, 5:10, 4] = 1  # 10 voxels on the left
     mask[20, 5:8, 4] = 1  # 3 on the right
     mask[14, 12:16, 4] = 1  # 4 in the very middle
-    assert measure_lesions(mask, scaled, 200.0, voxel_ml=0.5) == {
+    assert measure_lesions(mask, seen_of(scaled, 200.0, (10, 10, 5))) == {
         "lesions": 3,
         "volume_ml": 8.5,
         "largest_ml": 5.0,
@@ -58,5 +94,5 @@ def test_lesions_are_counted_and_measured_left_and_right_of_the_middle_of_the_he
 
 def test_a_mask_without_lesion_measures_nothing():
     scaled = np.full((30, 20, 10), 200, np.uint8)
-    found = measure_lesions(np.zeros_like(scaled), scaled, 200.0, voxel_ml=0.5)
+    found = measure_lesions(np.zeros_like(scaled), seen_of(scaled, 200.0, (10, 10, 5)))
     assert set(found.values()) == {0}

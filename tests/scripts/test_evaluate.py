@@ -97,6 +97,7 @@ def test_metrics_csv_has_a_row_for_each_run_and_scan_of_the_subset(runs, prepare
         "false_positive_ml",
         "voxel_difference",
         "lesion_outside_ml",
+        "lesion_below_ml",
     ]
     subjects = load_split(prepared, "atlas", 0)[subset]
     scans = {(s, session, site) for site, s, session, _ in ATLAS if s in subjects}
@@ -117,6 +118,7 @@ def test_every_metric_is_that_of_the_mask_at_the_operating_point(runs, prepared,
         assert float(case[name]) == pytest.approx(value, nan_ok=True), name
     facts = load_json(prepared / "atlas" / f"{case.subject}_{case.session}.json")
     assert float(case.lesion_outside_ml) == facts["lesion_outside_ml"]
+    assert float(case.lesion_below_ml) == facts["lesion_below_ml"]
 
 
 def test_the_operating_point_has_the_best_mean_of_dice_and_lesion_wise_dice_on_validation(
@@ -265,11 +267,11 @@ def test_a_stopped_evaluation_goes_on_with_the_scans_that_are_missing(
     words = [str(run), *arguments, "--output", str(tmp_path / "out")]
     predicted = []
 
-    def count(networks, volume, flip):
+    def count(networks, volume, flip, alignment):
         if len(predicted) == 1:
             raise KeyboardInterrupt
         predicted.append(volume)
-        return predict_probability(networks, volume, flip)
+        return predict_probability(networks, volume, flip, alignment)
 
     monkeypatch.setattr(scoring, "predict_probability", count)
     with pytest.raises(KeyboardInterrupt):
@@ -394,7 +396,7 @@ def test_perfect_predictions_have_dice_1_everywhere(other_program):
         assert (table[name].astype(float) == value).all(), name
     summary = load_json(other_program.output / "summary.json")["runs"]["predictions"]
     assert (summary["scans"], summary["subjects"]) == (9, 8)
-    assert summary["lesion_outside_ml"] is None
+    assert summary["lesion_outside_ml"] is None and summary["lesion_below_ml"] is None
     assert load_json(other_program.output / "comparison.json")["comparisons"] == []
 
 

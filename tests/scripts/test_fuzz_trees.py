@@ -127,7 +127,14 @@ def test_prep_uses_each_scan_or_names_it_once(scans):
         write_tree(folder, store, scans)
         before = contents(folder, store)
         words = [f"paths.atlas={folder}", f"paths.brats17={store}/none", f"paths.prepared={out}"]
-        words += ["slices.size=32", "slices.skip=1", "split.folds=2", "split.test_fraction=0"]
+        words += [
+            "geometry.align=none",
+            "geometry.brain=keep",
+            "slices.size=32",
+            "slices.skip=1",
+            "split.folds=2",
+            "split.test_fraction=0",
+        ]
         words = [word for setting in words for word in ("--set", setting)]
         code, said = run(prep, words)
         assert contents(folder, store) == before

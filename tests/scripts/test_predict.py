@@ -27,6 +27,7 @@ from scipy.ndimage import center_of_mass, label
 import predict
 from prediction import masks
 from prediction.operating_point import PLAIN
+from prediction.outputs import name_outputs
 from system.files import save_json
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
@@ -339,6 +340,31 @@ def test_a_bids_tree_comes_back_as_derivatives_in_the_same_tree(tiny_trees, weig
     }
 
 
+@pytest.mark.parametrize(
+    ("scan", "stem"),
+    [
+        ("sub-1_T1w", "sub-1_label-L_desc-lesion_mask"),
+        (
+            "sub-1_ses-2_space-orig_desc-brain_T1w",
+            "sub-1_ses-2_space-orig_label-L_desc-lesion_mask",
+        ),
+        (
+            "sub-1_acq-mprage_run-2_space-MNI152NLin2009aSym_res-1_T1w",
+            "sub-1_acq-mprage_run-2_space-MNI152NLin2009aSym_res-1_label-L_desc-lesion_mask",
+        ),
+        ("sub-1_label-R_desc-preproc_T2w", "sub-1_label-L_desc-lesion_mask"),
+        # Not names as BIDS has them.
+        ("sub-1_T1w_brain", "sub-1_T1w_brain_lesion"),
+        ("sub-1", "sub-1_lesion"),
+        ("sub-1_scan.2_T1w", "sub-1_scan.2_T1w_lesion"),
+    ],
+)
+def test_masks_are_named_as_bids_has_it_whatever_the_scan_s_name_says(tmp_path, scan, stem):
+    outputs = name_outputs(tmp_path / f"{scan}.nii.gz", tmp_path, tmp_path / "out")
+    assert outputs.mask_stem == stem
+    assert outputs.mask.parent == tmp_path / "out"
+
+
 @pytest.mark.usefixtures("lesion_is_bright")
 def test_one_file_of_a_bids_tree_keeps_its_subjects_folders(tiny_trees, weights, tmp_path):
     scan = next(tiny_trees.atlas.rglob("sub-r001s002*_T1w.nii.gz"))
@@ -392,6 +418,32 @@ def test_two_scans_that_would_share_a_mask_are_not_mixed_up(weights, tmp_path, c
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
+def test_a_scan_of_the_same_name_elsewhere_does_not_take_the_place_of_the_first(
+    weights, tmp_path, capsys
+):
+    scans = [write_nifti(tmp_path / site / "scan.nii", head(SHAPE), RAS) for site in ("a", "b")]
+    assert call(tmp_path / "out", weights, scans[0]) == 0
+    before = (tmp_path / "out" / "scan_lesion.nii.gz").read_bytes()
+    assert call(tmp_path / "out", weights, scans[1]) == 1
+    assert f"its mask would overwrite that of {scans[0]}" in capsys.readouterr().out
+    assert (tmp_path / "out" / "scan_lesion.nii.gz").read_bytes() == before
+    # A data set that was moved is the same one.
+    scans[0].parent.rename(tmp_path / "c")
+    assert call(tmp_path / "out", weights, tmp_path / "c" / "scan.nii") == 0
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_results_stay_while_the_scan_that_should_replace_them_is_refused(weights, tmp_path):
+    scan = write_nifti(tmp_path / "scan.nii", head(SHAPE), RAS)
+    assert call(tmp_path / "out", weights, scan) == 0
+    mask = tmp_path / "out" / "scan_lesion.nii.gz"
+    before = mask.read_bytes()
+    write_nifti(scan, np.zeros(SHAPE, np.float32), RAS)
+    assert call(tmp_path / "out", weights, scan) in (1, 2)
+    assert mask.read_bytes() == before
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
 def test_masks_written_beside_the_scans_are_not_taken_for_scans(weights, tmp_path):
     write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
     for _ in range(2):
@@ -440,7 +492,7 @@ def test_impossible_options_are_refused(option, weights, tmp_path):
 
 
 def test_a_name_that_looks_like_a_formula_is_written_as_it_is(weights, tmp_path, lesion_is_bright):
-    scan = write_nifti(tmp_path / r"a$\nope$b.nii", np.ones((8, 8, 4)) + np.eye(8)[..., None], RAS)
+    scan = write_nifti(tmp_path / r"a$\nope$b.nii", np.ones((8, 8, 12)) + np.eye(8)[..., None], RAS)
     assert call(tmp_path / "out", weights, scan) == 0
     assert (tmp_path / "out" / r"a$\nope$b_lesion.png").is_file()
 
