@@ -46,13 +46,13 @@ def ours(folder, output):
     from scans.prepare import prepare_scan
 
     use_one_thread()
-    options = load_settings().slices
+    settings = load_settings()
     scans = list_scans(folder)[:SCANS_A_TURN]
 
     def work():
         shutil.rmtree(output, ignore_errors=True)
         for scan in scans:
-            prepare_scan(scan, output, None, options.size, options.skip, options.format)
+            prepare_scan(scan, output, None, settings.slices, settings.geometry)
         return {"scans": len(scans)}
 
     return work

@@ -62,6 +62,7 @@ def command(stage, scans, folder):
         "paths.prepared": folder / "prepared",
         "paths.runs": folder,
         "slices.size": 32,
+        "geometry.align": "none",
         "slices.skip": 2,
         "split.folds": 3,
         "unet.filters": 2,

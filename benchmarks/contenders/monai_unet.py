@@ -248,7 +248,7 @@ def choose_point(cases, predict):
         volume = load_volume(case.image)
         reference = load_lesion(case.masks, case.labels, volume)
         levels = threshold_levels(predict(volume))
-        tried = (levels, empty_ends(levels, case.skip))
+        tried = (levels, empty_ends(levels, volume, case.alignment, case.skip))
         grids.append([metric_grids(marked, reference, volume.spacing_mm) for marked in tried])
     return choose_operating_point(grids, [case.subject for case in cases])
 
@@ -269,7 +269,7 @@ def write_masks(cases, predict, points):
         for folder, point in points.items():
             marked = probability
             if point["trained_slices_only"]:
-                marked = empty_ends(probability, case.skip)
+                marked = empty_ends(probability, volume, case.alignment, case.skip)
             smallest = voxels_of(point["smallest_ml"], volume.spacing_mm)
             mask = remove_small(marked > point["threshold"], smallest).view(np.uint8)
             mask = to_original_grid(mask, volume)

@@ -87,7 +87,8 @@ def write_dataset(folder, settings):
     for case in cases["training"] + cases["validation"]:
         volume = load_volume(case.image)
         mask = load_lesion(case.masks, case.labels, volume)
-        nibabel.save(volume.original, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
+        image = to_original_grid(volume.voxels, volume)
+        nibabel.save(image, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
         nibabel.save(to_original_grid(mask, volume), raw / "labelsTr" / f"{case.name}.nii.gz")
     save_json(
         raw / "dataset.json",

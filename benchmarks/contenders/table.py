@@ -13,6 +13,7 @@ those of all networks that are averaged. Without a folder the table is made of w
 """
 
 import json
+import math
 from pathlib import Path
 
 import pandas
@@ -111,7 +112,8 @@ def table(rows, ours, seed):
 
 def row(rows, healthy, name, ours, seed):
     own = rows[rows.run == name]
-    found = describe(own, seed)
+    # Metrics that were kept by an earlier version do not tell it.
+    found = describe(own.assign(lesion_below_ml=math.nan), seed)
     by_seed = own.groupby("seed")[["dice"]].mean().dice
     cells = {
         "contender": f"**{name}**" if name == ours else name,

@@ -88,7 +88,7 @@ def per_subject(runs, prepared):
             volume = load_volume(case.image)
             reference = load_lesion(case.masks, case.labels, volume)
             for name, network in zip(lesion_runs, networks, strict=True):
-                mask = predict_probability([network], volume) > 0.5
+                mask = predict_probability([network], volume, alignment=case.alignment) > 0.5
                 metrics = subject_metrics(reference, mask, volume.spacing_mm)
                 scores.append({"run": name, "subset": subset, "subject": case.subject} | metrics)
     table = pandas.DataFrame(scores)

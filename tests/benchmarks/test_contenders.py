@@ -294,7 +294,11 @@ def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
     metrics = dict.fromkeys(METRICS, 0.5) | {"dice": dice, "lesion_f1": dice / 2}
     metrics["volume_difference_ml"] = difference_ml
     whose = {"run": "predictions", "subject": subject, "session": session, "site": "a"}
-    return whose | metrics | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0}
+    return (
+        whose
+        | metrics
+        | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0, "lesion_below_ml": 0.0}
+    )
 
 
 def save_metrics(results, contender, seed, dice, healthy_ml=1.0):
