@@ -5,13 +5,13 @@ very batches it would have had. Shape letters: B images of a batch, H, W pixels,
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import keras
 import numpy as np
 import pandas
-import tensorflow as tf
 
 from augmentation import CarveMix, augment
 from losses import NO_IMAGE
@@ -23,20 +23,21 @@ from system.devices import check_last_batches, shard_of_batch
 from system.files import InputError
 from training.provenance import marks_of_subjects
 
-if keras.backend.backend() == "jax":
-    # TensorFlow only streams the batches, and would take all memory of the GPUs.
-    tf.config.set_visible_devices([], "GPU")
+# So many batches are read ahead of the one that is asked for.
+AHEAD = 2 * CORES
 
 
-class Batches:
-    """Batches of images and masks from one subset of a split.
+class Batches(keras.utils.PyDataset):
+    """Batches of images and masks from one subset of a split, read ahead by threads.
 
     `order` gives the row numbers of an epoch, equally many in each. `steps` is the number of
-    batches an epoch; the last is smaller where the rows do not divide evenly. `error` says why a
-    batch could not be read, which TensorFlow hides.
+    batches an epoch; the last is smaller where the rows do not divide evenly. `epoch` says which
+    epoch is asked for, and `epochs` how many there will be. `error` says why a batch could not be
+    read, which TensorFlow hides.
     """
 
     def __init__(self, reader, order, batch_size, seed, augmentation=None, carve_mix=None):
+        super().__init__()
         self.reader, self.batch_size, self.seed = reader, batch_size, seed
         # Two epochs meet where one ends; drawing an order anew for each batch grows with the data.
         self.order = lru_cache(maxsize=2)(order)
@@ -44,6 +45,35 @@ class Batches:
         self.steps = -(-len(order(0)) // batch_size)
         self.error = None
         self.shard = shard_of_batch()
+        self.epoch, self.epochs = 0, 1
+        self._threads, self._begun = ThreadPoolExecutor(CORES), {}
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step):
+        """Return images and masks, float32, of one step of the present epoch."""
+        step = int(step) + self.epoch * self.steps
+        wanted = range(step, min(step + AHEAD, max(self.epochs * self.steps, step + 1)))
+        self._begun = {
+            s: self._begun.get(s) or self._threads.submit(self._standardised, s) for s in wanted
+        }
+        return self._begun[step].result()
+
+    def stored(self, step):
+        """Return `batch` of one step of the present epoch."""
+        return self.batch(int(step) + self.epoch * self.steps)
+
+    def stream(self, first_epoch=0, last_epoch=1):
+        """Yield the batches from the first epoch up to, not including, the last."""
+        self.epochs = last_epoch
+        for epoch in range(first_epoch, last_epoch):
+            self.epoch = epoch
+            yield from (self[step] for step in range(self.steps))
+
+    def _standardised(self, step):
+        images, masks, mean, factor = self.batch(step)
+        return (images - mean) * factor, masks.astype(np.float32)
 
     def rows(self, step):
         """Return the row numbers of batch number `step`, counted over all epochs."""
@@ -85,28 +115,6 @@ class Batches:
                 image, mask = self.carve_mix(row, image, mask, rng)
             image, mask = augment(image, mask, rng, **self.augmentation)
         return image, mask
-
-    def dataset(self, first_epoch=0, last_epoch=1):
-        """Stream images and masks, float32, from the first epoch up to, not including, the last."""
-        options = tf.data.Options()
-        # The autotuner can hold up the end of an epoch by seconds.
-        options.autotune.enabled = False
-
-        def read(step):
-            types = (tf.uint8, tf.uint8, tf.float32, tf.float32)
-            images, masks, mean, factor = tf.numpy_function(self.batch, [step], types)
-            images = tf.ensure_shape(images, (None, None, None, self.reader.channels))
-            masks = tf.ensure_shape(masks, (None, None, None, 1))
-            mean, factor = (tf.ensure_shape(v, (None, 1, 1, 1)) for v in (mean, factor))
-            # Here and not in numpy: a quarter of the bytes to hand over, and no lock of Python's.
-            return (tf.cast(images, tf.float32) - mean) * factor, tf.cast(masks, tf.float32)
-
-        return (
-            tf.data.Dataset.range(first_epoch * self.steps, last_epoch * self.steps)
-            .map(read, num_parallel_calls=CORES, deterministic=True)
-            .prefetch(2)
-            .with_options(options)
-        )
 
 
 @dataclass(frozen=True)

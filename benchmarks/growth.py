@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def load_epoch(folder):
         data = load_stage_data("atlas", settings, settings.transfer.batch_size, augmented=True)
         opened = time.perf_counter() - started
         started = time.perf_counter()
-        slices = sum(len(images) for images, _ in data.training.dataset(0, 1))
+        slices = sum(len(images) for images, _ in data.training.stream())
         epoch = time.perf_counter() - started
         return {"start_s": opened, "epoch_s": epoch, "slices": slices} | memory()
 
@@ -120,7 +121,7 @@ def train_some(folder):
     make_keras_step(model)
 
     def work():
-        for images, masks in data.training.dataset(0, 1).take(TRAINING_STEPS):
+        for images, masks in islice(data.training.stream(), TRAINING_STEPS):
             model.train_on_batch(images, masks)
         return memory()
 

@@ -5,7 +5,7 @@
 """
 
 import shutil
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def train_briefly(prepared, folder, filters):
         return np.random.default_rng(epoch).permutation(rows)
 
     batches = Batches(reader, order, BATCH, seed=0)
-    for images, masks in batches.dataset(0, 100).take(TRAINING_STEPS):
+    for images, masks in islice(batches.stream(0, 100), TRAINING_STEPS):
         model.train_on_batch(images, masks)
     folder.mkdir()
     save_weights(model, folder / "best.weights.h5")

@@ -64,9 +64,36 @@ def our_batches(folder, augmented):
     return Batches(reader, order, BATCH, 0, augmentation if augmented else None)
 
 
+def epochs_of(batches, as_keras_takes_them):
+    """Yield batches epoch by epoch, as Keras gets them on TensorFlow."""
+    batches.epochs = 100
+    stream = as_keras_takes_them(batches)
+    for epoch in range(batches.epochs):
+        batches.epoch = epoch
+        yield from stream
+
+
 def ours(folder, augmented, slices):
+    from system.devices import feed
+
     batches = our_batches(folder, augmented)
-    return drain(lambda: batches.dataset(0, -(-slices // len(batches.reader)) + 1), slices)
+    return drain(lambda: epochs_of(batches, feed), slices)
+
+
+def plain_numpy(folder, augmented, slices):
+    """Read ahead in threads, as JAX and PyTorch get the batches."""
+    batches = our_batches(folder, augmented)
+    return drain(lambda: batches.stream(0, 100), slices)
+
+
+def py_dataset(folder, augmented, slices):
+    """Read the same batches as Keras passes a PyDataset on to TensorFlow."""
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+    batches = our_batches(folder, augmented)
+    return drain(
+        lambda: epochs_of(batches, lambda own: PyDatasetAdapter(own).get_tf_dataset()), slices
+    )
 
 
 class TorchSlices:
@@ -182,6 +209,7 @@ def reference(folder, augmented, slices):
 def waiting(folder, augmented):
     """Train the default network for some steps; say which share of the time it had no batch."""
     from benchmarks.step import build_keras, make_keras_step
+    from system.devices import feed
 
     batches = our_batches(folder, augmented)
     model = build_keras(filters=8)
@@ -189,7 +217,7 @@ def waiting(folder, augmented):
 
     def work():
         waited, started = 0.0, time.perf_counter()
-        stream = iter(batches.dataset(0, 100))
+        stream = epochs_of(batches, feed)
         for _ in range(WAITING_STEPS):
             asked = time.perf_counter()
             images, masks = next(stream)
@@ -211,6 +239,12 @@ def main():
         for augmented in (False, True):
             many, few = (4000, 160) if not augmented else (2000, 120)
             peers = {
+                "ours, on JAX and PyTorch": [
+                    Contestant("ours, on JAX and PyTorch", plain_numpy, (stacks, augmented, many))
+                ],
+                "Keras' PyDataset": [
+                    Contestant("Keras' PyDataset", py_dataset, (stacks, augmented, many))
+                ],
                 "torch DataLoader": [
                     Contestant(
                         f"torch DataLoader, {n} workers", torch_loader, (stacks, augmented, many, n)

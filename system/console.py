@@ -5,11 +5,12 @@ import errno
 import os
 import sys
 import tempfile
+from importlib import import_module
 from importlib.util import find_spec
 
-from system.cores import CORES
 from system.files import InputError, OutputError, ProgramError
 
+BACKENDS = ("tensorflow", "jax", "torch")
 # What Keras reads at its start besides the backend, and the addresses of several machines.
 KERAS_SETTINGS = (
     "KERAS_HOME",
@@ -52,39 +53,22 @@ def run_script(main):
 
 
 @contextlib.contextmanager
-def starting_tensorflow():
-    """Import Keras on TensorFlow in this block; the device it found is printed."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    with _start_up_lines_held_back(), _own_keras_settings():
-        yield
-        import tensorflow as tf
-
-        gpus = tf.config.list_logical_devices("GPU")
-    device = f"{len(gpus)} GPU" if gpus else f"{CORES} CPU cores"
-    print(f"runs on {device}, TensorFlow {tf.__version__}")
-
-
-@contextlib.contextmanager
 def starting_keras():
-    """Import Keras in this block on the backend that KERAS_BACKEND names, TensorFlow or JAX."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend == "tensorflow":
-        with starting_tensorflow():
-            yield
-    elif backend == "jax" and find_spec("jax"):
-        with _start_up_lines_held_back(), _own_keras_settings():
-            from system import jax_devices
-
-            devices = jax_devices.start()
-            yield
-        print(f"runs on {devices}")
-    else:
-        missing = (
-            "pip install -r requirements/jax.txt"
-            if backend == "jax"
-            else "choose tensorflow or jax"
+    """Import Keras in this block on the backend that KERAS_BACKEND names; print its devices."""
+    backend = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    if backend not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND = {backend}: unknown; choose {', '.join(BACKENDS)}")
+    if not find_spec(backend):
+        raise ProgramError(
+            f"KERAS_BACKEND = {backend}: is not installed; pip install -r "
+            f"requirements/{backend}.txt, or choose another of {', '.join(BACKENDS)}"
         )
-        raise InputError(f"KERAS_BACKEND = {backend}: cannot train on it; {missing}, or unset it")
+    # Keras itself must not choose another one by a file of the user.
+    os.environ["KERAS_BACKEND"] = backend
+    with _start_up_lines_held_back(), _own_keras_settings():
+        devices = import_module(f"system.{backend}_devices").start()
+        yield
+    print(f"runs on {devices}")
 
 
 @contextlib.contextmanager

@@ -1,25 +1,23 @@
 """The devices that a run trains on, and the precision it computes in.
 
 Several devices share each batch: each has all weights and a share of the images. On TensorFlow they
-are the GPUs of one machine, on JAX also those of several processes on several machines. The loss is
+are the GPUs of one machine, on JAX also those of several processes on several machines; PyTorch has
+one. The loss is
 that of the whole batch, so the number of devices does not change what is learnt; only TensorFlow's
 batch normalisation takes the images of each device by themselves.
 """
+
+from importlib import import_module
 
 import keras
 
 from system.files import InputError
 
-if keras.backend.backend() == "jax":
-    from system import jax_devices as backend
-elif keras.backend.backend() == "tensorflow":
-    from system import tensorflow_devices as backend
-else:
-    from system import single_device as backend
-
+backend = import_module(f"system.{keras.backend.backend()}_devices")
 # What depends on the backend; `system.tensorflow_devices` describes each.
 check_last_batches = backend.check_last_batches
 device_number = backend.device_number
+feed = backend.feed
 in_turns = backend.in_turns
 moments_over_devices = backend.moments_over_devices
 resolve_jit = backend.resolve_jit

@@ -15,6 +15,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from system.files import InputError
 from system.single_device import device_number as device_number
+from system.single_device import feed as feed
 from system.single_device import moments_over_devices as moments_over_devices
 from system.single_device import sum_over_devices as sum_over_devices
 

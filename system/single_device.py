@@ -20,6 +20,10 @@ def check_last_batches(training, validation):
     pass
 
 
+def feed(batches):
+    return batches
+
+
 @contextlib.contextmanager
 def in_turns(folder):
     yield Path(folder)

@@ -21,7 +21,7 @@ def load(prepared, tiny_overrides):
 
 
 def all_batches(batches, epoch):
-    found = batches.dataset(epoch, epoch + 1).as_numpy_iterator()
+    found = batches.stream(epoch, epoch + 1)
     return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
 
@@ -49,7 +49,7 @@ def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(load):
 def test_each_image_of_a_batch_has_a_distortion_of_its_own(load):
     batches = load().training
     batches.order, batches.steps = lambda epoch: np.full(4, 5), 1
-    images = next(iter(batches.dataset()))[0].numpy()
+    images = batches[0][0]
     assert all(np.mean(images[0] != other) > 0.3 for other in images[1:])
 
 
@@ -65,7 +65,7 @@ def test_validation_is_not_augmented_and_the_same_in_every_epoch(load):
 
 def test_without_augmentation_training_slices_are_as_prepared(load):
     data = load("augmentation.carve_mix=1", augmented=False)
-    images = next(iter(data.training.dataset()))[0]
+    images = data.training[0][0]
     rows = data.training.rows(0)
     expected = [data.reader.standardise(row, data.reader.read(row)[0]) for row in rows]
     np.testing.assert_array_equal(images[..., 0], expected)
@@ -139,8 +139,8 @@ def test_balancing_is_a_matter_of_lesion_slices_alone(load):
 def test_neighbours_are_given_to_training_and_validation(load):
     data = load("unet.neighbours=1", augmented=False)
     for batches in (data.training, data.validation):
-        images, masks = next(iter(batches.dataset()))
-        for image, mask, row in zip(images.numpy(), masks.numpy(), batches.rows(0), strict=True):
+        images, masks = batches[0]
+        for image, mask, row in zip(images, masks, batches.rows(0), strict=True):
             own, lesion = data.reader.read(row)
             own = data.reader.standardise(row, own)
             assert image.shape == (32, 32, 3)
@@ -157,7 +157,7 @@ def test_validation_holds_all_slices_of_its_subjects_also_the_empty_ones(load):
 
 def test_the_stream_gives_the_batches_in_order_from_any_epoch(load):
     batches = load().training
-    stream = list(batches.dataset(1, 3))
+    stream = list(batches.stream(1, 3))
     assert len(stream) == 2 * batches.steps
     for step, (images, masks) in enumerate(stream, start=batches.steps):
         stored, lesions, mean, factor = batches.batch(step)
@@ -169,7 +169,7 @@ def test_the_stream_gives_the_batches_in_order_from_any_epoch(load):
 def test_the_order_of_an_epoch_is_drawn_once_and_not_for_each_batch(load):
     batches = load().training
     drawn = batches.order.cache_info().misses
-    assert len(list(batches.dataset(0, 2))) == 2 * batches.steps
+    assert len(list(batches.stream(0, 2))) == 2 * batches.steps
     assert batches.order.cache_info().misses <= drawn + 2
 
 

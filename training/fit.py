@@ -1,14 +1,13 @@
 """Fit a compiled model from wherever its run stands, and picture what it learnt."""
 
 import math
-import sys
 import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
+from system.devices import feed
 from system.files import InputError
 from training import pictures
 from training.adam import averaged_weights
@@ -33,22 +32,39 @@ def fit(model, data, run):
         model.load_weights(run.state_weights)
         keep.save_derived_files(model)
     done = len(run.history)
+    data.training.epoch, data.training.epochs = done, run.epochs
     averaging = [keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else []
     try:
         with run.saying_what_is_kept():
             model.fit(
-                data.training.dataset(done, run.epochs),
-                steps_per_epoch=data.training.steps,
+                feed(data.training),
                 initial_epoch=done,
                 epochs=run.epochs,
-                validation_data=data.validation.dataset(),
+                validation_data=feed(data.validation),
                 shuffle=False,
-                callbacks=[_ReseedDropout(run.seed), _StopAtNonFinite(data), *averaging, keep],
+                callbacks=[
+                    _ChooseEpoch(data.training),
+                    _ReseedDropout(run.seed),
+                    _StopAtNonFinite(data),
+                    *averaging,
+                    keep,
+                ],
                 verbose=0,
             )
-    except tf.errors.OpError:
-        raise data.training.error or data.validation.error or sys.exception() from None
+    except Exception as error:
+        raise data.training.error or data.validation.error or error from None
     load_weights(model, run.best_weights)
+
+
+class _ChooseEpoch(keras.callbacks.Callback):
+    """Have the batches of an epoch be those of its number, wherever the training began."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch = epoch
 
 
 class _ReseedDropout(keras.callbacks.Callback):
@@ -59,6 +75,10 @@ class _ReseedDropout(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
+        if keras.backend.backend() == "torch":
+            # Its dropout draws from PyTorch's one generator.
+            (state,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
+            keras.utils.set_random_seed(int(state))
         for i, layer in enumerate(self.model.layers):
             if generator := getattr(layer, "seed_generator", None):
                 state = np.random.SeedSequence([self.seed, epoch, i]).generate_state(2) >> 1
@@ -182,7 +202,7 @@ def _predict(model, data, rows):
     """Return image, mask, prediction, each (H, W), and Dice of some slices that bear a lesion."""
     images, masks = zip(*map(data.reader.read_channels, rows), strict=True)
     images = np.stack([data.reader.standardise(*pair) for pair in zip(rows, images, strict=True)])
-    predictions = np.asarray(model(images, training=False))[..., 0] > 0.5
+    predictions = keras.ops.convert_to_numpy(model(images, training=False))[..., 0] > 0.5
     masks = np.stack(masks) > 0
     both, either = (masks & predictions).sum((1, 2)), masks.sum((1, 2)) + predictions.sum((1, 2))
     middle = images[..., data.reader.neighbours]

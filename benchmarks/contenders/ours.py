@@ -14,7 +14,7 @@ from importlib import import_module
 from benchmarks.contenders import contest
 from benchmarks.contenders.healthy import HEALTHY, healthy_cases
 from config import as_arguments, parse_arguments
-from system.console import run_script, starting_tensorflow
+from system.console import run_script, starting_keras
 from system.files import InputError
 
 STAGES = {
@@ -134,7 +134,7 @@ def mark_healthy(healthy, trained, place, settings):
 
 def measure(settings, stage, dataset, budget):
     """Return the seconds of a step and of a validation."""
-    with starting_tensorflow():
+    with starting_keras():
         from data import load_stage_data
         from stage import compile_model
         from system.devices import use_hardware
@@ -148,9 +148,9 @@ def measure(settings, stage, dataset, budget):
     compile_model(model, stage, training.steps, hardware.jit)
     count = min(MEASURED_STEPS, training.steps, validation.steps)
     train_s = budget.cost(
-        lambda: model.fit(training.dataset(), steps_per_epoch=count, shuffle=False, verbose=0)
+        lambda: model.fit(training, steps_per_epoch=count, shuffle=False, verbose=0)
     )
-    validate_s = budget.cost(lambda: model.evaluate(validation.dataset(), steps=count, verbose=0))
+    validate_s = budget.cost(lambda: model.evaluate(validation, steps=count, verbose=0))
     return train_s / count, validate_s / count * validation.steps
 
 

@@ -146,7 +146,7 @@ def test_what_is_kept_is_the_mean_that_validated_and_groups_learn_at_their_rates
     load_weights(model, kept)
     loss = WeightedDiceLoss(**settings.transfer.loss_options)
     model.compile(loss=loss, metrics=[OverlapMetrics()], jit_compile=False)
-    found = model.evaluate(slices.validation.dataset(), return_dict=True, verbose=0)
+    found = model.evaluate(slices.validation, return_dict=True, verbose=0)
     assert found == pytest.approx({name: best[f"val_{name}"] for name in METRICS}, abs=1e-5)
     before, after = read_weights(weights), read_weights(kept)
     for name, same in same_arrays(before, after).items():

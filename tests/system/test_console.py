@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from config import parse_arguments
-from system.console import run_script, starting_tensorflow
+from system.console import run_script, starting_keras
 from system.files import InputError, OutputError, ProgramError
 
 ROOT = Path(__file__).parents[2]
@@ -112,24 +112,23 @@ def test_an_unknown_argument_is_refused(capsys):
 
 @pytest.fixture
 def pretended_tensorflow(monkeypatch):
-    config = SimpleNamespace(list_logical_devices=lambda kind: [])
-    tensorflow = SimpleNamespace(__version__="9.9", config=config)
-    monkeypatch.setitem(sys.modules, "tensorflow", tensorflow)
+    devices = SimpleNamespace(start=lambda: "2 CPU cores, TensorFlow 9.9")
+    monkeypatch.setitem(sys.modules, "system.tensorflow_devices", devices)
 
 
 @pytest.mark.usefixtures("pretended_tensorflow")
-def test_what_tensorflow_prints_at_its_start_is_held_back(capfd):
-    with starting_tensorflow():
+def test_what_a_framework_prints_at_its_start_is_held_back(capfd):
+    with starting_keras():
         os.write(2, b"from C++\n")
     os.write(2, b"afterwards\n")
     shown = capfd.readouterr()
     assert shown.err == "afterwards\n"
-    assert shown.out == f"runs on {len(os.sched_getaffinity(0))} CPU cores, TensorFlow 9.9\n"
+    assert shown.out == "runs on 2 CPU cores, TensorFlow 9.9\n"
 
 
 @pytest.mark.usefixtures("pretended_tensorflow")
-def test_what_tensorflow_prints_is_shown_if_its_start_fails(capfd):
-    with pytest.raises(ImportError), starting_tensorflow():
+def test_what_a_framework_prints_is_shown_if_its_start_fails(capfd):
+    with pytest.raises(ImportError), starting_keras():
         os.write(2, b"from C++\n")
         raise ImportError
     os.write(2, b"afterwards\n")

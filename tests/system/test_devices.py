@@ -244,7 +244,8 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
 
 
 @pytest.mark.parametrize(
-    ("backend", "advice"), [("torch", "tensorflow or jax"), ("jax", "requirements/jax.txt")]
+    ("backend", "advice"),
+    [("openvino", "choose tensorflow, jax, torch"), ("jax", "requirements/jax.txt")],
 )
 def test_a_backend_that_is_unknown_or_not_installed_is_refused(
     arguments, monkeypatch, backend, advice

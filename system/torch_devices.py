@@ -1,0 +1,29 @@
+"""PyTorch's device: one GPU of NVIDIA, or the CPU."""
+
+import os
+
+import torch
+
+from system.cores import CORES
+from system.single_device import check_last_batches as check_last_batches
+from system.single_device import device_number as device_number
+from system.single_device import devices_of_processes as devices_of_processes
+from system.single_device import feed as feed
+from system.single_device import in_turns as in_turns
+from system.single_device import moments_over_devices as moments_over_devices
+from system.single_device import shard_of_batch as shard_of_batch
+from system.single_device import share_batches as share_batches
+from system.single_device import sum_over_devices as sum_over_devices
+
+
+def start():
+    """Choose the device that Keras takes at its import; name it."""
+    gpu = torch.cuda.is_available()
+    # Apple's GPUs have no float64, in which pixels are counted.
+    os.environ["KERAS_TORCH_DEVICE"] = "cuda" if gpu else "cpu"
+    return f"{'1 GPU' if gpu else f'{CORES} CPU cores'}, PyTorch {torch.__version__}"
+
+
+def resolve_jit(jit):
+    """Say whether `torch.compile` compiles the training step: only if told to."""
+    return jit is True
