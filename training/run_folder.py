@@ -17,6 +17,8 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import keras
+
 from system.devices import in_turns
 from system.files import InputError, file_hash, load_json, save_csv, save_json
 from system.locks import take_lock
@@ -26,7 +28,7 @@ from training.pictures import save_learning_curves
 from training.provenance import differences, seen_by_a_run
 from training.results import print_results
 
-PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "opencv-python-headless")
+PACKAGES = (keras.backend.backend(), "keras", "numpy", "nibabel", "opencv-python-headless")
 
 
 class RunFolder:
@@ -47,6 +49,9 @@ class RunFolder:
         self.epochs = getattr(settings, stage).epochs
         self.history, self.seconds, self.kept = [], 0.0, 0
         identity = settings.identity(stage) | data.identity
+        # Runs that were made before the others were there have none.
+        if keras.backend.backend() != "tensorflow":
+            identity["backend"] = keras.backend.backend()
         if initial_weights is not None:
             identity["initial_weights"] = file_hash(initial_weights)
         self.facts = {
