@@ -7,6 +7,7 @@ import pandas
 
 from evaluation.formatting import interval, signed
 from evaluation.statistics import STRATA, compare, summary, volume_stratum
+from system.files import InputError
 
 
 class Metric(NamedTuple):
@@ -32,8 +33,21 @@ METRICS = {
     "assd_mm": Metric("surface distance", "mm", 2, False),
     "volume_difference_ml": Metric("volume difference", "ml", 2, False),
     "voxel_difference": Metric("voxel difference", "", 0, False),
-    "lesion_count_difference": Metric("lesion count difference", "", 2, False),
+    "atlas_lesion_count_difference": Metric("lesion count difference (ATLAS)", "", 2, False),
     "false_positive_ml": Metric("wrong lesions", "ml", 2, False),
+    "absolute_volume_difference_ml": Metric("absolute volume difference", "ml", 2, False),
+    "lesion_count_difference": Metric("lesion count difference", "", 2, False),
+    "recognition_quality": Metric("recognition quality", "", 3, True),
+    "pr_auc": Metric("PR-AUC", "", 3, True),
+}
+RANKINGS = {
+    "isles26": (
+        "dice",
+        "absolute_volume_difference_ml",
+        "lesion_count_difference",
+        "recognition_quality",
+        "pr_auc",
+    )
 }
 VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
 # The signed-rank test of fewer pairs never falls below p = 0.05.
@@ -67,7 +81,7 @@ def describe(rows, seed):
             "scans": len(healthy),
             "with_false_positives": int((healthy.voxel_difference > 0).sum()),
             "false_positive_ml": float(healthy.volume_difference_ml.mean()),
-            "false_positive_lesions": float(healthy.lesion_count_difference.mean()),
+            "false_positive_lesions": float(healthy.atlas_lesion_count_difference.mean()),
         },
     }
 
@@ -122,6 +136,45 @@ def sentence(metric, run, baseline, found):
     claim = f"{run} {found['verdict']}" if shown else f"not shown that {run} helped or hurt"
     difference = signed(found["mean_difference"], metric.digits) + unit
     return f"{name}: {claim}, {difference} against {baseline} ({reach}; {p}; {counts})."
+
+
+def rank_runs(rows, ranking):
+    """Order runs as a challenge of `RANKINGS` does: each scan and metric ranks them, the mean decides.
+
+    Equal runs share the mean of their ranks, and a metric that does not exist is ranked last. The
+    organisers' Dice is 0 where no lesion is recognised, so here, too.
+
+    Returns
+    -------
+    dict
+        ``ranking``, the number of ``scans``, and ``mean_rank`` of each run, the best first.
+
+    Raises
+    ------
+    InputError
+        If there is only one run.
+    """
+    table = pandas.DataFrame(rows)
+    if table.run.nunique() < 2:
+        raise InputError(f"--ranking {ranking}: needs two runs or more; name them")
+    table.loc[table.recognition_quality == 0, "dice"] = 0.0
+    ranks = []
+    for name in RANKINGS[ranking]:
+        by_scan = table.pivot(index=["subject", "session"], columns="run", values=name)
+        smaller_first = not METRICS[name].larger_is_better
+        ranks.append(by_scan.rank(axis=1, ascending=smaller_first, na_option="bottom"))
+    mean = pandas.concat(ranks).mean().sort_values(kind="stable")
+    return {"ranking": ranking, "scans": len(by_scan), "mean_rank": mean.to_dict()}
+
+
+def ranking_sentence(found):
+    """Say in one sentence how runs are ranked; `found` is from `rank_runs`."""
+    runs = ", ".join(f"{name} {rank:.2f}" for name, rank in found["mean_rank"].items())
+    count = len(RANKINGS[found["ranking"]])
+    return (
+        f"Mean rank by {found['ranking']} over {found['scans']} scans and {count} metrics, "
+        f"the best first: {runs}."
+    )
 
 
 def notes(runs):

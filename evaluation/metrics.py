@@ -9,25 +9,30 @@ References
 .. [2] Liew et al.: A large, curated, open-source stroke neuroimaging dataset to improve lesion
    segmentation algorithms. Scientific Data 9:320, 2022 (ATLAS v2.0). The challenge's metrics are
    defined by its code, github.com/npnl/atlas2_grand_challenge, isles/scoring.py at 55b9524.
-.. [3] Maier-Hein, Reinke et al.: Metrics reloaded: recommendations for image analysis validation.
+.. [3] ISLES'26, by its organisers' code: github.com/ezequieldlrosa/isles26, utils/eval_utils.py at
+   91965d0. docs/evaluation.md says how closely it agrees.
+.. [4] Maier-Hein, Reinke et al.: Metrics reloaded: recommendations for image analysis validation.
    Nature Methods 21:195, 2024.
 """
 
 import math
 
 import numpy as np
-from scipy import ndimage, spatial
+from scipy import spatial
+from sklearn.metrics import auc, precision_recall_curve
 
-from prediction.lesions import box_of, label_lesions, lesion_wise, match_lesions
+from prediction.lesions import box_of, label_lesions, lesion_wise, match_lesions, recognised
 from system.files import InputError
 
 
-def subject_metrics(reference, prediction, spacing_mm):
+def subject_metrics(reference, prediction, spacing_mm, levels=None):
     """Measure how well one scan's predicted mask agrees with its reference, both (X, Y, Z).
 
     The keys are the columns of metrics.csv. ``volume_difference_ml`` is prediction minus reference,
-    negative where lesion was missed; ``voxel_difference`` is ``|Σp − Σt|``: with Dice, lesion-wise
-    F1 and the lesion count it makes the ATLAS challenge's four [2]_.
+    negative where lesion was missed. Its size, Dice, ``lesion_count_difference``,
+    ``recognition_quality`` and ``pr_auc`` are the five of ISLES'26 [3]_; ``voxel_difference``,
+    ``|Σp − Σt|``, Dice, ``lesion_f1`` and ``atlas_lesion_count_difference`` the ATLAS challenge's
+    four [2]_. Without `levels` (see `pr_auc`) that one is NaN.
     """
     reference, prediction = np.asarray(reference) != 0, np.asarray(prediction) != 0
     if reference.shape != prediction.shape or reference.ndim != 3:
@@ -35,19 +40,57 @@ def subject_metrics(reference, prediction, spacing_mm):
         raise InputError(
             f"the prediction is {shapes} voxels in its reference; they must be on one 3D grid"
         )
+    soft = math.nan if levels is None else pr_auc(reference, levels)
     box = box_of(reference | prediction)
     reference, prediction = reference[box], prediction[box]
 
     sizes = [int(mask.sum()) for mask in (reference, prediction)]
     voxel_ml = math.prod(map(float, spacing_mm)) / 1000
+    pairs = [
+        match_lesions(*(label_lesions(mask, corners) for mask in (reference, prediction)))
+        for corners in (False, True)
+    ]
     return {
         "lesion_volume_ml": sizes[0] * voxel_ml,
         **overlap(reference, prediction),
         **surface_distances(reference, prediction, spacing_mm),
         "volume_difference_ml": (sizes[1] - sizes[0]) * voxel_ml,
-        **lesion_wise(match_lesions(*map(label_lesions, (reference, prediction))), voxel_ml),
+        **lesion_wise(pairs[0], voxel_ml),
         "voxel_difference": abs(sizes[1] - sizes[0]),
+        "absolute_volume_difference_ml": abs(sizes[1] - sizes[0]) * voxel_ml,
+        **recognised(pairs[1]),
+        "pr_auc": soft,
     }
+
+
+def _surface(mask):
+    """List the voxels, (n, 3), that erosion would take from a mask."""
+    marked = np.argwhere(mask.T)[:, ::-1]
+    padded = np.pad(mask, 1)
+    steps = [sign * axis for axis in np.eye(3, dtype=int) for sign in (-1, 1)]
+    inside = np.all([padded[tuple((marked + 1 + step).T)] for step in steps], axis=0)
+    return marked[~inside]
+
+
+def pr_auc(reference, levels):
+    """Measure the area under the curve of precision against recall over all thresholds, voxel by voxel.
+
+    By the trapezoidal rule, as ISLES'26 does [3]_. `reference` is bool, and `levels`, uint8 or uint16,
+    grow with the probability; both (X, Y, Z). Without lesion it is 1 if the levels are all the same,
+    else 0.
+    """
+    count = int(levels.max()) + 1
+    # Plane by plane: counting makes numbers of 64 bits of its input.
+    everywhere = sum(np.bincount(plane.ravel(), minlength=count) for plane in levels.T)
+    lesion = np.bincount(levels[reference], minlength=count)
+    if not lesion.any():
+        return float(np.count_nonzero(everywhere) == 1)
+    weights = np.concatenate([everywhere - lesion, lesion])
+    is_lesion, level = np.divmod(np.flatnonzero(weights), count)
+    precision, recall, _ = precision_recall_curve(
+        is_lesion, level, sample_weight=weights[weights > 0]
+    )
+    return float(auc(recall, precision))
 
 
 def overlap(reference, prediction):
@@ -67,7 +110,7 @@ def surface_distances(reference, prediction, spacing_mm):
 
     A surface is a mask minus its erosion: the voxels with a face to the background or to the
     outside of the volume. With ``d(a, B)`` the distance from the middle of voxel `a` to the nearest
-    of surface `B`, in mm [3]_::
+    of surface `B`, in mm [4]_::
 
         hd95_mm = max(P95 of d(a, B) over a ∈ A, P95 of d(b, A) over b ∈ B)
         assd_mm = (Σ d(a, B) + Σ d(b, A)) / (|A| + |B|)
@@ -80,9 +123,18 @@ def surface_distances(reference, prediction, spacing_mm):
     if not all(mask.any() for mask in masks):
         distance_mm = math.nan if any(mask.any() for mask in masks) else 0.0
         return {"hd95_mm": distance_mm, "assd_mm": distance_mm}
-    surfaces = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing_mm for mask in masks]
+    surfaces = [_surface(mask) * spacing_mm for mask in masks]
     directed = [spatial.KDTree(there).query(here)[0] for here, there in (surfaces, surfaces[::-1])]
     return {
         "hd95_mm": float(max(np.percentile(distances, 95) for distances in directed)),
         "assd_mm": float(np.concatenate(directed).mean()),
     }
+
+
+def _surface(mask):
+    """List the voxels, (n, 3), that erosion would take from a mask."""
+    marked = np.argwhere(mask.T)[:, ::-1]
+    padded = np.pad(mask, 1)
+    steps = [sign * axis for axis in np.eye(3, dtype=int) for sign in (-1, 1)]
+    inside = np.all([padded[tuple((marked + 1 + step).T)] for step in steps], axis=0)
+    return marked[~inside]

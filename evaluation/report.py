@@ -30,8 +30,16 @@ DEFINITIONS = {
     "surface distance, mm": "Mean distance of both surfaces to each other.",
     "volume difference, ml": "Prediction minus mask; compared by its size.",
     "voxel difference": "The same in voxels, without its sign (ATLAS challenge).",
-    "lesion count difference": "How many lesions one mask has more than the other.",
+    "lesion count difference (ATLAS)": "How many lesions one mask has more than the other, of voxels "
+    "that touch by a face.",
     "wrong lesions, ml": "Volume of the predicted lesions that touch none of the mask.",
+    "absolute volume difference, ml": "Prediction minus mask without its sign (ISLES'26).",
+    "lesion count difference": "How many lesions one mask has more than the other, of voxels that "
+    "touch by a face, an edge or a corner (ISLES'26).",
+    "recognition quality": "As Dice, but counted in such lesions: one of the prediction and one of the "
+    "mask are the same if they share a quarter of their union, one to one (ISLES'26).",
+    "PR-AUC": "Area under precision against recall over all thresholds (ISLES'26). No lesion: 1 if "
+    "nothing is marked, else 0.",
 }
 HEADLINES = {
     "helped": ("Yes: {what} helped", "helped"),
@@ -40,11 +48,11 @@ HEADLINES = {
 }
 
 
-def save_report(path, subset, scores, runs, comparisons):
+def save_report(path, subset, scores, runs, comparisons, sentences=()):
     """Write the report of an evaluation.
 
     `subset` is None for masks that another program made; `runs` are those of summary.json,
-    `comparisons` from `evaluation.comparison.compare_runs`.
+    `comparisons` from `evaluation.comparison.compare_runs`; `sentences` go before its notes.
     """
     names = list(runs)
     table = pandas.DataFrame(scores.rows)
@@ -62,7 +70,7 @@ def save_report(path, subset, scores, runs, comparisons):
         comparisons=[_comparison(found, subjects) for found in comparisons],
         volume_plot=Markup(volume_plot(subjects, names)),
         strata=_strata(runs),
-        notes=notes(runs),
+        notes=[*sentences, *notes(runs)],
         agreement=[
             Markup(agreement_plot(subjects[subjects.run == name], name, i))
             for i, name in enumerate(names)

@@ -1,7 +1,7 @@
 """Two masks compared lesion by lesion.
 
 One lesion is one component of voxels that touch by a face (6-connectivity, as in the ATLAS
-challenge); cubes that touch by an edge or a corner are two.
+challenge); cubes that touch by an edge or a corner are two. To ISLES'26 these are one, too.
 
 References
 ----------
@@ -10,14 +10,15 @@ References
    defined by its code, github.com/npnl/atlas2_grand_challenge, isles/scoring.py at 55b9524.
 .. [2] Moawad et al.: The Brain Tumor Segmentation – Metastases (BraTS-METS) challenge 2023.
    arXiv:2306.00838; github.com/rachitsaluja/brats_val_2023.
+.. [3] Kirillov, He, Girshick, Rother, Dollár: Panoptic segmentation. CVPR 2019. As ISLES'26 has it:
+   github.com/ezequieldlrosa/isles26, utils/eval_utils.py at 91965d0.
 """
 
 import math
 from typing import NamedTuple
 
+import cc3d
 import numpy as np
-from scipy import ndimage
-from skimage.measure import label
 from skimage.morphology import remove_small_objects
 
 
@@ -36,18 +37,29 @@ class Lesions(NamedTuple):
     pairs: np.ndarray
 
 
-def label_lesions(mask):
-    """Number the lesions of a mask, (X, Y, Z), from 1; return labels and the sizes in voxels."""
-    labels, count = label(np.asarray(mask, bool), connectivity=1, return_num=True)
-    return labels, np.bincount(labels.ravel(), minlength=count + 1)[1:]
+# How much of their union two lesions share that are the same one.
+SAME_LESION = 0.25
+
+
+def label_lesions(mask, corners=False):
+    """Number the lesions of a mask, (X, Y, Z), from 1; return labels and the sizes in voxels.
+
+    With `corners` voxels that touch by an edge or a corner are one lesion, too.
+    """
+    mask = np.asarray(mask, bool)
+    # Turned about, as volumes lie in memory; with a rim, without which cc3d fails on the flattest.
+    framed = np.pad(mask.T, 1)
+    labels = cc3d.connected_components(framed, connectivity=26 if corners else 6)
+    return labels.T[1:-1, 1:-1, 1:-1], np.bincount(labels[framed])[1:]
 
 
 def match_lesions(reference, predicted):
     """Find which lesions of two masks overlap, from the results of `label_lesions` for each."""
     (references, reference_sizes), (predictions, predicted_sizes) = reference, predicted
-    both = (references > 0) & (predictions > 0)
+    both = ((references > 0) & (predictions > 0)).T
     width = max(reference_sizes.size, 1)
-    numbers = (predictions[both] - 1).astype(np.int64) * width + references[both] - 1
+    predicted, found = (labels.T[both].astype(np.int64) - 1 for labels in (predictions, references))
+    numbers = predicted * width + found
     pairs, shared = np.unique(numbers, return_counts=True)
     return Lesions(reference_sizes, predicted_sizes, np.stack([*divmod(pairs, width), shared]))
 
@@ -76,8 +88,8 @@ def lesion_wise(lesions, voxel_ml):
     Returns
     -------
     dict
-        ``lesion_f1``, ``lesion_dice``: float in [0, 1]; ``lesion_count_difference``: int, how many
-        lesions the one has more than the other; ``false_positive_ml``: volume of FP.
+        ``lesion_f1``, ``lesion_dice``: float in [0, 1]; ``atlas_lesion_count_difference``: int, how
+        many lesions the one has more than the other; ``false_positive_ml``: volume of FP.
     """
     predicted, found, shared = lesions.pairs
     count = lesions.reference.size
@@ -90,8 +102,33 @@ def lesion_wise(lesions, voxel_ml):
     return {
         "lesion_f1": true / (true + errors / 2) if true + errors else 1.0,
         "lesion_dice": float(dice.sum()) / (true + errors) if true + errors else 1.0,
-        "lesion_count_difference": abs(lesions.predicted.size - count),
+        "atlas_lesion_count_difference": abs(lesions.predicted.size - count),
         "false_positive_ml": int(wrong.sum()) * voxel_ml,
+    }
+
+
+def recognised(lesions):
+    """Count which lesions are recognised one to one, and compare how many there are.
+
+    A predicted lesion and one of the reference are the same where they share at least a quarter of
+    their union (IoU ≥ 0.25); pairs are made from the largest share on, and no lesion is in two.
+    With TP the pairs ``recognition_quality = TP / (TP + (FP + FN) / 2)`` [3]_, 1 if both masks are
+    empty.
+    """
+    predicted, found, shared = lesions.pairs
+    share = shared / (lesions.predicted[predicted] + lesions.reference[found] - shared)
+    paired = [set(), set()]
+    for pair in np.argsort(-share, kind="stable"):
+        both = predicted[pair], found[pair]
+        if share[pair] >= SAME_LESION and not any(
+            own in taken for own, taken in zip(both, paired, strict=True)
+        ):
+            for own, taken in zip(both, paired, strict=True):
+                taken.add(own)
+    counts = lesions.predicted.size, lesions.reference.size
+    return {
+        "lesion_count_difference": abs(counts[0] - counts[1]),
+        "recognition_quality": 2 * len(paired[0]) / sum(counts) if sum(counts) else 1.0,
     }
 
 
@@ -113,5 +150,13 @@ def box_of(volume):
 
     For an empty volume it is one voxel.
     """
-    box = ndimage.find_objects((np.asarray(volume) != 0).view(np.uint8))
-    return box[0] if box else (slice(1),) * volume.ndim
+    marked, box = np.asarray(volume) != 0, []
+    # The last axis first, along which whole planes fall away.
+    for axis in reversed(range(marked.ndim)):
+        others = tuple(other for other in range(marked.ndim) if other != axis)
+        places = np.flatnonzero(marked.any(others))
+        if not places.size:
+            return (slice(1),) * marked.ndim
+        box.insert(0, slice(int(places[0]), int(places[-1]) + 1))
+        marked = marked[(slice(None),) * axis + (box[0],)]
+    return tuple(box)

@@ -1,9 +1,12 @@
 """Small masks, and the slow and obvious way to find their lesions."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
 FACES = [np.array(step) for axis in np.eye(3, dtype=int) for step in (axis, -axis)]
+CORNERS = [np.array(step) for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
 
 
 def cubes(*corners, shape=(12, 10, 9), side=2):
@@ -14,15 +17,15 @@ def cubes(*corners, shape=(12, 10, 9), side=2):
     return mask
 
 
-def flood_fill(mask):
-    """Sets of voxels that a walk over faces joins."""
+def flood_fill(mask, steps=FACES):
+    """Sets of voxels that a walk by these steps joins."""
     left, components = set(map(tuple, np.argwhere(mask).tolist())), []
     while left:
         to_do, component = [left.pop()], set()
         while to_do:
             voxel = to_do.pop()
             component.add(voxel)
-            neighbours = {tuple((voxel + step).tolist()) for step in FACES} & left
+            neighbours = {tuple((voxel + step).tolist()) for step in steps} & left
             left -= neighbours
             to_do += neighbours
         components.append(component)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import bench, gpu, step
 
-NAMES = ("step", "loader", "prep", "inference", "growth", "gpu")
+NAMES = ("step", "loader", "prep", "inference", "growth", "metrics", "gpu")
 
 
 def spin(seconds):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import refused
 
-from evaluation.comparison import METRICS, compare_runs, describe, notes
+from evaluation.comparison import METRICS, compare_runs, describe, notes, rank_runs
 from evaluation.statistics import volume_stratum
 
 PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}
@@ -28,6 +29,24 @@ def test_sessions_are_averaged_before_subjects():
     assert found["metrics"]["dice"]["mean"] == pytest.approx(0.6)
 
 
+def test_runs_are_ranked_by_scan_and_metric_and_equal_ones_share_a_rank():
+    equal = {"absolute_volume_difference_ml": 1.0, "lesion_count_difference": 2.0}
+    rows = [
+        row("a", "1", dice=0.5, recognition_quality=0.5, pr_auc=0.7, **equal),
+        row("b", "1", dice=0.6, recognition_quality=0.4, pr_auc=0.6, **equal),
+        # To the organisers its Dice is 0, as no lesion is recognised; it has no soft map.
+        row("a", "2", dice=0.9, recognition_quality=0.0, pr_auc=np.nan, **equal),
+        row("b", "2", dice=0.1, recognition_quality=0.1, pr_auc=0.1, **equal),
+    ]
+    found = rank_runs(rows, "isles26")
+    # The first scan: 2, 1.5, 1.5, 1, 1; the second: 2, 1.5, 1.5, 2, 2.
+    assert found["mean_rank"] == {"b": pytest.approx(1.4), "a": pytest.approx(1.6)}
+    assert list(found["mean_rank"]) == ["b", "a"]
+    assert found["scans"] == 2
+    with refused("--ranking isles26", "two runs"):
+        rank_runs(rows[::2], "isles26")
+
+
 def test_strata_follow_the_lesion_volume_and_the_site():
     volumes_ml = (0.5, 5, 8, 30, 80)
     rows = [
@@ -48,7 +67,7 @@ def test_marks_on_scans_without_lesion_are_told_apart():
         "dice": 0.0,
         "volume_difference_ml": 3.0,
         "voxel_difference": 3000,
-        "lesion_count_difference": 2,
+        "atlas_lesion_count_difference": 2,
         "hd95_mm": np.nan,
         "assd_mm": np.nan,
     }

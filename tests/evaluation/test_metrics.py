@@ -1,5 +1,6 @@
 """Metrics of a scan against hand-worked ones and a slow way."""
 
+import itertools
 import json
 import math
 
@@ -10,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
-from small_masks import FACES, cubes, flood_fill, mask_pairs
+from small_masks import CORNERS, FACES, cubes, flood_fill, mask_pairs
 
-from evaluation.metrics import subject_metrics
+from evaluation.metrics import pr_auc, subject_metrics
 
 MM = (1.0, 1.0, 1.0)
 KEYS = [
     *("lesion_volume_ml", "dice", "precision", "recall", "hd95_mm", "assd_mm"),
-    *("volume_difference_ml", "lesion_f1", "lesion_dice", "lesion_count_difference"),
-    *("false_positive_ml", "voxel_difference"),
+    *("volume_difference_ml", "lesion_f1", "lesion_dice", "atlas_lesion_count_difference"),
+    *("false_positive_ml", "voxel_difference", "absolute_volume_difference_ml"),
+    *("lesion_count_difference", "recognition_quality", "pr_auc"),
 ]
-PERFECT = {"dice", "precision", "recall", "lesion_f1", "lesion_dice"}
+PERFECT = {"dice", "precision", "recall", "lesion_f1", "lesion_dice", "recognition_quality"}
 EMPTY, CUBE = cubes(), cubes((4, 4, 4))
 
 
@@ -45,9 +47,31 @@ def lesion_metrics(reference, prediction):
         "dice": 2 * len(t & p) / (len(t) + len(p)) if t or p else 1.0,
         "lesion_f1": tp / (tp + (fp + fn) / 2) if t or p else 1.0,
         "lesion_dice": sum(each) / (tp + fn + fp) if t or p else 1.0,
-        "lesion_count_difference": abs(len(lesions) - len(predicted)),
+        "atlas_lesion_count_difference": abs(len(lesions) - len(predicted)),
         "false_positive_ml": sum(map(len, wrong)) / 1000,
         "voxel_difference": abs(len(t) - len(p)),
+    }
+
+
+def isles_metrics(reference, prediction):
+    """Of ISLES'26: lesions that touch by a corner are one, and pairs are made one by one."""
+    lesions, predicted = (flood_fill(mask, CORNERS) for mask in (reference, prediction))
+    shares = [
+        (len(one & other) / len(one | other), i, j)
+        for i, one in enumerate(predicted)
+        for j, other in enumerate(lesions)
+    ]
+    pairs = []
+    for share, i, j in sorted(shares, reverse=True):
+        if share >= 0.25 and all(i != a and j != b for a, b in pairs):
+            pairs.append((i, j))
+    wrong = len(predicted) - len(pairs)
+    missed = len(lesions) - len(pairs)
+    counted = len(pairs) + (wrong + missed) / 2
+    return {
+        "lesion_count_difference": abs(len(lesions) - len(predicted)),
+        "recognition_quality": len(pairs) / counted if counted else 1.0,
+        "absolute_volume_difference_ml": abs(int(reference.sum()) - int(prediction.sum())) / 1000,
     }
 
 
@@ -77,6 +101,32 @@ def test_metrics_of_lesions_equal_the_slow_and_obvious_ones(masks):
     expected = lesion_metrics(*masks)
     found = subject_metrics(*masks, MM)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=500)
+@given(mask_pairs((6, 5, 5)))
+def test_metrics_of_the_successor_equal_the_slow_and_obvious_ones(masks):
+    expected = isles_metrics(*masks)
+    found = subject_metrics(*masks, MM)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=300)
+@given(mask_pairs((6, 5, 5)), st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 5, 256]))
+def test_the_area_under_the_curve_is_that_of_all_thresholds_one_by_one(masks, seed, count):
+    reference, levels = masks[0] > 0, np.zeros(masks[0].shape, np.uint8)
+    levels[:] = np.random.default_rng(seed).integers(0, count, levels.shape)
+    if not reference.any():
+        assert pr_auc(reference, levels) == (len(np.unique(levels)) == 1)
+        return
+    points = [(0.0, 1.0)]  # recall and precision where nothing is marked
+    for threshold in sorted(set(levels.ravel().tolist()), reverse=True):
+        marked = levels >= threshold
+        right = np.count_nonzero(marked & reference)
+        points.append((right / reference.sum(), right / marked.sum()))
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+    assert pr_auc(reference, levels) == pytest.approx(area, abs=1e-12)
+    assert subject_metrics(*masks, MM, levels)["pr_auc"] == pr_auc(reference, levels)
 
 
 @settings(max_examples=300)
@@ -109,6 +159,7 @@ def test_a_perfect_prediction_has_perfect_metrics(masks):
     found = subject_metrics(masks[0], masks[0], MM)
     lesion_volume_ml = found.pop("lesion_volume_ml")
     assert lesion_volume_ml == pytest.approx(masks[0].sum() / 1000)
+    assert math.isnan(found.pop("pr_auc"))
     assert found == {name: float(name in PERFECT) for name in found}
 
 
@@ -158,7 +209,10 @@ def test_hand_worked_lesions():
     reference = cubes((0, 0, 0), (4, 4, 4), (8, 0, 0))
     prediction = cubes((0, 5, 0), (8, 5, 5))
     prediction[4, 4, 4] = prediction[5, 5, 5] = 1
-    assert measured(reference, prediction, "lesion_f1", "lesion_count_difference") == (1 / 3, 1)
+    assert measured(reference, prediction, "lesion_f1", "atlas_lesion_count_difference") == (
+        1 / 3,
+        1,
+    )
     # The found one has 8 voxels, 2 of them are marked, and no others: Dice 2 × 2 / (8 + 2), of five.
     assert measured(reference, prediction, "lesion_dice") == (pytest.approx(0.4 / 5),)
     assert measured(reference, prediction, "false_positive_ml", spacing_mm=(1, 1, 3)) == (
@@ -167,33 +221,61 @@ def test_hand_worked_lesions():
 
 
 def test_two_masks_without_lesion_agree_perfectly():
-    found = subject_metrics(EMPTY, EMPTY, MM)
-    assert found == {name: float(name in PERFECT) for name in KEYS}
+    found = subject_metrics(EMPTY, EMPTY, MM, EMPTY)
+    assert found == {name: float(name in PERFECT or name == "pr_auc") for name in KEYS}
 
 
 @pytest.mark.parametrize("masks", [(EMPTY, CUBE), (CUBE, EMPTY)])
 def test_one_mask_without_lesion_has_ratios_of_0_and_no_distance(masks):
     assert set(measured(*masks, *PERFECT)) == {0}
     assert measured(*masks, "false_positive_ml") == (masks[1].sum() / 1000,)
-    assert measured(*masks, "lesion_count_difference", "voxel_difference") == (1, 8)
+    assert measured(*masks, "atlas_lesion_count_difference", "voxel_difference") == (1, 8)
     assert all(map(math.isnan, measured(*masks, "hd95_mm", "assd_mm")))
 
 
 def test_cubes_that_touch_by_a_corner_or_an_edge_are_two_lesions_and_by_a_face_one():
     for second, count in (((6, 6, 6), 2), ((6, 6, 4), 2), ((6, 4, 4), 1)):
         together = cubes((4, 4, 4), second)
-        assert measured(together, EMPTY, "lesion_count_difference") == (count,)
+        assert measured(together, EMPTY, "atlas_lesion_count_difference") == (count,)
         assert measured(together, CUBE, "lesion_f1") == (1 / (1 + (count - 1) / 2),)
+
+
+def test_to_isles_26_cubes_that_touch_by_a_corner_are_one_lesion():
+    for second, count in (((6, 6, 6), 1), ((6, 6, 4), 1), ((7, 7, 7), 2)):
+        assert measured(cubes((4, 4, 4), second), EMPTY, "lesion_count_difference") == (count,)
+
+
+def test_a_lesion_is_recognised_once_and_from_a_quarter_of_the_union_on():
+    # A cube of 8 voxels against one moved by a voxel: 4 of 12 are shared; along two axes 2 of 14.
+    assert measured(CUBE, cubes((5, 4, 4)), "recognition_quality") == (1,)
+    assert measured(CUBE, cubes((5, 5, 4)), "recognition_quality") == (0,)
+    exactly = CUBE.copy()
+    exactly[4:6, 4:6, 5] = exactly[4:6, 4, 4] = 0
+    assert exactly.sum() == 2
+    assert measured(CUBE, exactly, "recognition_quality") == (1,)
+    # Two predictions cover one lesion by halves: one is it, the other is wrong.
+    bar, halves = np.zeros((2, 12, 3, 3), np.uint8)
+    bar[1:10, 1, 1] = halves[1:5, 1, 1] = halves[6:10, 1, 1] = 1
+    assert measured(bar, halves, "recognition_quality") == (pytest.approx(2 / 3),)
+    assert measured(bar, halves, "lesion_f1") == (1,)
+
+
+def test_a_soft_map_counts_though_its_mask_is_empty():
+    soft = CUBE * np.uint8(3)
+    assert subject_metrics(CUBE, EMPTY, MM, soft)["pr_auc"] == 1
+    assert subject_metrics(EMPTY, EMPTY, MM, soft)["pr_auc"] == 0
+    share = CUBE.sum() / CUBE.size
+    assert subject_metrics(CUBE, EMPTY, MM, EMPTY)["pr_auc"] == pytest.approx((1 + share) / 2)
 
 
 def test_one_prediction_that_bridges_two_lesions_finds_both():
     reference, bridge = cubes((1, 4, 4), (8, 4, 4)), np.zeros_like(EMPTY)
     bridge[2:9, 4, 4] = 1
-    assert measured(reference, bridge, "lesion_f1", "lesion_count_difference") == (1, 1)
+    assert measured(reference, bridge, "lesion_f1", "atlas_lesion_count_difference") == (1, 1)
     # Of 8 voxels each one is marked, of 7; 2 × 1 / (8 + 7) on both sides.
     assert measured(reference, bridge, "lesion_dice") == (pytest.approx(2 / 15),)
     # The other way round, two predictions find one lesion, and none is wrong.
-    assert measured(bridge, reference, "lesion_f1", "lesion_count_difference") == (1, 1)
+    assert measured(bridge, reference, "lesion_f1", "atlas_lesion_count_difference") == (1, 1)
 
 
 def test_hand_worked_distances():
@@ -226,10 +308,12 @@ def test_a_cube_that_is_moved_is_as_far_away_as_it_was_moved(axis, voxels):
 
 
 def test_every_metric_is_a_plain_number_in_the_order_of_the_table():
-    found = subject_metrics(CUBE, cubes((5, 4, 4)), np.array([1, 1, 2], np.float32))
+    other = cubes((5, 4, 4))
+    found = subject_metrics(CUBE, other, np.array([1, 1, 2], np.float32), other)
     assert list(json.loads(json.dumps(found))) == KEYS
     counts = {name for name, value in found.items() if type(value) is int}
-    assert counts == {"lesion_count_difference", "voxel_difference"}
+    lesions = {"atlas_lesion_count_difference", "lesion_count_difference"}
+    assert counts == lesions | {"voxel_difference"}
 
 
 def test_the_masks_are_left_as_they_are():
