@@ -229,6 +229,11 @@ class TransferStage(Stage):
 
 
 class Evaluation(Section):
+    choose_for: Literal["lesions", "dice", "isles26"] = Field(
+        "lesions",
+        description="what the operating point is chosen for: Dice and lesion-wise Dice with few wrong "
+        "lesions, Dice alone, or mean rank by the metrics of ISLES'26",
+    )
     flip: bool = Field(
         False, description="average with the prediction of the mirrored head; twice the time"
     )

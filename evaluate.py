@@ -13,7 +13,7 @@ What turns probabilities into a mask is chosen on validation, and used on test; 
 cross-validation it is chosen on the other folds.
 
     python evaluate.py
-    python evaluate.py --subset test
+    python evaluate.py --subset test --ranking isles26
     python evaluate.py output/runs/fold_*/train output/runs/fold_*/transfer
     python evaluate.py --predictions nnunet --masks /data/ATLAS_2 --output output/nnunet
 """
@@ -36,6 +36,11 @@ def add_arguments(parser):
     parser.add_argument(
         "--masks", type=Path, metavar="FOLDER", help="reference masks for --predictions"
     )
+    parser.add_argument(
+        "--ranking",
+        choices=("isles26",),
+        help="order the runs by mean rank, as this challenge does",
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go")
 
 
@@ -44,6 +49,8 @@ def main(argv=None):
     external = (arguments.predictions, arguments.masks)
     if any(external) and (not all((*external, arguments.output)) or arguments.runs):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
+    if arguments.ranking and (any(external) or len(arguments.runs) == 1):
+        raise InputError(f"--ranking {arguments.ranking}: needs two runs or more; name them")
     if not external[0]:
         require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
     from evaluation.external_predictions import score_external
@@ -59,8 +66,8 @@ def main(argv=None):
         scores = score_external(arguments.predictions, arguments.masks, settings.atlas)
     else:
         runs = arguments.runs or finished_runs(settings.paths.runs)
-        scores = score_runs(runs, settings.paths.prepared, subset, settings.evaluation.flip)
-    save_evaluation(scores, subset, folder, settings.seed)
+        scores = score_runs(runs, settings.paths.prepared, subset, settings.evaluation)
+    save_evaluation(scores, subset, folder, settings.seed, arguments.ranking)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Predictor:
 
     def prediction_of(self, case):
         """Return the file with the probabilities that it predicts for a case."""
-        return self.folder / f"{case.name}_probability.nii.gz"
+        return self.folder / f"{case.name}_levels.nii.gz"
 
 
 @dataclass(frozen=True)

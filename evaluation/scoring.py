@@ -16,9 +16,10 @@ from evaluation.choosing import (
     THRESHOLDS,
     choose_operating_point,
     chosen_operating_point,
+    level_of,
     metric_grids,
+    probability_levels,
     save_operating_point,
-    threshold_levels,
 )
 from evaluation.metrics import subject_metrics
 from evaluation.runs import count_left_out, find_cases, find_runs
@@ -48,22 +49,21 @@ class View(NamedTuple):
     prediction: np.ndarray
 
 
-def score_runs(folders, prepared, subset, flip):
+def score_runs(folders, prepared, subset, options):
     """Predict and score one subset of the split by each of some finished runs.
 
     On validation the operating points are chosen, for each fold of a cross-validation on the other
-    folds; on test the chosen ones are used. `flip` says whether validation averages with the
-    prediction of the mirrored head.
+    folds; on test the chosen ones are used. `options` are the settings of section ``evaluation``.
     """
     runs = find_runs(folders, prepared, subset)
     # All runs have the same folds, in the same order.
     folds = [find_cases(prepared, fold.split, subset) for fold in next(iter(runs.values()))]
     cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
     if subset == "validation":
-        predict_missing(cases, dict.fromkeys(cases, flip))
-        points = choose_points(runs, cases, flip)
+        predict_missing(cases, dict.fromkeys(cases, options.flip))
+        points = choose_points(runs, cases, options)
     else:
-        points = {predictor: read_point(predictor) for predictor in cases}
+        points = {predictor: read_point(predictor, options.choose_for) for predictor in cases}
         predict_missing(cases, {predictor: points[predictor]["flip"] for predictor in cases})
     tasks = [(predictor, case, points[predictor]) for predictor, case in _pairs(cases)]
     rows = list(in_parallel(score_case, tasks, "scoring"))
@@ -101,9 +101,9 @@ def _print_points(cases, points, subset):
         )
 
 
-def read_point(predictor):
+def read_point(predictor, aim):
     """Read the operating point chosen on validation, or print that the plain one is taken."""
-    points = [chosen_operating_point(weights) for weights in predictor.weights]
+    points = [chosen_operating_point(weights, aim) for weights in predictor.weights]
     if any(point != points[0] for point in points):
         raise InputError(
             f"{predictor.name}: its folds have several operating points; choose one by "
@@ -145,11 +145,11 @@ def missing_predictions(predictor, cases, flip):
 def predict_cases(predictor, cases, flip, predict):
     """Predict scans and keep the probabilities.
 
-    ``<scan>_probability.nii.gz`` in the predictor's folder lies on the scan's own grid and holds
-    the probability in tenths, rounded down. It names the weights and the scan that it was made
+    ``<scan>_levels.nii.gz`` in the predictor's folder lies on the scan's own grid and holds the
+    `evaluation.choosing.probability_levels`. It names the weights and the scan that it was made
     from, so that a new start goes on where an earlier one stopped, and a stale file is never
-    mistaken for a new one. `predict` goes from a `Volume`, `flip` and an
-    `Alignment` to the probability, as `prediction.inference.predict_probability`.
+    mistaken for a new one. `predict` goes from a `Volume`, `flip` and an `Alignment` to the
+    probability, as `prediction.inference.predict_probability`.
     """
     maker = _maker(predictor, flip)
 
@@ -160,8 +160,7 @@ def predict_cases(predictor, cases, flip, predict):
                 probability = predict(volume, flip, case.alignment)
             except InputError as error:
                 raise InputError(str(Problem.of(error, case.image))) from error
-            image = to_original_grid(threshold_levels(probability), volume)
-            image.header.set_slope_inter(0.1, 0)
+            image = to_original_grid(probability_levels(probability), volume)
             image.header["descrip"] = _origin(maker, case)
             yield image, predictor.prediction_of(case)
 
@@ -201,11 +200,10 @@ def _stored_origin(file):
 
 
 def load_scored(predictor, case):
-    """Read a scan, its reference mask, and its prediction as `threshold_levels`."""
+    """Read a scan, its reference mask, and its prediction as `probability_levels`."""
     volume = load_volume(case.image)
     reference = load_lesion(case.masks, case.labels, volume)
-    tenths = read_voxels(predictor.prediction_of(case)).voxels
-    return volume, reference, np.rint(tenths * 10).astype(np.uint8)
+    return volume, reference, read_voxels(predictor.prediction_of(case)).voxels
 
 
 class Tried(NamedTuple):
@@ -221,67 +219,74 @@ class Tried(NamedTuple):
     subject: str
 
 
-def try_points(predictor_and_case):
+def try_points(predictor_and_case, aim):
     """Try operating points on one scan; return `Tried`."""
     predictor, case = predictor_and_case
     volume, reference, levels = load_scored(predictor, case)
-    box = box_of(levels | reference)
+    box = box_of((levels > level_of(THRESHOLDS[0])) | (reference > 0))
     grids = [
-        metric_grids(marked[box], reference[box], volume.spacing_mm)
+        metric_grids(marked[box], reference[box], volume.spacing_mm, aim)
         for marked in (levels, empty_ends(levels, volume, case.alignment, case.skip))
     ]
     depth, slice_mm = depth_seen(volume, case.alignment)
     return Tried(np.stack(grids), case.skip * slice_mm, depth * slice_mm, case.subject)
 
 
-def choose_points(runs, cases, flip):
+def choose_points(runs, cases, options):
     """Choose each predictor's operating point on validation."""
-    results = in_parallel(try_points, _pairs(cases), "choosing thresholds")
+    try_on = partial(try_points, aim=options.choose_for)
+    results = in_parallel(try_on, _pairs(cases), "choosing thresholds")
     tried = {predictor: [next(results) for _ in own] for predictor, own in cases.items()}
     results.close()
     points = {}
     for folds in runs.values():
-        points |= choose_for_folds({fold: tried[fold] for fold in folds}, flip)
+        points |= choose_for_folds({fold: tried[fold] for fold in folds}, options)
     return points
 
 
-def choose_for_folds(tried, flip):
+def choose_for_folds(tried, options):
     """Choose the operating point of each predictor of a run from what was tried on its scans.
 
     A fold is scored with a point in which its own subjects had no part, chosen on the predictions
     of the other folds. The point that is chosen on all of them is stored beside each fold's
     weights, for the test subset and new scans. A run of one fold is scored with that, too.
     """
-    point = _choose(chain(*tried.values())) | {"flip": flip}
-    points = {fold: save_operating_point(point, fold.weights[0]) for fold in tried}
+    aim, flip = options.choose_for, {"flip": options.flip}
+    point = _choose(chain(*tried.values()), aim) | flip
+    points = {fold: save_operating_point(point, fold.weights[0], aim) for fold in tried}
     if len(tried) > 1:
         for fold in tried:
             others = chain(*(found for other, found in tried.items() if other is not fold))
-            points[fold] = _choose(others) | {"flip": flip, "chosen_on": "the other folds"}
+            points[fold] = _choose(others, aim) | flip | {"chosen_on": "the other folds"}
     return points
 
 
-def _choose(tried):
+def _choose(tried, aim):
     grids, ends_mm, heights_mm, subjects = zip(*tried, strict=True)
-    point = choose_operating_point(grids, subjects)
+    point = choose_operating_point(grids, subjects, aim)
     ends_mm = float(np.median(ends_mm)) if point.pop("trained_slices_only") else 0.0
     return point | {"ends_mm": ends_mm, "height_mm": float(np.median(heights_mm))}
 
 
 def score_case(task):
     """Score one scan in 3D, from (predictor, case, point) to a row of metrics.csv."""
-    view = load_view(*task)
-    predictor, case, _ = task
-    metrics = subject_metrics(view.reference, view.prediction, view.volume.spacing_mm)
+    predictor, case, point = task
+    volume, reference, levels = load_scored(predictor, case)
+    prediction = _cut(levels, point, volume, case)
+    # As `predict.py` writes it.
+    soft = levels if prediction.any() else np.zeros_like(levels)
+    metrics = subject_metrics(reference, prediction, volume.spacing_mm, soft)
     return metrics_row(predictor.run, case, metrics)
 
 
 def load_view(predictor, case, point):
     """Read a scan, its reference mask, and its prediction cut at an operating point."""
     volume, reference, levels = load_scored(predictor, case)
-    # More levels than its place among the thresholds: more probable than that threshold.
-    level = THRESHOLDS.index(point["threshold"])
-    return View(volume, reference, mask_of(levels, level, point, volume, case.alignment))
+    return View(volume, reference, _cut(levels, point, volume, case))
+
+
+def _cut(levels, point, volume, case):
+    return mask_of(levels, level_of(point["threshold"]), point, volume, case.alignment)
 
 
 def metrics_row(run, case, metrics):

@@ -1,6 +1,14 @@
 """The results of an evaluation: saved, and printed."""
 
-from evaluation.comparison import METRICS, compare_runs, describe, notes, without_nan
+from evaluation.comparison import (
+    METRICS,
+    compare_runs,
+    describe,
+    notes,
+    rank_runs,
+    ranking_sentence,
+    without_nan,
+)
 from evaluation.formatting import interval, number
 from evaluation.report import save_report
 from system.files import InputError, load_json, refuse_foreign, save_csv, save_json
@@ -18,12 +26,14 @@ def check_folder(folder):
     refuse_foreign(folder, OUTPUTS, ours, "evaluate.py")
 
 
-def save_evaluation(scores, subset, folder, seed):
+def save_evaluation(scores, subset, folder, seed, ranking=None):
     """Describe and compare the runs of `evaluation.scoring.Scores`; save and print all results.
 
-    `subset` is None for masks that another program made; `seed` is that of the bootstrap.
+    `subset` is None for masks that another program made; `seed` is that of the bootstrap; `ranking`
+    is one of `evaluation.comparison.RANKINGS`.
     """
     rows = scores.rows
+    ranked = rank_runs(rows, ranking) if ranking else None
     baseline, *others = scores.runs
     runs = {
         name: facts | describe([row for row in rows if row["run"] == name], seed)
@@ -33,13 +43,15 @@ def save_evaluation(scores, subset, folder, seed):
     # The first, as it tells that the others are ours.
     save_json(folder / "summary.json", without_nan({"subset": subset, "runs": runs}))
     save_csv(folder / "metrics.csv", rows)
-    save_json(
-        folder / "comparison.json", without_nan({"subset": subset, "comparisons": comparisons})
-    )
+    compared = {"subset": subset, "comparisons": comparisons, "ranking": ranked}
+    save_json(folder / "comparison.json", without_nan(compared))
     print_metrics(runs)
     print_strata(runs)
     print_comparisons(comparisons)
-    save_report(folder / "report.html", subset, scores, runs, comparisons)
+    sentences = [ranking_sentence(ranked)] if ranked else []
+    for sentence in sentences:
+        print(f"\n{sentence}")
+    save_report(folder / "report.html", subset, scores, runs, comparisons, sentences)
     print(f"\nreport: {folder / 'report.html'}  (open it in a browser)")
     print("beside it: metrics.csv, summary.json, comparison.json")
 

@@ -112,7 +112,9 @@ def predict_scan(outputs, networks, options, training_scales, with_probability):
     mask = mask_of(probability, options["threshold"], options, volume, seen.alignment)
     images = {outputs.mask: to_original_grid(mask, volume)}
     if with_probability:
-        images[outputs.probability] = to_original_grid(probability, volume)
+        # ISLES'26 asks for a map without contrast where there is no lesion.
+        soft = probability if mask.any() else np.zeros_like(probability)
+        images[outputs.probability] = to_original_grid(soft, volume)
     ends = slices_left_empty(options, volume, seen.alignment)
     warnings = unlike_training(seen, training_scales)
     if options["ends_mm"] and not ends:

@@ -239,7 +239,7 @@ def predict_probability(fitting, size, volume):
 
 def choose_point(cases, predict):
     """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
-    from evaluation.choosing import choose_operating_point, metric_grids, threshold_levels
+    from evaluation.choosing import choose_operating_point, metric_grids, probability_levels
     from prediction.operating_point import empty_ends
     from scans.volumes import load_lesion, load_volume
 
@@ -247,10 +247,12 @@ def choose_point(cases, predict):
     for case in cases:
         volume = load_volume(case.image)
         reference = load_lesion(case.masks, case.labels, volume)
-        levels = threshold_levels(predict(volume))
+        levels = probability_levels(predict(volume))
         tried = (levels, empty_ends(levels, volume, case.alignment, case.skip))
-        grids.append([metric_grids(marked, reference, volume.spacing_mm) for marked in tried])
-    return choose_operating_point(grids, [case.subject for case in cases])
+        grids.append(
+            [metric_grids(marked, reference, volume.spacing_mm, "lesions") for marked in tried]
+        )
+    return choose_operating_point(grids, [case.subject for case in cases], "lesions")
 
 
 def write_masks(cases, predict, points):

@@ -3,6 +3,7 @@
 import numpy as np
 from conftest import RAS, draw_head, write_nifti
 
+from config import Evaluation
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, chosen_operating_point
 from evaluation.runs import Case, Predictor
 from evaluation.scoring import Tried, choose_for_folds, load_view
@@ -30,12 +31,14 @@ def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
         folds.append(Predictor("train", fold, (weights,), tmp_path, {}))
     for own in (1, 3, 8):
         tried = dict(zip(folds, map(tried_at, ([own] * 9, [5, 5], [5])), strict=True))
-        point = choose_for_folds(tried, False)[folds[0]]
+        point = choose_for_folds(tried, Evaluation())[folds[0]]
         assert (point["threshold"], point["mean_dice"]) == (THRESHOLDS[5], 1)
         assert point["chosen_on"] == "the other folds"
         # For new scans all subjects choose.
         for fold in folds:
-            assert chosen_operating_point(fold.weights[0])["threshold"] == THRESHOLDS[own]
+            assert (
+                chosen_operating_point(fold.weights[0], "lesions")["threshold"] == THRESHOLDS[own]
+            )
 
 
 def test_a_view_has_no_nan_where_the_scan_has_it_outside_the_head(tmp_path):
@@ -45,7 +48,7 @@ def test_a_view_has_no_nan_where_the_scan_has_it_outside_the_head(tmp_path):
     mask = write_nifti(tmp_path / "m.nii", lesion, RAS)
     case = Case("a", "", "", image, (mask,), None, 0, 0.0)
     predictor = Predictor("train", None, (), tmp_path, {})
-    write_nifti(predictor.prediction_of(case), lesion.astype(np.float32), RAS)
+    write_nifti(predictor.prediction_of(case), lesion * np.uint16(65000), RAS)
     view = load_view(predictor, case, PLAIN)
     assert np.isfinite(view.volume.voxels).all()
     np.testing.assert_array_equal(view.prediction, lesion)

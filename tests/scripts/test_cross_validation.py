@@ -107,7 +107,7 @@ def test_no_subject_is_scored_by_a_network_that_trained_on_it(scored, prepared):
         for fold in range(FOLDS):
             run = scored / "runs" / f"fold_{fold}" / "train"
             seen = load_json(run / "run.json")["subjects"]["training"]
-            kept = run / "predictions" / f"{case.subject}_{case.session}_probability.nii.gz"
+            kept = run / "predictions" / f"{case.subject}_{case.session}_levels.nii.gz"
             assert kept.exists() == (f"atlas/{case.subject}" not in seen)
             unseen += [] if f"atlas/{case.subject}" in seen else [fold]
         (fold,) = unseen
@@ -118,13 +118,13 @@ def test_no_subject_is_scored_by_a_network_that_trained_on_it(scored, prepared):
 
 def test_the_test_subset_is_scored_by_the_average_of_all_networks(scored, prepared):
     weights = [Path(run) / "best.weights.h5" for run in sorted(runs_of(scored / "runs"))]
-    point = chosen_operating_point(weights[0])
+    point = chosen_operating_point(weights[0], "lesions")
     table = metrics_csv(scored / "test")
     assert set(table.subject) == set(load_split(prepared, "atlas", 0)["test"])
     for case in table.itertuples():
         assert case.dice == pytest.approx(dice_by_hand(weights, prepared, case, point))
         kept = scored / "runs" / "evaluation" / "predictions" / "train"
-        assert (kept / f"{case.subject}_{case.session}_probability.nii.gz").exists()
+        assert (kept / f"{case.subject}_{case.session}_levels.nii.gz").exists()
 
 
 def test_the_average_is_predicted_anew_only_if_one_of_its_networks_changed(

@@ -14,8 +14,8 @@ from conftest import ATLAS, RAS, SKIP, quickly, refused, write_nifti, write_pred
 
 import evaluate
 from evaluation import scoring
-from evaluation.choosing import SMALLEST_ML, THRESHOLDS, WRONG_ML
-from evaluation.comparison import METRICS
+from evaluation.choosing import SMALLEST_ML, THRESHOLDS, WRONG_ML, probability_levels
+from evaluation.comparison import METRICS, rank_runs
 from evaluation.metrics import subject_metrics
 from evaluation.statistics import STRATA
 from evaluation.viewer import COLOURS
@@ -71,9 +71,9 @@ def metrics_at(point, probability, reference, spacing_mm):
     inside = probability.copy()
     if point["ends_mm"]:
         inside[:, :, :SKIP] = inside[:, :, -SKIP:] = 0
-    return subject_metrics(
-        reference, remove_small(inside > point["threshold"], smallest), spacing_mm
-    )
+    mask = remove_small(inside > point["threshold"], smallest)
+    soft = probability_levels(probability) if mask.any() else np.zeros(mask.shape, np.uint8)
+    return subject_metrics(reference, mask, spacing_mm, soft)
 
 
 # What the runs leave
@@ -93,9 +93,13 @@ def test_metrics_csv_has_a_row_for_each_run_and_scan_of_the_subset(runs, prepare
         "volume_difference_ml",
         "lesion_f1",
         "lesion_dice",
-        "lesion_count_difference",
+        "atlas_lesion_count_difference",
         "false_positive_ml",
         "voxel_difference",
+        "absolute_volume_difference_ml",
+        "lesion_count_difference",
+        "recognition_quality",
+        "pr_auc",
         "lesion_outside_ml",
         "lesion_below_ml",
     ]
@@ -305,17 +309,35 @@ def test_scans_are_predicted_anew_only_for_other_weights(runs, arguments, tmp_pa
     assert table.dice.tolist() == wanted
 
 
-def test_a_kept_prediction_is_the_probability_in_tenths_on_the_scans_grid(runs, prepared):
+def test_runs_are_ranked_as_the_challenge_does_and_one_alone_is_refused(
+    runs, arguments, tmp_path, capsys
+):
+    words = [*arguments, "--subset", "test", "--ranking", "isles26", "--output", str(tmp_path)]
+    evaluate.main(words)
+    table = metrics_csv(tmp_path)
+    found = load_json(tmp_path / "comparison.json")["ranking"]
+    assert found["mean_rank"] == rank_runs(table.to_dict("records"), "isles26")["mean_rank"]
+    assert sum(found["mean_rank"].values()) == pytest.approx(3)
+    sentence = f"Mean rank by isles26 over {len(table) // 2} scans and 5 metrics"
+    assert sentence in capsys.readouterr().out
+    assert sentence in (tmp_path / "report.html").read_text("utf-8")
+    with refused("--ranking isles26", "two runs"):
+        evaluate.main([str(runs.folder / "train"), *words])
+
+
+def test_a_kept_prediction_is_the_probability_in_levels_on_the_scans_grid(runs, prepared):
     case = metrics_csv(runs.folder / "evaluation" / "validation").query("run == 'train'").iloc[-1]
     run = runs.folder / "train"
-    kept = nibabel.load(run / "predictions" / f"{case.subject}_{case.session}_probability.nii.gz")
+    kept = nibabel.load(run / "predictions" / f"{case.subject}_{case.session}_levels.nii.gz")
     made_from = load_json(prepared / "atlas" / f"{case.subject}_{case.session}.json")["made_from"]
     assert kept.shape == nibabel.load(made_from["image"]).shape
     np.testing.assert_array_equal(kept.affine, nibabel.load(made_from["image"]).affine)
     probability, _, _ = by_hand(run, prepared, case)
-    tenths = nibabel.as_closest_canonical(kept).get_fdata()
-    assert np.abs(tenths + 0.05 - probability).max() <= 0.0501
-    assert len(np.unique(tenths)) > 1
+    levels = nibabel.as_closest_canonical(kept).get_fdata().astype(int)
+    assert kept.get_data_dtype() == np.uint16
+    # A level is 1.6 % of the probability, which was computed in another order.
+    assert np.abs(levels - probability_levels(probability).astype(int)).max() <= 2
+    assert len(np.unique(levels)) > 1
 
 
 # Which runs are taken

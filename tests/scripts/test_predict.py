@@ -260,8 +260,15 @@ def test_a_mask_is_said_to_be_empty_because_its_lesions_are_small(weights, tmp_p
     voxels = head(SHAPE)
     voxels[20, 20, 3] = 9000
     scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
-    assert call(tmp_path / "out", weights, scan, "--smallest-ml", "0.5") == 0
+    words = [scan, "--probability", "--smallest-ml"]
+    assert call(tmp_path / "out", weights, *words, "0") == 0
+    soft = tmp_path / "out" / "scan_probability.nii.gz"
+    assert nibabel.load(soft).get_fdata().any()
+    capsys.readouterr()
+    assert call(tmp_path / "out", weights, *words, "0.5") == 0
     assert "what is probable enough is smaller than 0.5 ml" in capsys.readouterr().out
+    # Where the mask is empty, so is the soft map.
+    assert not nibabel.load(soft).get_fdata().any()
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
