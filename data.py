@@ -23,8 +23,8 @@ from system.devices import check_last_batches, shard_of_batch
 from system.files import InputError
 from training.provenance import marks_of_subjects
 
-# So many batches are read ahead of the one that is asked for.
-AHEAD = 2 * CORES
+# So many batches are read ahead of the one that is asked for; more would only take memory.
+AHEAD = min(2 * CORES, 16)
 
 
 class Batches(keras.utils.PyDataset):
@@ -33,7 +33,7 @@ class Batches(keras.utils.PyDataset):
     `order` gives the row numbers of an epoch, equally many in each. `steps` is the number of
     batches an epoch; the last is smaller where the rows do not divide evenly. `epoch` says which
     epoch is asked for, and `epochs` how many there will be. `error` says why a batch could not be
-    read, which TensorFlow hides.
+    read, which TensorFlow and Keras may hide.
     """
 
     def __init__(self, reader, order, batch_size, seed, augmentation=None, carve_mix=None):

@@ -54,14 +54,18 @@ def run_script(main):
 
 @contextlib.contextmanager
 def starting_keras():
-    """Import Keras in this block on the backend that KERAS_BACKEND names; print its devices."""
-    backend = os.environ.get("KERAS_BACKEND") or BACKENDS[0]
+    """Import Keras in this block on the backend that KERAS_BACKEND names; print its devices.
+
+    Unless one is named, it is the first of `BACKENDS` that is installed.
+    """
+    installed = [backend for backend in BACKENDS if find_spec(backend)]
+    backend = os.environ.get("KERAS_BACKEND") or (installed or BACKENDS)[0]
     if backend not in BACKENDS:
         raise InputError(f"KERAS_BACKEND = {backend}: unknown; choose {', '.join(BACKENDS)}")
-    if not find_spec(backend):
+    if backend not in installed:
         raise ProgramError(
             f"KERAS_BACKEND = {backend}: is not installed; pip install -r "
-            f"requirements/{backend}.txt, or choose another of {', '.join(BACKENDS)}"
+            f"requirements/{backend}.txt, or choose another of {', '.join(installed or BACKENDS)}"
         )
     # Keras itself must not choose another one by a file of the user.
     os.environ["KERAS_BACKEND"] = backend

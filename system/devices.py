@@ -2,9 +2,8 @@
 
 Several devices share each batch: each has all weights and a share of the images. On TensorFlow they
 are the GPUs of one machine, on JAX also those of several processes on several machines; PyTorch has
-one. The loss is
-that of the whole batch, so the number of devices does not change what is learnt; only TensorFlow's
-batch normalisation takes the images of each device by themselves.
+one. The loss is that of the whole batch, so the number of devices does not change what is learnt;
+only TensorFlow's batch normalisation takes the images of each device by themselves.
 """
 
 from importlib import import_module

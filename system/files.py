@@ -126,12 +126,15 @@ def require_file(path, how_to_get_it):
 
 
 def save_csv(path, rows):
-    """Write a list of dictionaries as a table, whole or not at all; what a row lacks stays empty."""
+    """Write a list of dictionaries as a table, whole or not at all.
+
+    What a row lacks, and what is not a number, stays empty.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=columns)
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)
 
 
 def file_hash(path):

@@ -18,10 +18,11 @@ from system.single_device import sum_over_devices as sum_over_devices
 
 def start():
     """Choose the device that Keras takes at its import; name it."""
-    gpu = torch.cuda.is_available()
     # Apple's GPUs have no float64, in which pixels are counted.
-    os.environ["KERAS_TORCH_DEVICE"] = "cuda" if gpu else "cpu"
-    return f"{'1 GPU' if gpu else f'{CORES} CPU cores'}, PyTorch {torch.__version__}"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = os.environ.setdefault("KERAS_TORCH_DEVICE", found)
+    name = f"{CORES} CPU cores" if device == "cpu" else "1 GPU"
+    return f"{name}, PyTorch {torch.__version__}"
 
 
 def resolve_jit(jit):

@@ -49,9 +49,8 @@ class RunFolder:
         self.epochs = getattr(settings, stage).epochs
         self.history, self.seconds, self.kept = [], 0.0, 0
         identity = settings.identity(stage) | data.identity
-        # Runs that were made before the others were there have none.
-        if keras.backend.backend() != "tensorflow":
-            identity["backend"] = keras.backend.backend()
+        # No other one ends a run with the same bits.
+        identity["backend"] = keras.backend.backend()
         if initial_weights is not None:
             identity["initial_weights"] = file_hash(initial_weights)
         self.facts = {
@@ -100,8 +99,9 @@ class RunFolder:
     def _take_up(self, settings):
         """Go on with what the folder holds, if it is the very same run."""
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
-        theirs = without_retired(earlier.get("identity", {}))
         ours = json.loads(json.dumps(self.facts["identity"]))
+        # Runs of earlier versions did not say which.
+        theirs = {"backend": ours["backend"]} | without_retired(earlier.get("identity", {}))
         if differing := differences(theirs, ours):
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "

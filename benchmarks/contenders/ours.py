@@ -137,7 +137,7 @@ def measure(settings, stage, dataset, budget):
     with starting_keras():
         from data import load_stage_data
         from stage import compile_model
-        from system.devices import use_hardware
+        from system.devices import feed, use_hardware
         from unet import build_unet
 
     hardware = settings.hardware
@@ -148,9 +148,9 @@ def measure(settings, stage, dataset, budget):
     compile_model(model, stage, training.steps, hardware.jit)
     count = min(MEASURED_STEPS, training.steps, validation.steps)
     train_s = budget.cost(
-        lambda: model.fit(training, steps_per_epoch=count, shuffle=False, verbose=0)
+        lambda: model.fit(feed(training), steps_per_epoch=count, shuffle=False, verbose=0)
     )
-    validate_s = budget.cost(lambda: model.evaluate(validation, steps=count, verbose=0))
+    validate_s = budget.cost(lambda: model.evaluate(feed(validation), steps=count, verbose=0))
     return train_s / count, validate_s / count * validation.steps
 
 
