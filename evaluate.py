@@ -49,8 +49,8 @@ def main(argv=None):
     external = (arguments.predictions, arguments.masks)
     if any(external) and (not all((*external, arguments.output)) or arguments.runs):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
-    if arguments.ranking and (any(external) or len(arguments.runs) == 1):
-        raise InputError(f"--ranking {arguments.ranking}: needs two runs or more; name them")
+    if arguments.ranking and any(external):
+        raise InputError(f"--ranking {arguments.ranking}: is for runs, not for --predictions")
     if not external[0]:
         require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
     from evaluation.external_predictions import score_external
@@ -66,7 +66,8 @@ def main(argv=None):
         scores = score_external(arguments.predictions, arguments.masks, settings.atlas)
     else:
         runs = arguments.runs or finished_runs(settings.paths.runs)
-        scores = score_runs(runs, settings.paths.prepared, subset, settings.evaluation)
+        options, prepared = settings.evaluation, settings.paths.prepared
+        scores = score_runs(runs, prepared, subset, options, fewest=2 if arguments.ranking else 1)
     save_evaluation(scores, subset, folder, settings.seed, arguments.ranking)
 
 

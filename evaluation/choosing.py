@@ -46,6 +46,8 @@ def probability_levels(probability):
     Networks are mostly sure: a level spans 1.6 % of the probability below 0.5, and of what is missing
     to 1 above. None spans one of `THRESHOLDS`, so that each is passed at one level exactly.
     """
+    # Nothing else than a probability: any other number would be a high level.
+    probability = np.clip(np.nan_to_num(probability), 0, 1) + np.float32(0)
     rarer = np.minimum(probability, 1 - probability)
     # The exponent and the first six binary digits of a number.
     levels = rarer.view(np.uint32) >> 17
@@ -59,7 +61,7 @@ _LEVEL_OF_HALF = np.float32(0.5).view(np.uint32) >> 17
 
 
 def level_of(threshold):
-    """Return which `probability_levels` are those of probabilities above a threshold: all larger."""
+    """Return the level that exactly the probabilities above one of `THRESHOLDS` exceed."""
     return int(probability_levels(np.float32([threshold]))[0])
 
 
@@ -72,7 +74,8 @@ def metric_grids(levels, reference, spacing_mm, aim):
     Returns
     -------
     ndarray, float, shape (metrics, len(THRESHOLDS), len(SMALLEST_ML))
-        Those of `LOOKED_AT`, as `evaluation.metrics.subject_metrics` has them.
+        Those of `LOOKED_AT`, as `evaluation.metrics.subject_metrics` has them; for ``isles26`` Dice is
+        0 where no lesion is recognised.
     """
     grids = np.empty((len(LOOKED_AT[aim]), len(THRESHOLDS), len(SMALLEST_ML)))
     voxel_ml = float(np.prod(spacing_mm)) / 1000
@@ -90,6 +93,8 @@ def metric_grids(levels, reference, spacing_mm, aim):
                 if with_corners:
                     mask = np.concatenate([[False], large])[labels]
                     found |= recognised(match_lesions(with_corners, label_lesions(mask, True)))
+                    # As the challenge has it, see `evaluation.comparison.rank_runs`.
+                    found["dice"] *= found["recognition_quality"] > 0
             grids[:, i, j] = [found[name] for name in LOOKED_AT[aim]]
     return grids
 
@@ -175,13 +180,14 @@ def chosen_operating_point(weights, aim):
     point = read_operating_point(weights)
     stored = load_json(path, "run evaluate.py --subset validation")
     if stored.get("weights") != file_hash(weights):
-        reason = f"was not chosen for {Path(weights).name} as it is now"
-    elif stored.get("rule") != RULES[aim]:
-        reason = f"was not chosen for evaluation.choose_for = {aim} by the rule of today"
+        reason = f"was not chosen for {Path(weights).name} as it is now;"
+    elif (rule := stored.get("rule")) != RULES[aim]:
+        other = next((name for name in RULES if RULES[name] == rule), "another rule")
+        reason = f"was chosen for {other}, not for evaluation.choose_for = {aim}; set that, or"
     elif point["threshold"] not in THRESHOLDS:
-        reason = f"its threshold is none of {', '.join(map(str, THRESHOLDS))}"
+        reason = f"its threshold is none of {', '.join(map(str, THRESHOLDS))};"
     else:
         return point
     raise InputError(
-        f"{path}: {reason}; choose one by evaluate.py --subset validation, with the same runs and --config"
+        f"{path}: {reason} choose one by evaluate.py --subset validation, with the same runs and --config"
     )

@@ -7,7 +7,6 @@ import pandas
 
 from evaluation.formatting import interval, signed
 from evaluation.statistics import STRATA, compare, summary, volume_stratum
-from system.files import InputError
 
 
 class Metric(NamedTuple):
@@ -149,14 +148,8 @@ def rank_runs(rows, ranking):
     dict
         ``ranking``, the number of ``scans``, and ``mean_rank`` of each run, the best first.
 
-    Raises
-    ------
-    InputError
-        If there is only one run.
     """
     table = pandas.DataFrame(rows)
-    if table.run.nunique() < 2:
-        raise InputError(f"--ranking {ranking}: needs two runs or more; name them")
     table.loc[table.recognition_quality == 0, "dice"] = 0.0
     ranks = []
     for name in RANKINGS[ranking]:

@@ -63,15 +63,6 @@ def subject_metrics(reference, prediction, spacing_mm, levels=None):
     }
 
 
-def _surface(mask):
-    """List the voxels, (n, 3), that erosion would take from a mask."""
-    marked = np.argwhere(mask.T)[:, ::-1]
-    padded = np.pad(mask, 1)
-    steps = [sign * axis for axis in np.eye(3, dtype=int) for sign in (-1, 1)]
-    inside = np.all([padded[tuple((marked + 1 + step).T)] for step in steps], axis=0)
-    return marked[~inside]
-
-
 def pr_auc(reference, levels):
     """Measure the area under the curve of precision against recall over all thresholds, voxel by voxel.
 

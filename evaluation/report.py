@@ -38,8 +38,8 @@ DEFINITIONS = {
     "touch by a face, an edge or a corner (ISLES'26).",
     "recognition quality": "As Dice, but counted in such lesions: one of the prediction and one of the "
     "mask are the same if they share a quarter of their union, one to one (ISLES'26).",
-    "PR-AUC": "Area under precision against recall over all thresholds (ISLES'26). No lesion: 1 if "
-    "nothing is marked, else 0.",
+    "PR-AUC": "Area under precision against recall over all thresholds (ISLES'26). Nothing marked: a "
+    "little more than 0.5, and 1 where there is no lesion; a lesion marked where there is none: 0.",
 }
 HEADLINES = {
     "helped": ("Yes: {what} helped", "helped"),
@@ -169,7 +169,9 @@ def _metrics(runs):
         for run in runs.values():
             found = run["metrics"][key]
             mean, sd = (number(found[name], metric.digits) for name in ("mean", "sd"))
-            cells.append({"mean": f"{mean} ± {sd}", "interval": interval(found, metric.digits)})
+            missing = f" · {found['missing']} without" if found["missing"] else ""
+            between = interval(found, metric.digits) + missing
+            cells.append({"mean": f"{mean} ± {sd}", "interval": between})
         table.append({"label": metric.title, "cells": cells})
     return table
 

@@ -161,8 +161,8 @@ def _read_fold(folder, prepared):
                 f"{folder}: was trained with geometry.{name} = {value}, and {prepared} was prepared "
                 f"with {rows[name].iloc[0]}; name its own folder by --set paths.prepared=FOLDER"
             )
-    # A fold may have initial weights of its own.
-    own = ("fold", "split", "initial_weights")
+    # A fold may have initial weights of its own, and be trained on another machine.
+    own = ("fold", "split", "initial_weights", "backend")
     recipe = {name: value for name, value in facts["identity"].items() if name not in own}
     return Fold(facts["fold"], folder, split, recipe)
 

@@ -1,6 +1,6 @@
 """Runs scored in 3D: scans predicted once, the operating point chosen, the masks compared.
 
-Networks come in as a function from a scan to its probabilities: nothing here needs TensorFlow.
+Networks come in as a function from a scan to its probabilities: nothing here needs a framework.
 """
 
 import hashlib
@@ -49,13 +49,20 @@ class View(NamedTuple):
     prediction: np.ndarray
 
 
-def score_runs(folders, prepared, subset, options):
+def score_runs(folders, prepared, subset, options, fewest=1):
     """Predict and score one subset of the split by each of some finished runs.
 
     On validation the operating points are chosen, for each fold of a cross-validation on the other
     folds; on test the chosen ones are used. `options` are the settings of section ``evaluation``.
+
+    Raises
+    ------
+    InputError
+        If there are fewer runs than `fewest`, or `find_runs` refuses one.
     """
     runs = find_runs(folders, prepared, subset)
+    if len(runs) < fewest:
+        raise InputError(f"{', '.join(runs)}: a ranking needs {fewest} runs or more; name them")
     # All runs have the same folds, in the same order.
     folds = [find_cases(prepared, fold.split, subset) for fold in next(iter(runs.values()))]
     cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
@@ -67,7 +74,7 @@ def score_runs(folders, prepared, subset, options):
         predict_missing(cases, {predictor: points[predictor]["flip"] for predictor in cases})
     tasks = [(predictor, case, points[predictor]) for predictor, case in _pairs(cases)]
     rows = list(in_parallel(score_case, tasks, "scoring"))
-    _print_points(cases, points, subset)
+    _print_points(cases, points, subset, options.choose_for)
     facts = {
         name: {
             "folders": [str(file.parent) for predictor in run for file in predictor.weights],
@@ -88,7 +95,7 @@ def _pairs(cases):
     return [(predictor, case) for predictor, own in cases.items() for case in own]
 
 
-def _print_points(cases, points, subset):
+def _print_points(cases, points, subset, aim):
     """Print for each predictor what it is scored on, and with which operating point."""
     for predictor, own in cases.items():
         networks = len(predictor.weights)
@@ -97,7 +104,7 @@ def _print_points(cases, points, subset):
         print(
             f"{predictor.name}: {len(own)} scans of the {subset} subset, {average}"
             + describe_point(points[predictor])
-            + (f", chosen on {chosen_on}" if subset == "validation" else "")
+            + (f", chosen for {aim} on {chosen_on}" if subset == "validation" else "")
         )
 
 

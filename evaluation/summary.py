@@ -58,9 +58,9 @@ def save_evaluation(scores, subset, folder, seed, ranking=None):
 
 def print_metrics(runs):
     """Print a line for each metric and run."""
-    width = max(map(len, runs)) + 2
+    width, wide = max(map(len, runs)) + 2, max(len(m.title) for m in METRICS.values()) + 2
     print(
-        f"\n{'':25}{'':{width}}{'mean ± SD':>18}{'median':>10}"
+        f"\n{'':{wide}}{'':{width}}{'mean ± SD':>18}{'median':>10}"
         f"{'95 % interval of the mean':>28}{'subjects':>10}"
     )
     for key, metric in METRICS.items():
@@ -71,7 +71,7 @@ def print_metrics(runs):
                 number(found[name], metric.digits) for name in ("mean", "sd", "median")
             )
             print(
-                f"{label:25}{name:{width}}{f'{mean} ± {sd}':>18}{median:>10}"
+                f"{label:{wide}}{name:{width}}{f'{mean} ± {sd}':>18}{median:>10}"
                 f"{interval(found, metric.digits):>28}{found['n']:10}"
             )
             label = ""

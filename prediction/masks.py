@@ -34,7 +34,8 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     -------
     dict
         ``weights`` (their hashes), ``flip``, ``threshold``, ``smallest_ml``, ``ends_mm``,
-        ``height_mm``, ``aligner`` where scans are aligned.
+        ``height_mm``, ``empty_map`` (the probability where a mask is empty), ``aligner`` where scans
+        are aligned.
     """
     geometry = shared_geometry({path: load_run_settings(path) for path in weights})
     points = [read_operating_point(path) for path in weights]
@@ -49,6 +50,7 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     # Where one of the networks is trusted with all slices, so is the average.
     if all_slices or not all(point["ends_mm"] for point in points):
         options["ends_mm"] = 0.0
+    options["empty_map"] = 0.0
     if geometry.align == "template":
         options["aligner"] = aligner()
     if not (0 <= options["threshold"] < 1 and 0 <= options["smallest_ml"] < np.inf):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import refused
 
 from evaluation.comparison import METRICS, compare_runs, describe, notes, rank_runs
 from evaluation.statistics import volume_stratum
@@ -43,8 +42,6 @@ def test_runs_are_ranked_by_scan_and_metric_and_equal_ones_share_a_rank():
     assert found["mean_rank"] == {"b": pytest.approx(1.4), "a": pytest.approx(1.6)}
     assert list(found["mean_rank"]) == ["b", "a"]
     assert found["scans"] == 2
-    with refused("--ranking isles26", "two runs"):
-        rank_runs(rows[::2], "isles26")
 
 
 def test_strata_follow_the_lesion_volume_and_the_site():

@@ -45,7 +45,9 @@ def load_json(path):
 
 
 def metrics_csv(folder):
-    return pandas.read_csv(folder / "metrics.csv", dtype={"session": str}, keep_default_na=False)
+    empty = {name: [""] for name in MEASURED}
+    path, text = folder / "metrics.csv", {"session": str}
+    return pandas.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
 
 
 def copy_run(runs, name, folder, **changes):
@@ -310,7 +312,7 @@ def test_scans_are_predicted_anew_only_for_other_weights(runs, arguments, tmp_pa
 
 
 def test_runs_are_ranked_as_the_challenge_does_and_one_alone_is_refused(
-    runs, arguments, tmp_path, capsys
+    runs, arguments, tmp_path, capsys, monkeypatch
 ):
     words = [*arguments, "--subset", "test", "--ranking", "isles26", "--output", str(tmp_path)]
     evaluate.main(words)
@@ -321,8 +323,12 @@ def test_runs_are_ranked_as_the_challenge_does_and_one_alone_is_refused(
     sentence = f"Mean rank by isles26 over {len(table) // 2} scans and 5 metrics"
     assert sentence in capsys.readouterr().out
     assert sentence in (tmp_path / "report.html").read_text("utf-8")
-    with refused("--ranking isles26", "two runs"):
+    monkeypatch.setattr("evaluation.scoring.predict_missing", None)
+    with refused("train: a ranking needs 2 runs or more"):
         evaluate.main([str(runs.folder / "train"), *words])
+    external = ["--predictions", "a", "--masks", "b", "--output", str(tmp_path)]
+    with refused("--ranking isles26", "not for --predictions"):
+        evaluate.main([*external, "--ranking", "isles26"])
 
 
 def test_a_kept_prediction_is_the_probability_in_levels_on_the_scans_grid(runs, prepared):
@@ -414,10 +420,14 @@ def test_perfect_predictions_have_dice_1_everywhere(other_program):
     assert [tuple(scan) for scan in table[["site", "subject", "session"]].to_numpy()] == [
         scan[:3] for scan in ATLAS
     ]
-    for name, value in PERFECT.items():
-        assert (table[name].astype(float) == value).all(), name
+    assert "nan" not in (other_program.output / "metrics.csv").read_text()
+    assert table.pop("pr_auc").isna().all()
+    for name in METRICS.keys() - {"pr_auc"}:
+        assert (table[name] == PERFECT[name]).all(), name
     summary = load_json(other_program.output / "summary.json")["runs"]["predictions"]
     assert (summary["scans"], summary["subjects"]) == (9, 8)
+    assert summary["metrics"]["pr_auc"]["missing"] == 8
+    assert "8 without" in (other_program.output / "report.html").read_text("utf-8")
     assert summary["lesion_outside_ml"] is None and summary["lesion_below_ml"] is None
     assert load_json(other_program.output / "comparison.json")["comparisons"] == []
 
@@ -439,7 +449,7 @@ def test_equal_file_names_are_pairs_whatever_they_are(other_program, tmp_path):
     table = other_program.score(tmp_path / "b", tmp_path / "a")
     assert table.subject.tolist() == ["left", "right"]
     assert table.dice.astype(float).tolist() == [1, 0]
-    assert table.hd95_mm.tolist() == ["0.0", "nan"]
+    assert table.hd95_mm.fillna(-1).tolist() == [0, -1]
 
 
 @pytest.mark.parametrize(
