@@ -158,6 +158,9 @@ def test_thick_slices_are_means_and_keep_their_place():
     voxels[2:4, 2:4, 3:6] = 9
     thick = resample(voxels, np.eye(4), (6, 6, 4), from_matvec(np.diag([1, 1, 3]), (0, 0, 1)))
     np.testing.assert_allclose(thick[2, 2], [0, 9, 0, 0], atol=1e-5)
+    voxels[:, :, 5] = 0  # a third of a thick slice, away from its middle
+    thick = resample(voxels, np.eye(4), (6, 6, 4), from_matvec(np.diag([1, 1, 3]), (0, 0, 1)))
+    np.testing.assert_allclose(thick[2, 2], [0, 6, 0, 0], atol=1e-5)
     fine = from_matvec(np.diag([0.5, 0.5, 0.5]), (-0.25, -0.25, -0.25))
     doubled = voxels.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     np.testing.assert_allclose(resample(doubled, fine, voxels.shape, np.eye(4)), voxels, atol=1e-5)
