@@ -7,6 +7,7 @@ from conftest import refused
 from config import load_settings
 from data import load_stage_data, training_order
 from losses import NO_IMAGE
+from system.devices import feed
 
 
 @pytest.fixture
@@ -164,6 +165,20 @@ def test_the_stream_gives_the_batches_in_order_from_any_epoch(load):
         assert stored.dtype == lesions.dtype == np.uint8
         np.testing.assert_array_equal(images, (stored.astype(np.float32) - mean) * factor)
         np.testing.assert_array_equal(masks, lesions)
+
+
+def test_keras_gets_the_batches_of_the_epoch_that_is_chosen(load):
+    """By `tf.data`, where they are standardised by TensorFlow."""
+    batches = load().training
+    fed = feed(batches)
+    for epoch in (0, 2):
+        wanted = list(batches.stream(epoch, epoch + 1))
+        batches.epoch = epoch
+        found = list(fed.as_numpy_iterator())
+        assert len(found) == batches.steps
+        for one, other in zip(found, wanted, strict=True):
+            for ours, theirs in zip(one, other, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_order_of_an_epoch_is_drawn_once_and_not_for_each_batch(load):
