@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from evaluation.comparison import METRICS
 from prediction.lesions import (
     keep_predicted,
     label_lesions,
@@ -142,8 +143,8 @@ def choose_operating_point(grids, subjects, aim):
         if quiet.max() >= goodness.max() / 2:
             goodness = quiet
     elif aim == "isles26":
-        # The first two are better the larger they are.
-        signs = np.array([-1, -1, 1, 1])[:, None, None]
+        better = [METRICS[name].larger_is_better for name in LOOKED_AT[aim]]
+        signs = np.where(better, -1, 1)[:, None, None]
         by_metric = (grids * signs).round(9).swapaxes(1, 2).reshape(len(grids), len(signs), -1)
         ranks = rankdata(by_metric, axis=-1).mean(1).reshape(len(grids), *goodness.shape)
         goodness = -by_subject(ranks).mean(0).round(9)

@@ -147,7 +147,6 @@ def rank_runs(rows, ranking):
     -------
     dict
         ``ranking``, the number of ``scans``, and ``mean_rank`` of each run, the best first.
-
     """
     table = pandas.DataFrame(rows)
     table.loc[table.recognition_quality == 0, "dice"] = 0.0
