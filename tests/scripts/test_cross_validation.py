@@ -13,7 +13,7 @@ from conftest import ATLAS, SKIP, quickly, refused
 import cross_validate
 import evaluate
 import train_model
-from evaluation import scoring
+from evaluation import kept_predictions
 from evaluation.choosing import chosen_operating_point
 from evaluation.metrics import subject_metrics
 from prediction.inference import predict_probability
@@ -134,7 +134,9 @@ def test_the_average_is_predicted_anew_only_if_one_of_its_networks_changed(
     words = [*arguments, "--subset", "test", "--output", str(tmp_path), *runs_of(copy / "runs")]
     predicted = []
     monkeypatch.setattr(
-        scoring, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+        kept_predictions,
+        "predict_probability",
+        lambda *a: predicted.append(0) or predict_probability(*a),
     )
     evaluate.main(words)
     assert not predicted

@@ -13,7 +13,7 @@ import pytest
 from conftest import ATLAS, RAS, SKIP, quickly, refused, write_nifti, write_predictions
 
 import evaluate
-from evaluation import scoring
+from evaluation import kept_predictions
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, WRONG_ML, probability_levels
 from evaluation.comparison import METRICS, rank_runs
 from evaluation.metrics import subject_metrics
@@ -279,12 +279,14 @@ def test_a_stopped_evaluation_goes_on_with_the_scans_that_are_missing(
         predicted.append(volume)
         return predict_probability(networks, volume, flip, alignment)
 
-    monkeypatch.setattr(scoring, "predict_probability", count)
+    monkeypatch.setattr(kept_predictions, "predict_probability", count)
     with pytest.raises(KeyboardInterrupt):
         evaluate.main(words)
     assert len(list((run / "predictions").iterdir())) == 1
     monkeypatch.setattr(
-        scoring, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+        kept_predictions,
+        "predict_probability",
+        lambda *a: predicted.append(0) or predict_probability(*a),
     )
     evaluate.main(words)
     table = metrics_csv(tmp_path / "out")
@@ -298,7 +300,9 @@ def test_scans_are_predicted_anew_only_for_other_weights(runs, arguments, tmp_pa
     words = [str(run), *arguments, "--output", str(tmp_path / "out")]
     predicted = []
     monkeypatch.setattr(
-        scoring, "predict_probability", lambda *a: predicted.append(0) or predict_probability(*a)
+        kept_predictions,
+        "predict_probability",
+        lambda *a: predicted.append(0) or predict_probability(*a),
     )
     evaluate.main(words)
     assert not predicted

@@ -15,8 +15,9 @@ from scipy.spatial.transform import Rotation
 import predict
 import prep
 from config import load_settings
+from evaluation.kept_predictions import missing_predictions, predict_cases
 from evaluation.runs import Predictor, _read_fold, find_cases
-from evaluation.scoring import load_view, missing_predictions, predict_cases, score_case
+from evaluation.scoring import load_view, score_case
 from prediction.operating_point import PLAIN
 from scans import preparation
 from scans.geometry import look_at
