@@ -237,6 +237,11 @@ class Evaluation(Section):
     flip: bool = Field(
         False, description="average with the prediction of the mirrored head; twice the time"
     )
+    strata: list[str] = Field(
+        [],
+        description="further columns of participants.tsv or *_metadata.csv by which evaluate.py divides "
+        "the subjects, as [sex, scanner]",
+    )
 
 
 class Hardware(Section):

@@ -63,12 +63,14 @@ def main(argv=None):
     make_folder(folder)
     check_folder(folder)
     if arguments.predictions:
-        scores = score_external(arguments.predictions, arguments.masks, settings.atlas)
+        columns = settings.evaluation.strata
+        scores = score_external(arguments.predictions, arguments.masks, settings.atlas, columns)
     else:
         runs = arguments.runs or finished_runs(settings.paths.runs)
         options, prepared = settings.evaluation, settings.paths.prepared
         scores = score_runs(runs, prepared, subset, options, fewest=2 if arguments.ranking else 1)
-    save_evaluation(scores, subset, folder, settings.seed, arguments.ranking)
+    strata = settings.evaluation.strata
+    save_evaluation(scores, subset, folder, settings.seed, strata, arguments.ranking)
 
 
 if __name__ == "__main__":

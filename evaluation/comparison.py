@@ -6,7 +6,8 @@ from typing import NamedTuple
 import pandas
 
 from evaluation.formatting import interval, signed
-from evaluation.statistics import STRATA, compare, summary, volume_stratum
+from evaluation.statistics import compare, summary
+from evaluation.strata import strata_of
 
 
 class Metric(NamedTuple):
@@ -53,25 +54,26 @@ VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
 FEWEST_SUBJECTS = 6
 
 
-def describe(rows, seed):
+def describe(rows, seed, columns=()):
     """Summarise the metrics of one run over its subjects, in all and in strata.
 
-    `rows` are those of metrics.csv; sessions of a subject are averaged first. ``lesion_ml`` and
+    `rows` are those of metrics.csv; sessions of a subject are averaged first, in strata those that
+    belong to it. `columns` are further ways to divide; see `evaluation.strata`. ``lesion_ml`` and
     ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
     training skipped, with ``lesion_below_ml`` at the bottom; ``without_lesion`` is what was marked
     on scans without lesion.
     """
     table = pandas.DataFrame(rows)
     subjects = _average_sessions(table)
-    strata = subjects.lesion_volume_ml.map(volume_stratum)
-    sites = table.groupby("subject").site.first().loc[subjects.index]
     healthy = table[table.lesion_volume_ml == 0]
     return {
         "subjects": len(subjects),
         "scans": len(table),
         "metrics": {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)},
-        "by_lesion_volume": _describe_strata(subjects, strata, STRATA, seed),
-        "by_site": _describe_strata(subjects, sites, sorted(sites.unique()), seed),
+        "strata": {
+            by: _describe_strata(table, strata, seed)
+            for by, strata in strata_of(table, columns).items()
+        },
         "lesion_ml": float(table.lesion_volume_ml.sum()),
         # Not known of another program's masks.
         "lesion_outside_ml": float(table.lesion_outside_ml.sum(skipna=False)),
@@ -90,12 +92,13 @@ def _average_sessions(table):
     return table.groupby("subject")[[*METRICS, *VOLUMES]].mean()
 
 
-def _describe_strata(subjects, stratum_of, strata, seed):
-    return {
-        stratum: {"subjects": int((stratum_of == stratum).sum())}
-        | {name: summary(subjects[name][stratum_of == stratum], seed) for name in METRICS}
-        for stratum in strata
-    }
+def _describe_strata(table, strata, seed):
+    described = {}
+    for name in strata.names:
+        own = _average_sessions(table[strata.of_row == name])
+        described[name] = {"subjects": len(own)}
+        described[name] |= {metric: summary(own[metric], seed) for metric in METRICS}
+    return described
 
 
 def compare_runs(rows, run, baseline, seed):

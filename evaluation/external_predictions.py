@@ -9,7 +9,9 @@ import numpy as np
 from evaluation.metrics import subject_metrics
 from evaluation.runs import Case
 from evaluation.scoring import Scores, View, metrics_row
+from evaluation.strata import check_strata
 from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, shared_names, stem_of
+from scans.metadata import Metadata
 from scans.volumes import load_lesion, load_mask, load_volume, read_voxels
 from system.files import InputError
 from system.parallel import in_parallel
@@ -23,9 +25,13 @@ class ExternalPrediction:
     case: Case
 
 
-def score_external(folder, masks, layout):
-    """Score the masks, 0/1 or 0/255, of another program against the reference masks of a folder."""
+def score_external(folder, masks, layout, strata=()):
+    """Score the masks, 0/1 or 0/255, of another program against the reference masks of a folder.
+
+    `strata` are columns of the tables beside the masks that will be asked for.
+    """
     predictions = pair_masks(folder, masks, layout)
+    check_strata(strata, {name: None for p in predictions for name in p.case.metadata})
     name = Path(folder).resolve().name
     metrics = in_parallel(_score, predictions, f"{name}: masks")
     rows = [
@@ -62,7 +68,7 @@ def pair_masks(predictions, masks, layout):
     for file, name in _nifti_files(predictions).items():
         by_name.setdefault(name, []).append(file)
         by_scan.setdefault(identify(file.relative_to(predictions))[:2], []).append(file)
-    pairs, missing, used = [], [], {}
+    pairs, missing, used, metadata = [], [], {}, Metadata(masks)
     for place, (file, *others) in wanted.items():
         subject, session, site = identify(file.relative_to(masks))
         # Another program may have dropped what tells the scans of a session apart.
@@ -85,8 +91,13 @@ def pair_masks(predictions, masks, layout):
             )
         used[found[0]] = file
         own = (file, *others)
-        case = Case(subject, session, site, images.get(place), own, layout.labels)
+        known = metadata.of(file, subject, session)
+        site = known.pop("site", site)
+        image = images.get(place)
+        case = Case(subject, session, site, image, own, layout.labels, metadata=known)
         pairs.append(ExternalPrediction(found[0], case))
+    for problem in metadata.problems:
+        print(problem)
     if missing:
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(wanted)} masks: "

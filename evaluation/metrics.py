@@ -32,7 +32,8 @@ def subject_metrics(reference, prediction, spacing_mm, levels=None):
     negative where lesion was missed. Its size, Dice, ``lesion_count_difference``,
     ``recognition_quality`` and ``pr_auc`` are the five of ISLES'26 [3]_; ``voxel_difference``,
     ``|Σp − Σt|``, Dice, ``lesion_f1`` and ``atlas_lesion_count_difference`` the ATLAS challenge's
-    four [2]_. Without `levels` (see `pr_auc`) that one is NaN.
+    four [2]_. Without `levels` (see `pr_auc`) that one is NaN. ``lesion_count`` is that of the
+    reference, as ISLES'26 counts.
     """
     reference, prediction = np.asarray(reference) != 0, np.asarray(prediction) != 0
     if reference.shape != prediction.shape or reference.ndim != 3:
@@ -52,6 +53,8 @@ def subject_metrics(reference, prediction, spacing_mm, levels=None):
     ]
     return {
         "lesion_volume_ml": sizes[0] * voxel_ml,
+        "lesion_count": pairs[1].reference.size,
+        "longest_voxel_side_mm": max(map(float, spacing_mm)),
         **overlap(reference, prediction),
         **surface_distances(reference, prediction, spacing_mm),
         "volume_difference_ml": (sizes[1] - sizes[0]) * voxel_ml,

@@ -11,7 +11,6 @@ from evaluation.comparison import METRICS, notes
 from evaluation.formatting import interval, number, signed
 from evaluation.made_from import read_stages, tables_of_settings
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
-from evaluation.statistics import STRATA
 from evaluation.viewer import COLOURS, slice_viewer
 from system.files import whole_file
 from training.pictures import TITLES
@@ -204,17 +203,19 @@ def _comparison(comparison, subjects):
 
 
 def _strata(runs):
-    tables = []
     first = next(iter(runs.values()))
-    for key, title in (("by_lesion_volume", "lesion volume"), ("by_site", "site")):
-        names = STRATA if key == "by_lesion_volume" else first[key]
-        rows = [
-            [name, first[key][name]["subjects"]]
-            + [number(run[key][name]["dice"]["mean"], 3) for run in runs.values()]
-            for name in names
-        ]
-        tables.append({"title": title, "rows": rows})
-    return tables
+    return [
+        {
+            "title": by,
+            "rows": [
+                [name, stratum["subjects"]]
+                + [number(run["strata"][by][name]["dice"]["mean"], 3) for run in runs.values()]
+                for name, stratum in strata.items()
+            ],
+        }
+        for by, strata in first["strata"].items()
+        if len(strata) > 1
+    ]
 
 
 def _viewers(table, names, views):
@@ -244,7 +245,7 @@ def _viewers(table, names, views):
 def _all_scans(table):
     """Return metrics.csv as it is shown."""
     digits = {name: metric.digits for name, metric in METRICS.items()}
-    digits |= {"lesion_volume_ml": 2, "lesion_outside_ml": 2}
+    digits |= {"lesion_volume_ml": 2, "lesion_outside_ml": 2, "longest_voxel_side_mm": 2}
     shown = table.copy()
     for name, places in digits.items():
         shown[name] = [number(value, places) for value in table[name]]

@@ -2,13 +2,13 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from scans.alignment import Alignment
 from scans.find import scan_name
-from scans.manifest import load_manifest
+from scans.manifest import load_manifest, metadata_columns
 from scans.splits import fingerprint, load_split, rows_of
 from system.files import InputError, load_json
 from training.provenance import differences
@@ -44,7 +44,8 @@ class Case:
     It is the union of `masks`, whose `labels` count as lesion. `image` is None where it is not at
     hand. The network's axial slices are those of `alignment`, or the scan's own where it is None;
     training left out `skip` of them at either end, with `lesion_outside_ml` of lesion, of which
-    `lesion_below_ml` at the bottom (NaN where not known).
+    `lesion_below_ml` at the bottom (NaN where not known). `metadata` is what else is known of the
+    person, by column; see `scans.metadata`.
     """
 
     subject: str
@@ -57,6 +58,7 @@ class Case:
     lesion_outside_ml: float = math.nan
     lesion_below_ml: float = math.nan
     alignment: Alignment | None = None
+    metadata: dict = field(default_factory=dict)
 
     @property
     def name(self):
@@ -201,8 +203,8 @@ def find_cases(prepared, split, subset):
             f"{prepared}: no subject is in the {subset} subset; see split in config.yaml"
         )
     cases = []
-    for row in rows.drop_duplicates(["subject", "session"]).itertuples():
-        name = scan_name(row.subject, row.session)
+    for row in rows.drop_duplicates(["subject", "session"]).to_dict("records"):
+        name = scan_name(row["subject"], row["session"])
         facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
         made_from = facts["made_from"]
         files = [Path(made_from["image"]), *map(Path, made_from["masks"])]
@@ -211,9 +213,9 @@ def find_cases(prepared, split, subset):
                 raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
         cases.append(
             Case(
-                row.subject,
-                row.session,
-                row.site,
+                row["subject"],
+                row["session"],
+                row["site"],
                 files[0],
                 tuple(files[1:]),
                 made_from["labels"],
@@ -221,6 +223,7 @@ def find_cases(prepared, split, subset):
                 facts["lesion_outside_ml"],
                 facts["lesion_below_ml"],
                 Alignment.from_facts(facts["alignment"]) if facts["alignment"] else None,
+                {name: row[name] for name in metadata_columns(rows) if row[name]},
             )
         )
     return cases

@@ -17,6 +17,7 @@ from evaluation.choosing import (
 from evaluation.kept_predictions import load_scored, predict_missing
 from evaluation.metrics import subject_metrics
 from evaluation.runs import count_left_out, find_cases, find_runs
+from evaluation.strata import check_strata
 from prediction.lesions import box_of
 from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
 from scans.geometry import depth_seen
@@ -58,6 +59,7 @@ def score_runs(folders, prepared, subset, options, fewest=1):
     # All runs have the same folds, in the same order.
     folds = [find_cases(prepared, fold.split, subset) for fold in next(iter(runs.values()))]
     cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
+    check_strata(options.strata, {n: None for own in folds for case in own for n in case.metadata})
     if subset == "validation":
         predict_missing(cases, dict.fromkeys(cases, options.flip))
         points = choose_points(runs, cases, options)
@@ -203,4 +205,6 @@ def metrics_row(run, case, metrics):
     """Make a row of metrics.csv."""
     scan = {"run": run, "subject": case.subject, "session": case.session, "site": case.site}
     ends = {name: getattr(case, name) for name in ("lesion_outside_ml", "lesion_below_ml")}
-    return scan | metrics | ends
+    row = scan | metrics | ends
+    # A table of the user may have a column that is called as one of ours is.
+    return row | {name: value for name, value in case.metadata.items() if name not in row}

@@ -12,20 +12,9 @@ import math
 import numpy as np
 from scipy import stats
 
-STRATA = ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
 SIGNIFICANCE = 0.05
 # Values that lie closer together are the same but for rounding; a voxel is about 0.001 ml.
 DECIMALS = 9
-
-
-def volume_stratum(lesion_volume_ml):
-    """Name the stratum of `STRATA` that a lesion volume is in.
-
-    1 ml belongs to 1–10 ml, and 10 and 50 ml to 10–50 ml. A scan without lesion is in the first.
-    """
-    if lesion_volume_ml > 50:
-        return STRATA[3]
-    return STRATA[(lesion_volume_ml >= 1) + (lesion_volume_ml >= 10)]
 
 
 def summary(values, seed):

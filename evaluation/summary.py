@@ -11,7 +11,7 @@ from evaluation.comparison import (
 )
 from evaluation.formatting import interval, number
 from evaluation.report import save_report
-from system.files import InputError, load_json, refuse_foreign, save_csv, save_json
+from system.files import InputError, load_json, one_line, refuse_foreign, save_csv, save_json
 
 OUTPUTS = ("metrics.csv", "summary.json", "comparison.json", "report.html")
 
@@ -26,17 +26,18 @@ def check_folder(folder):
     refuse_foreign(folder, OUTPUTS, ours, "evaluate.py")
 
 
-def save_evaluation(scores, subset, folder, seed, ranking=None):
+def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
     """Describe and compare the runs of `evaluation.scoring.Scores`; save and print all results.
 
-    `subset` is None for masks that another program made; `seed` is that of the bootstrap; `ranking`
-    is one of `evaluation.comparison.RANKINGS`.
+    `subset` is None for masks that another program made; `seed` is that of the bootstrap; `strata`
+    are further columns to divide by (see `evaluation.strata`); `ranking` is one of
+    `evaluation.comparison.RANKINGS`.
     """
     rows = scores.rows
     ranked = rank_runs(rows, ranking) if ranking else None
     baseline, *others = scores.runs
     runs = {
-        name: facts | describe([row for row in rows if row["run"] == name], seed)
+        name: facts | describe([row for row in rows if row["run"] == name], seed, strata)
         for name, facts in scores.runs.items()
     }
     comparisons = [compare_runs(rows, name, baseline, seed) for name in others]
@@ -78,18 +79,20 @@ def print_metrics(runs):
 
 
 def print_strata(runs):
-    """Print the mean Dice by lesion volume and by site, then the notes."""
+    """Print the mean Dice by lesion volume, by site and so on, where they differ; then the notes."""
     widths = {name: max(len(name) + 2, 10) for name in runs}
     first = next(iter(runs.values()))
-    for key, title in (("by_lesion_volume", "lesion volume"), ("by_site", "site")):
+    for by, strata in first["strata"].items():
+        if len(strata) == 1:
+            continue
         names = "".join(f"{name:>{width}}" for name, width in widths.items())
-        print(f"\n{f'Dice by {title}':25}{'subjects':>10}{names}")
-        for stratum, found in first[key].items():
-            means = (number(runs[name][key][stratum]["dice"]["mean"], 3) for name in runs)
+        print(f"\n{f'Dice by {by}':32}{'subjects':>10}{names}")
+        for stratum, found in strata.items():
+            means = (number(run["strata"][by][stratum]["dice"]["mean"], 3) for run in runs.values())
             cells = "".join(
                 f"{mean:>{width}}" for mean, width in zip(means, widths.values(), strict=True)
             )
-            print(f"{stratum:25}{found['subjects']:10}{cells}")
+            print(f"{one_line(stratum):32}{found['subjects']:10}{cells}")
     print()
     for sentence in notes(runs):
         print(sentence)

@@ -3,7 +3,7 @@
 import itertools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ LOOKS_LIKE_A_MASK = re.compile(r"lesion|mask|seg|roi|label", re.IGNORECASE)
 class Scan:
     """A T1-weighted image with its masks, whose union is the lesion.
 
-    `session` is empty where the name gives none; see `identify`.
+    `session` is empty where the name gives none; see `identify`. `metadata` is what else is known of
+    it, by column; see `scans.metadata`.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class Scan:
     site: str
     image: Path
     masks: tuple[Path, ...]
+    metadata: dict = field(default_factory=dict)
 
     @property
     def name(self):

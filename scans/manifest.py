@@ -10,9 +10,11 @@ align, brain                      the settings of section geometry
 mean, std                         of the scan's intensities, for `scans.intensity.standardise`
 content                           hash of all its scan's slices: finds a scan under two names
 alike                             the same for scans that are nearly identical
+days_post_stroke, ...             what else is known of the person, if anything: see `scans.metadata`
 """
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,8 @@ INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+\.(npy|png)")
 def load_manifest(folder, dataset):
     """Read the rows of one data set from slices.csv of a prepared folder, with the columns above.
 
+    Those of `metadata_columns` are text.
+
     Raises
     ------
     InputError
@@ -53,7 +57,9 @@ def load_manifest(folder, dataset):
     """
     path = Path(folder) / "slices.csv"
     try:
-        table = pandas.read_csv(path, dtype=COLUMNS, keep_default_na=False)[list(COLUMNS)]
+        types = defaultdict(lambda: str, COLUMNS)
+        table = pandas.read_csv(path, dtype=types, keep_default_na=False)
+        table = table[[*COLUMNS, *metadata_columns(table)]]
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run prep.py first") from None
     except (ValueError, KeyError, OSError) as error:
@@ -67,6 +73,11 @@ def load_manifest(folder, dataset):
     if rows.empty:
         raise InputError(f"{path}: no slices of {dataset}; set paths.{dataset} and run prep.py")
     return rows
+
+
+def metadata_columns(rows):
+    """List the columns of a manifest that come from a data set's own tables."""
+    return [name for name in rows.columns if name not in COLUMNS]
 
 
 def _impossible_rows(table):

@@ -1,5 +1,6 @@
 """All scans of the data sets prepared, one process a core, and dealt out to folds."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas
 
 from scans.find import find_scans
+from scans.metadata import Metadata
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import alignment_picture, prepare_scan
 from scans.splits import make_split, split_from_table
@@ -25,14 +27,31 @@ def find_datasets(settings):
             print(f"{dataset}: no folder {folder}, left out")
             continue
         found = find_scans(folder, dataset, layout.image_suffix, layout.mask_suffixes)
-        scans += found.scans
+        described, notes = _with_metadata(found.scans, folder)
+        scans += described
         problems += found.problems
-        for note in found.notes:
+        for note in (*found.notes, *notes):
             print(one_line(f"{dataset}: {note}"))
     if not scans and not problems:
         folders = " nor ".join(getattr(settings.paths, dataset) for dataset in DATASETS)
         raise InputError(f"neither {folders} is a folder; set paths.atlas or paths.brats17")
     return scans, problems
+
+
+def _with_metadata(scans, folder):
+    """Add to scans what tables in their folder know of them; return them, and notes."""
+    metadata, described, counts = Metadata(folder), [], {}
+    for scan in scans:
+        known = metadata.of(scan.image, scan.subject, scan.session)
+        for name in known:
+            counts[name] = counts.get(name, 0) + 1
+        site = known.pop("site", scan.site)
+        described.append(replace(scan, site=site, metadata=known))
+    notes = [str(problem) for problem in metadata.problems]
+    if counts:
+        columns = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        notes.append(f"known of so many scans: {columns}; see evaluation.strata")
+    return described, notes
 
 
 def prepare_scans(scans, settings, strict, keep_doubtful):
@@ -49,6 +68,9 @@ def prepare_scans(scans, settings, strict, keep_doubtful):
             if outcome.error:
                 problem = Problem.of(outcome.error, scan.image)
             elif keep_doubtful or not (problem := _doubtful(scan, facts, settings.paths.prepared)):
+                # What is known of a person may have changed since the slices were cut.
+                for row in facts["slices"]:
+                    row |= {"site": scan.site} | scan.metadata
                 prepared.append(facts)
                 continue
             if strict:

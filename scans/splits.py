@@ -1,7 +1,6 @@
 """Subjects dealt out to training, validation and test: by subject or by site, never by slice."""
 
 import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pandas
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
+from scans.spreadsheet import read_spreadsheet
 from system.files import InputError, load_json
 
 # Columns of slices.csv that find one scan under two names.
@@ -86,7 +86,7 @@ def split_from_table(path, rows, folds):
     spreadsheets save it. The result is that of `make_split`.
     """
     try:
-        table = _read_spreadsheet(path)
+        table = read_spreadsheet(path)
         fold_of = dict(zip(table["subject"], table["fold"], strict=True))
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -106,17 +106,6 @@ def split_from_table(path, rows, folds):
         [s for s in subjects if fold_of[s] == name] for name in [names[-1], *names[:-1]]
     )
     return {"test": test, "folds": dealt}
-
-
-def _read_spreadsheet(path):
-    """Read a csv as text, whichever separator, byte-order mark and capitals a spreadsheet chose."""
-    text = Path(path).read_text("utf-8-sig")
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    table = pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-    table = table.rename(columns=lambda name: name.strip().lower())
-    table = table.apply(lambda column: column.str.strip())
-    return table[(table != "").any(axis=1)]
 
 
 def load_split(folder, dataset, fold):

@@ -143,7 +143,7 @@ def quickly(patch):
 
     Each process takes seconds to start, and `runs`, `prepared` and tests of their own have tried them.
     """
-    from evaluation import external_predictions, report, scoring
+    from evaluation import external_predictions, kept_predictions, report, scoring
     from prediction import masks
     from scans import preparation
     from system.parallel import in_parallel
@@ -151,7 +151,7 @@ def quickly(patch):
     def in_this_process(function, items, label, processes=1, count=None):
         return in_parallel(function, items, label, 1, count)
 
-    for module in (preparation, scoring, external_predictions, masks):
+    for module in (preparation, kept_predictions, scoring, external_predictions, masks):
         patch.setattr(module, "in_parallel", in_this_process)
     patch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.comparison import METRICS, compare_runs, describe, notes, rank_runs
-from evaluation.statistics import volume_stratum
+from evaluation.strata import volume_stratum
 
 PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}
 
@@ -51,11 +51,11 @@ def test_strata_follow_the_lesion_volume_and_the_site():
         for i, ml in enumerate(volumes_ml)
     ]
     found = describe(rows, 0)
-    assert [s["subjects"] for s in found["by_lesion_volume"].values()] == [1, 2, 1, 1]
+    assert [s["subjects"] for s in found["strata"]["lesion volume"].values()] == [1, 2, 1, 1]
     for ml in (0.5, 30, 80):
-        stratum = found["by_lesion_volume"][volume_stratum(ml)]
+        stratum = found["strata"]["lesion volume"][volume_stratum(ml)]
         assert stratum["dice"]["mean"] == pytest.approx(ml / 100)
-    assert [s["subjects"] for s in found["by_site"].values()] == [3, 2]
+    assert [s["subjects"] for s in found["strata"]["site"].values()] == [3, 2]
 
 
 def test_marks_on_scans_without_lesion_are_told_apart():

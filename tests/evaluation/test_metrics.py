@@ -17,7 +17,16 @@ from evaluation.metrics import pr_auc, subject_metrics
 
 MM = (1.0, 1.0, 1.0)
 KEYS = [
-    *("lesion_volume_ml", "dice", "precision", "recall", "hd95_mm", "assd_mm"),
+    *(
+        "lesion_volume_ml",
+        "lesion_count",
+        "longest_voxel_side_mm",
+        "dice",
+        "precision",
+        "recall",
+        "hd95_mm",
+        "assd_mm",
+    ),
     *("volume_difference_ml", "lesion_f1", "lesion_dice", "atlas_lesion_count_difference"),
     *("false_positive_ml", "voxel_difference", "absolute_volume_difference_ml"),
     *("lesion_count_difference", "recognition_quality", "pr_auc"),
@@ -145,7 +154,8 @@ def test_swapping_the_masks_swaps_precision_and_recall_and_changes_no_other_agre
     swapped = subject_metrics(*masks[::-1], spacing_mm)
     swapped["precision"], swapped["recall"] = swapped["recall"], swapped["precision"]
     swapped["volume_difference_ml"] *= -1
-    del found["lesion_volume_ml"], swapped["lesion_volume_ml"]
+    for name in ("lesion_volume_ml", "lesion_count"):
+        del found[name], swapped[name]
     if masks[0].any() and masks[1].any():
         # Who is found in whom is not symmetric: one prediction may bridge two lesions.
         for name in ("lesion_f1", "lesion_dice"):
@@ -159,6 +169,8 @@ def test_a_perfect_prediction_has_perfect_metrics(masks):
     found = subject_metrics(masks[0], masks[0], MM)
     lesion_volume_ml = found.pop("lesion_volume_ml")
     assert lesion_volume_ml == pytest.approx(masks[0].sum() / 1000)
+    assert (found.pop("lesion_count") > 0) == masks[0].any()
+    assert found.pop("longest_voxel_side_mm") == 1
     assert math.isnan(found.pop("pr_auc"))
     assert found == {name: float(name in PERFECT) for name in found}
 
@@ -195,6 +207,7 @@ def test_hand_worked_overlap():
     assert found["recall"] == 4 / 8
     assert found["voxel_difference"] == 4
     assert found["lesion_volume_ml"] == pytest.approx(8 * 0.00192)
+    assert (found["lesion_count"], found["longest_voxel_side_mm"]) == (1, 3)
     assert found["volume_difference_ml"] == pytest.approx(4 * 0.00192)
 
 
@@ -222,7 +235,8 @@ def test_hand_worked_lesions():
 
 def test_two_masks_without_lesion_agree_perfectly():
     found = subject_metrics(EMPTY, EMPTY, MM, EMPTY)
-    assert found == {name: float(name in PERFECT or name == "pr_auc") for name in KEYS}
+    ones = {*PERFECT, "pr_auc", "longest_voxel_side_mm"}
+    assert found == {name: float(name in ones) for name in KEYS}
 
 
 @pytest.mark.parametrize("masks", [(EMPTY, CUBE), (CUBE, EMPTY)])
@@ -312,7 +326,7 @@ def test_every_metric_is_a_plain_number_in_the_order_of_the_table():
     found = subject_metrics(CUBE, other, np.array([1, 1, 2], np.float32), other)
     assert list(json.loads(json.dumps(found))) == KEYS
     counts = {name for name, value in found.items() if type(value) is int}
-    lesions = {"atlas_lesion_count_difference", "lesion_count_difference"}
+    lesions = {"lesion_count", "atlas_lesion_count_difference", "lesion_count_difference"}
     assert counts == lesions | {"voxel_difference"}
 
 

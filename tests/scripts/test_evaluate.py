@@ -17,7 +17,7 @@ from evaluation import kept_predictions
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, WRONG_ML, probability_levels
 from evaluation.comparison import METRICS, rank_runs
 from evaluation.metrics import subject_metrics
-from evaluation.statistics import STRATA
+from evaluation.strata import VOLUMES
 from evaluation.viewer import COLOURS
 from prediction.inference import predict_probability
 from prediction.lesions import remove_small
@@ -87,6 +87,8 @@ def test_metrics_csv_has_a_row_for_each_run_and_scan_of_the_subset(runs, prepare
     assert list(table.columns) == [
         *WHOSE,
         "lesion_volume_ml",
+        "lesion_count",
+        "longest_voxel_side_mm",
         "dice",
         "precision",
         "recall",
@@ -229,9 +231,9 @@ def test_the_summary_counts_each_subject_in_one_stratum_and_at_one_site(runs, pr
     subjects = len(load_split(prepared, "atlas", 0)[subset])
     for run in content["runs"].values():
         assert run["subjects"] == subjects
-        assert list(run["by_lesion_volume"]) == list(STRATA)
-        for key in ("by_lesion_volume", "by_site"):
-            assert sum(stratum["subjects"] for stratum in run[key].values()) == subjects
+        assert list(run["strata"]["lesion volume"]) == list(VOLUMES)
+        for key in ("lesion volume", "site"):
+            assert sum(stratum["subjects"] for stratum in run["strata"][key].values()) == subjects
         assert set(run["metrics"]) == set(MEASURED)
 
 

@@ -1,0 +1,108 @@
+"""Scans divided into strata: by lesion, by site, by scanner, by what else is known of the person."""
+
+from typing import NamedTuple
+
+import pandas
+
+from system.files import InputError
+
+NOT_KNOWN = "not known"
+VOLUMES = ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
+COUNTS = ("no lesion", "1", "2–4", "5 or more")
+VOXELS = ("<0.95 mm", "0.95–1.05 mm", "1.05–2 mm", ">2 mm")
+TIMES = ("to 7 days", "8–179 days", "from 180 days")
+# Values of ``chronicity`` that say 180 days or more.
+CHRONIC = ("1", "1.0", "chronic", "yes", "true")
+# A column of more different numbers is divided at its quartiles.
+MOST_VALUES = 6
+
+
+class Strata(NamedTuple):
+    """One way to divide scans: the stratum of each row, and the strata in their order."""
+
+    of_row: pandas.Series
+    names: list
+
+
+def strata_of(table, columns=()):
+    """Divide the rows of metrics.csv in each way that its columns allow.
+
+    `columns` are those of the user's own tables (`evaluation.strata`).
+
+    Returns
+    -------
+    dict of str to Strata
+        By what they are divided by, in words.
+    """
+    found = {"lesion volume": Strata(table.lesion_volume_ml.map(volume_stratum), VOLUMES)}
+    if "lesion_count" in table:
+        found["number of lesions"] = _present(table.lesion_count.map(_count), COUNTS)
+    if {"days_post_stroke", "chronicity"} & set(table):
+        found["time since stroke"] = _by_time(table)
+    found["site"] = _present(_words(table.site))
+    if "longest_voxel_side_mm" in table:
+        sides = table.longest_voxel_side_mm.map(_voxel)
+        found["longest side of a voxel"] = _present(sides, VOXELS)
+    return found | {name.replace("_", " "): _by_own(table[name]) for name in columns}
+
+
+def check_strata(columns, known):
+    """Refuse a column of `evaluation.strata` that no table beside the scans has; name those there."""
+    for column in columns:
+        if column not in known:
+            raise InputError(
+                f"evaluation.strata: {column} is known of no scan; known are "
+                f"{', '.join(known) or 'no columns'}, from participants.tsv and *_metadata.csv"
+            )
+
+
+def volume_stratum(lesion_volume_ml):
+    """Name the stratum of `VOLUMES` that a lesion volume is in.
+
+    1 ml belongs to 1–10 ml, and 10 and 50 ml to 10–50 ml. A scan without lesion is in the first.
+    """
+    if lesion_volume_ml > 50:
+        return VOLUMES[3]
+    return VOLUMES[(lesion_volume_ml >= 1) + (lesion_volume_ml >= 10)]
+
+
+def _count(lesions):
+    return COUNTS[(lesions >= 1) + (lesions >= 2) + (lesions >= 5)]
+
+
+def _voxel(side_mm):
+    return VOXELS[(side_mm >= 0.95) + (side_mm > 1.05) + (side_mm > 2)]
+
+
+def _present(of_row, names=()):
+    """Keep of the names those that occur, and what has no name of these before what is not known."""
+    occurring = set(of_row)
+    others = sorted(occurring.difference(names, [NOT_KNOWN]))
+    return Strata(of_row, [n for n in (*names, *others, NOT_KNOWN) if n in occurring])
+
+
+def _words(column):
+    return column.fillna("").astype(str).replace("", NOT_KNOWN)
+
+
+def _by_time(table):
+    """Divide by the days since the stroke, or by the word for it where the days are not known."""
+    nothing = pandas.Series("", table.index)
+    days = pandas.to_numeric(table.get("days_post_stroke", nothing), errors="coerce")
+    words = _words(table.get("chronicity", nothing)).str.lower()
+    words = words.replace(dict.fromkeys(CHRONIC, TIMES[2]))
+    by_days = days.fillna(0).map(lambda day: TIMES[(day > 7) + (day >= 180)])
+    return _present(words.where(days.isna(), by_days), TIMES)
+
+
+def _by_own(column):
+    """Divide by the values of a column; numbers of many values at their quartiles."""
+    words = _words(column)
+    known = words[words != NOT_KNOWN]
+    numbers = pandas.to_numeric(known, errors="coerce")
+    if numbers.isna().any() or numbers.nunique() <= MOST_VALUES:
+        return _present(words)
+    quarters = pandas.qcut(numbers, 4, labels=False, duplicates="drop")
+    names = numbers.groupby(quarters).agg(lambda own: f"{own.min():g} to {own.max():g}")
+    words.loc[known.index] = quarters.map(names)
+    return _present(words, tuple(names))
