@@ -124,7 +124,8 @@ class Geometry(Section):
 
 class Split(Section):
     by: Literal["subject", "site"] = Field(
-        description="what stays together; sites are those of ATLAS"
+        description="folds of subjects, or of whole sites of ATLAS: prep.py draws both, and by this one "
+        "those that are held back"
     )
     folds: Annotated[int, Field(ge=2)] = Field(description="validation folds")
     test_fraction: Fraction = Field(description="share of the subjects that no stage ever sees")
@@ -132,6 +133,10 @@ class Split(Section):
         None,
         description="a csv (subject, fold) in place of the drawn split; fold is 0, 1, ... or test",
     )
+
+    def by_of(self, dataset):
+        """Return what stays together in folds of a data set; BraTS17 names but three institutions."""
+        return self.by if dataset == "atlas" else "subject"
 
 
 class UNet(Section):

@@ -154,7 +154,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     """
     folder, seed = settings.paths.prepared, settings.seed
     rows = load_manifest(folder, dataset)
-    split = load_split(folder, dataset, settings.fold)
+    split = load_split(folder, dataset, settings.fold, settings.split.by_of(dataset))
     subsets = rows_of(rows, split)
     reader = SliceReader(folder, rows, settings.unet.neighbours)
     _check_prepared(folder, rows, reader, settings)

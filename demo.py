@@ -26,7 +26,7 @@ def main(argv=None):
     paths, seed = settings.paths, settings.seed
     if arguments.results:
         print_results(paths.runs)
-        print_threshold(paths.prepared, settings.fold)
+        print_threshold(paths.prepared, settings.fold, settings.split.by)
         print(f"\npictures: {Path(paths.runs).resolve()}/*/learning_curves.png and predictions.png")
         return
     make_atlas(paths.atlas, settings.demo.atlas_subjects, seed)

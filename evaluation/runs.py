@@ -9,7 +9,7 @@ from typing import NamedTuple
 from scans.alignment import Alignment
 from scans.find import scan_name
 from scans.manifest import load_manifest, metadata_columns
-from scans.splits import fingerprint, load_split, rows_of
+from scans.splits import find_split, rows_of
 from system.files import InputError, load_json
 from training.provenance import differences
 
@@ -148,8 +148,8 @@ def _read_fold(folder, prepared):
         raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
     if not facts.get("finished"):
         raise InputError(f"{folder}: not finished; the command that began it goes on")
-    split = load_split(prepared, "atlas", facts["fold"])
-    if facts["identity"].get("split") != fingerprint(split):
+    split = find_split(prepared, "atlas", facts["fold"], facts["identity"].get("split"))
+    if split is None:
         raise InputError(
             f"{folder}: was trained with another split than {Path(prepared) / 'splits.json'}, "
             "so it may know these subjects; name its own folder by --set paths.prepared=FOLDER"

@@ -11,7 +11,7 @@ from scans.find import find_scans
 from scans.metadata import Metadata
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import alignment_picture, prepare_scan
-from scans.splits import make_split, split_from_table
+from scans.splits import make_other_folds, make_split, split_from_table
 from system.files import InputError, Problem, one_line
 from system.parallel import attempt, in_parallel
 
@@ -117,18 +117,26 @@ def group_near_duplicates(prepared):
 
 
 def split_datasets(rows, settings):
-    """Draw the split of each data set, or take that of ATLAS from `split.table`."""
-    split, options = {}, settings.split
+    """Draw the split of each data set, or take that of ATLAS from `split.table`.
+
+    Returns
+    -------
+    dict
+        By data set ``{"test": [subject, ...], "folds": {"subject": folds, "site": folds}}``, each of
+        the folds a list of subjects: the content of splits.json.
+    """
+    content, options = {}, settings.split
     for dataset, own in pandas.DataFrame(rows).groupby("dataset"):
+        by = options.by_of(dataset)
         if options.table and dataset == "atlas":
-            split[dataset] = split_from_table(options.table, own, options.folds)
+            split = split_from_table(options.table, own, options.folds)
         else:
-            # The names of BraTS17 tell no more than three institutions.
-            by = options.by if dataset == "atlas" else "subject"
-            split[dataset] = make_split(
-                own, by, options.folds, options.test_fraction, settings.seed
-            )
-    return split
+            split = make_split(own, by, options.folds, options.test_fraction, settings.seed)
+        folds = {by: split["folds"]}
+        if dataset == "atlas":
+            folds |= make_other_folds(own, split, by, settings.seed)
+        content[dataset] = {"test": split["test"], "folds": folds}
+    return content
 
 
 def print_summary(prepared):

@@ -1,12 +1,13 @@
 """Subjects dealt out to training, validation and test: by subject or by site, never by slice."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from scans.spreadsheet import read_spreadsheet
 from system.files import InputError, load_json
@@ -19,7 +20,8 @@ def make_split(rows, by, folds, test_fraction, seed):
     """Deal the subjects of one data set out to a test subset and `folds` validation folds.
 
     Subjects are stratified by lesion volume. All sessions of a subject, and (nearly) identical
-    scans under two names, stay together, and with ``by="site"`` all subjects of a site.
+    scans under two names, stay together, and with ``by="site"`` all subjects of a site; the folds are
+    then as alike in their number of subjects as sites, large and small, allow.
 
     Returns
     -------
@@ -31,7 +33,8 @@ def make_split(rows, by, folds, test_fraction, seed):
     InputError
         If there are too few subjects or sites.
     """
-    groups = _groups(rows, by)
+    subjects = _grouped(rows, by)
+    groups = _groups(subjects)
     held_back = max(1, round(test_fraction * len(groups))) if test_fraction else 0
     if len(groups) - held_back < folds:
         raise InputError(
@@ -47,15 +50,36 @@ def make_split(rows, by, folds, test_fraction, seed):
         )
         rest = groups.drop(groups.index[test])
 
-    def subjects(groups):
-        return sorted(subject for members in groups.subjects for subject in members)
+    def members(groups):
+        return sorted(subject for own in groups.subjects for subject in own)
 
-    deck = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    dealt = [fold for _, fold in deck.split(rest, _strata(rest, len(rest) // folds))]
-    return {
-        "test": subjects(groups.iloc[test]),
-        "folds": [subjects(rest.iloc[fold]) for fold in dealt],
-    }
+    if by == "site":
+        people = subjects[subjects.group.isin(rest.index)]
+        deck = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        strata = _strata(people, len(people) // folds)
+        dealt = [sorted(people.index[i]) for _, i in deck.split(people, strata, people.group)]
+    else:
+        deck = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        dealt = [
+            members(rest.iloc[i]) for _, i in deck.split(rest, _strata(rest, len(rest) // folds))
+        ]
+    return {"test": members(groups.iloc[test]), "folds": dealt}
+
+
+def make_other_folds(rows, split, by, seed):
+    """Deal those who are not held back out to folds by site where `split` is by subject, and vice versa.
+
+    As many folds as those of `split`, or as there are sites.
+
+    Returns
+    -------
+    dict
+        ``{"site": [[subject, ...], ...]}`` or ``"subject"``; empty where all are of one site.
+    """
+    other = "site" if by == "subject" else "subject"
+    rest = rows[~rows.subject.isin(split["test"])]
+    folds = min(len(split["folds"]), len(_groups(_grouped(rest, other))))
+    return {other: make_split(rest, other, folds, 0, seed)["folds"]} if folds > 1 else {}
 
 
 def _strata(groups, most):
@@ -64,14 +88,19 @@ def _strata(groups, most):
     return pandas.qcut(order, max(1, min(4, most)), labels=False)
 
 
-def _groups(rows, by):
-    """List what must stay together, with its subjects and their mean lesion size in voxels."""
-    subjects = rows.groupby("subject").agg(site=("site", "first"), lesion=("lesion_pixels", "sum"))
-    subjects["group"] = subjects.site if by == "site" else subjects.index
-    for column in SAME_SCAN:
+def _grouped(rows, by):
+    """List the subjects with their lesion size in voxels, and the group that must stay together."""
+    subjects = rows.groupby("subject").agg(lesion=("lesion_pixels", "sum"))
+    subjects["group"] = subjects.index
+    for column in (*SAME_SCAN, *(["site"] if by == "site" else [])):
         for twins in rows.groupby(column).subject.unique():
             same = subjects.group.isin(subjects.group[twins])
             subjects.loc[same, "group"] = subjects.group[twins[0]]
+    return subjects
+
+
+def _groups(subjects):
+    """List the groups of subjects with their mean lesion size."""
     return (
         subjects.reset_index()
         .groupby("group")
@@ -108,8 +137,10 @@ def split_from_table(path, rows, folds):
     return {"test": test, "folds": dealt}
 
 
-def load_split(folder, dataset, fold):
+def load_split(folder, dataset, fold, by="subject"):
     """Read from splits.json of a prepared folder which subjects train, validate (`fold`) and test.
+
+    `by` says of which folds: ``"subject"`` or ``"site"``.
 
     Raises
     ------
@@ -119,7 +150,7 @@ def load_split(folder, dataset, fold):
     path = Path(folder) / "splits.json"
     content = load_json(path, "run prep.py first")
     try:
-        test, folds = content[dataset]["test"], content[dataset]["folds"]
+        test, folds = content[dataset]["test"], content[dataset]["folds"][by]
         if not all(isinstance(names, list) for names in (folds, test, *folds)):
             raise TypeError("a subset is no list")
         if not all(isinstance(subject, str) for names in (test, *folds) for subject in names):
@@ -130,11 +161,32 @@ def load_split(folder, dataset, fold):
             "test": test,
         }
     except (TypeError, KeyError, IndexError):
-        raise InputError(f"{path}: has no fold {fold} of {dataset}; run prep.py again") from None
+        of, advice = f"of {dataset}", ""
+        if by == "site":
+            of, advice = f"by site {of}", "look whether all are of one site in slices.csv, or "
+        raise InputError(f"{path}: has no fold {fold} {of}; {advice}run prep.py again") from None
     for subject, count in pandas.Series([*test, *np.concatenate(folds)]).value_counts().items():
         if count > 1:
             raise InputError(f"{path}: {subject} stands in {count} subsets; run prep.py again")
     return split
+
+
+def find_split(folder, dataset, fold, identity):
+    """Find the split of a fold, by subject or by site, that has this `fingerprint`, or None."""
+    by_subject = load_split(folder, dataset, fold)
+    if fingerprint(by_subject) == identity:
+        return by_subject
+    with contextlib.suppress(InputError):
+        by_site = load_split(folder, dataset, fold, "site")
+        if fingerprint(by_site) == identity:
+            return by_site
+    return None
+
+
+def count_folds(folder, dataset, by):
+    """Count the folds of a kind in splits.json of a prepared folder."""
+    load_split(folder, dataset, 0, by)
+    return len(load_json(Path(folder) / "splits.json", "")[dataset]["folds"][by])
 
 
 def rows_of(rows, split):

@@ -7,14 +7,14 @@ from scans.reader import SliceReader
 from scans.splits import load_split, rows_of
 
 
-def threshold_baseline(prepared, fold):
+def threshold_baseline(prepared, fold, by):
     """Segment the validation slices by the band of grey levels that is best on the training slices.
 
     Dice, precision and recall are of all pixels pooled, as in the stages; ``band`` is its ends in
     8-bit grey levels.
     """
     rows = load_manifest(prepared, "atlas")
-    subsets = rows_of(rows, load_split(prepared, "atlas", fold))
+    subsets = rows_of(rows, load_split(prepared, "atlas", fold, by))
     reader = SliceReader(prepared, rows)
 
     def cumulative_counts(numbers):
@@ -36,9 +36,9 @@ def threshold_baseline(prepared, fold):
     return {"dice": dice, "precision": precision, "recall": recall, "band": best}
 
 
-def print_threshold(prepared, fold):
+def print_threshold(prepared, fold, by):
     """Print the baseline as a line of the table of `training.results.print_results`."""
-    found = threshold_baseline(prepared, fold)
+    found = threshold_baseline(prepared, fold, by)
     low, high = found["band"]
     print(
         f"{'threshold':12}{'':7}{'':12}{found['dice']:8.3f}{found['precision']:11.3f}"

@@ -10,7 +10,16 @@ from conftest import refused
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scans.splits import fingerprint, load_split, make_split, rows_of, split_from_table
+from scans.splits import (
+    count_folds,
+    find_split,
+    fingerprint,
+    load_split,
+    make_other_folds,
+    make_split,
+    rows_of,
+    split_from_table,
+)
 
 
 def manifest(lesions, sites=None, sessions=None, twin_of=None):
@@ -104,6 +113,68 @@ def test_sites_stay_together():
     assert by_site.groupby(rows.site).nunique().max() == 1
     by_subject = rows.subject.map(subset_of(make_split(rows, "subject", 3, 0.2, 0)))
     assert by_subject.groupby(rows.site).nunique().max() > 1
+
+
+@given(rows=manifests(), folds=st.integers(2, 4), seed=st.integers(0, 99))
+def test_folds_by_site_are_of_the_same_people_and_keep_each_site_together(rows, folds, seed):
+    split = make_split(rows, "subject", folds, 0.2, seed)
+    other = make_other_folds(rows, split, "subject", seed)
+    assume(other)
+    both = {"test": split["test"], "folds": other["site"]}
+    subset = subset_of(both)
+    assert set(subset) == set(rows.subject)
+    assert 1 < len(other["site"]) <= folds
+    assert all(other["site"])
+    dealt = rows[~rows.subject.isin(split["test"])]
+    for column in ("site", "content", "alike"):
+        assert dealt.subject.map(subset).groupby(dealt[column]).nunique().max() == 1
+
+
+def test_a_subject_of_two_sites_keeps_both_together():
+    rows = manifest([9] * 12, sites=[i % 6 for i in range(12)], sessions=[2] + [1] * 11)
+    rows.loc[(rows.subject == "s000") & (rows.session == "1"), "site"] = "R5"
+    for seed in range(5):
+        subset = rows.subject.map(subset_of(make_split(rows, "site", 3, 0, seed)))
+        assert subset[rows.site.isin(["R0", "R5"])].nunique() == 1
+
+
+def test_folds_by_site_are_about_equally_large_though_sites_are_not():
+    sizes = [40, 25, 12, 10, 8, 6, 5, 5, 4, 3, 1, 1]
+    sites = [site for site, size in enumerate(sizes) for _ in range(size)]
+    lesions = np.random.default_rng(0).integers(1, 400, len(sites)).tolist()
+    rows = manifest(lesions, sites=sites)
+    counts = [len(fold) for fold in make_split(rows, "site", 3, 0, 0)["folds"]]
+    assert sum(counts) == 120
+    assert max(counts) - min(counts) <= 6
+
+
+def test_without_a_second_site_there_are_no_folds_by_site():
+    rows = manifest([9] * 12)
+    split = make_split(rows, "subject", 3, 0.2, 0)
+    assert make_other_folds(rows, split, "subject", 0) == {}
+
+
+def test_fewer_sites_than_folds_make_as_many_folds():
+    rows = manifest([9] * 20, sites=[i % 3 for i in range(20)])
+    split = make_split(rows, "subject", 5, 0.2, 0)
+    assert len(make_other_folds(rows, split, "subject", 0)["site"]) == 3
+
+
+def test_the_split_of_a_run_is_found_among_both_kinds(tmp_path):
+    both = {"subject": [["a"], ["b"]], "site": [["b"], ["a"]]}
+    save_split(tmp_path, {"atlas": {"test": [], "folds": both}})
+    for by, folds in both.items():
+        split = split_of(folds)
+        assert load_split(tmp_path, "atlas", 0, by) == split
+        assert find_split(tmp_path, "atlas", 0, fingerprint(split)) == split
+    assert find_split(tmp_path, "atlas", 0, "another") is None
+
+
+def test_folds_by_site_that_are_not_there_are_asked_of_prep(tmp_path):
+    save_split(tmp_path, {"atlas": {"test": [], "folds": {"subject": [["a"], ["b"]]}}})
+    with refused("no fold 0 by site of atlas", "one site in slices.csv", "run prep.py again"):
+        load_split(tmp_path, "atlas", 0, "site")
+    assert find_split(tmp_path, "atlas", 0, "another") is None
 
 
 def test_twins_stay_together_over_several_names():
@@ -236,8 +307,11 @@ def test_a_table_that_separates_one_scan_under_two_names_is_refused(tmp_path, ro
 @pytest.mark.parametrize("fold", [0, 1, 2])
 def test_each_fold_validates_once_and_trains_otherwise(tmp_path, fold):
     folds = [["a", "b"], ["c"], ["d"]]
-    save_split(tmp_path, {"atlas": {"test": ["e"], "folds": folds}})
+    both = {"subject": folds, "site": folds[::-1]}
+    save_split(tmp_path, {"atlas": {"test": ["e"], "folds": both}})
     assert load_split(tmp_path, "atlas", fold) == split_of(folds, ["e"], fold)
+    assert load_split(tmp_path, "atlas", fold, "site") == split_of(folds[::-1], ["e"], fold)
+    assert count_folds(tmp_path, "atlas", "site") == 3
 
 
 @pytest.mark.parametrize(
@@ -247,10 +321,22 @@ def test_each_fold_validates_once_and_trains_otherwise(tmp_path, fold):
         ("{", 0, ["cannot be read"]),
         ("[]", 0, ["prep.py again"]),
         ("{}", 0, ["no fold 0 of atlas"]),
-        ('{"atlas": {"folds": [["a"]]}}', 0, ["no fold 0 of atlas"]),
-        ('{"atlas": {"test": [], "folds": [["a"], ["b"]]}}', 2, ["no fold 2 of atlas"]),
-        ('{"atlas": {"test": [], "folds": [["a"], ["b", "a"]]}}', 0, ["a stands in 2 subsets"]),
-        ('{"atlas": {"test": ["b"], "folds": [["a"], ["b"], []]}}', 0, ["b stands in 2 subsets"]),
+        ('{"atlas": {"folds": {"subject": [["a"]]}}}', 0, ["no fold 0 of atlas"]),
+        (
+            '{"atlas": {"test": [], "folds": {"subject": [["a"], ["b"]]}}}',
+            2,
+            ["no fold 2 of atlas"],
+        ),
+        (
+            '{"atlas": {"test": [], "folds": {"subject": [["a"], ["b", "a"]]}}}',
+            0,
+            ["a stands in 2 subsets"],
+        ),
+        (
+            '{"atlas": {"test": ["b"], "folds": {"subject": [["a"], ["b"], []]}}}',
+            0,
+            ["b stands in 2 subsets"],
+        ),
     ],
 )
 def test_a_wrong_split_file_is_refused(tmp_path, content, fold, parts):

@@ -723,14 +723,15 @@ def test_slices_that_were_deleted_are_made_again(tmp_path):
 @pytest.mark.parametrize(
     "split",
     [
-        {"test": [], "folds": "abc"},
-        {"test": "ab", "folds": [["a"], ["b"]]},
-        {"test": [], "folds": [["a"], "bc"]},
-        {"test": [], "folds": [["a"], [1]]},
-        {"test": [], "folds": [["a"], [{"subject": "b"}]]},
-        {"test": None, "folds": [["a"], ["b"]]},
-        {"test": [], "folds": {"0": ["a"]}},
-        {"test": [], "folds": [["a"], None]},
+        {"test": [], "folds": {"subject": "abc"}},
+        {"test": "ab", "folds": {"subject": [["a"], ["b"]]}},
+        {"test": [], "folds": {"subject": [["a"], "bc"]}},
+        {"test": [], "folds": {"subject": [["a"], [1]]}},
+        {"test": [], "folds": {"subject": [["a"], [{"subject": "b"}]]}},
+        {"test": None, "folds": {"subject": [["a"], ["b"]]}},
+        {"test": [], "folds": {"subject": {"0": ["a"]}}},
+        {"test": [], "folds": {"subject": [["a"], None]}},
+        {"test": [], "folds": [["a"], ["b"]]},
         [["a"], ["b"]],
     ],
     ids=str,
@@ -743,7 +744,7 @@ def test_a_split_file_edited_into_nonsense_is_refused(tmp_path, split):
 
 def test_a_split_file_with_an_unknown_subject_is_refused(prepared, tmp_path):
     content = json.loads((prepared / "splits.json").read_text())
-    content["atlas"]["folds"][0].append("sub-unknown")
+    content["atlas"]["folds"]["subject"][0].append("sub-unknown")
     save_json(tmp_path / "splits.json", content)
     with refused("slices.csv: sub-unknown is missing from it", "run prep.py again"):
         rows_of(load_manifest(prepared, "atlas"), load_split(tmp_path, "atlas", 0))

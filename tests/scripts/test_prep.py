@@ -84,8 +84,9 @@ def test_every_slice_of_every_scan_is_in_the_manifest_once(prepared):
 
 def test_every_subject_is_in_one_subset(prepared):
     splits = json.loads((prepared / "splits.json").read_text())
-    for dataset, scans in (("atlas", ATLAS), ("brats17", BRATS)):
-        groups = [splits[dataset]["test"], *splits[dataset]["folds"]]
+    kinds = (("atlas", ATLAS, "subject"), ("atlas", ATLAS, "site"), ("brats17", BRATS, "subject"))
+    for dataset, scans, by in kinds:
+        groups = [splits[dataset]["test"], *splits[dataset]["folds"][by]]
         subjects = sorted(subject for group in groups for subject in group)
         assert len(groups) == 4
         assert subjects == sorted({scan[1].removesuffix("_1") for scan in scans})
@@ -219,10 +220,10 @@ def test_a_published_split_is_used_for_the_lesions(prepared, tiny_overrides, tmp
     assert prep.main([*tiny_overrides, *overrides]) == 0
     before, after = (json.loads((f / "splits.json").read_text()) for f in (prepared, folder))
     assert after["brats17"] == before["brats17"]
-    assert after["atlas"] == {
-        "test": [s for s in subjects if folds[s] == "test"],
-        "folds": [[s for s in subjects if folds[s] == fold] for fold in range(3)],
-    }
+    assert after["atlas"]["test"] == [s for s in subjects if folds[s] == "test"]
+    assert after["atlas"]["folds"]["subject"] == [
+        [s for s in subjects if folds[s] == fold] for fold in range(3)
+    ]
 
 
 def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_subset(
@@ -245,7 +246,7 @@ def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_su
             f"nearly the same scan under 2 names, kept in one subset: {original}, {copy}"
         ]
         split = json.loads((tmp_path / "out/splits.json").read_text())["atlas"]
-        groups = [split["test"], *split["folds"]]
+        groups = [split["test"], *split["folds"]["subject"]]
         assert sum(original in group and copy in group for group in groups) == 1
 
     table = pandas.read_csv(tmp_path / "out/slices.csv")

@@ -236,8 +236,9 @@ def test_a_run_made_with_other_settings_is_not_overwritten(runs, arguments):
 def test_a_run_made_with_another_split_is_not_overwritten(runs, arguments, prepared, tmp_path):
     copy = shutil.copytree(prepared, tmp_path / "prepared")
     split = json.loads((copy / "splits.json").read_text())
-    split["atlas"]["folds"][1:] = split["atlas"]["folds"][:0:-1]
-    split["atlas"]["folds"][1].append(split["atlas"]["test"].pop())
+    folds = split["atlas"]["folds"]["subject"]
+    folds[1:] = folds[:0:-1]
+    folds[1].append(split["atlas"]["test"].pop())
     (copy / "splits.json").write_text(json.dumps(split))
     before = {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
     with refused(runs / "train", "another split", "--restart"):
@@ -345,7 +346,7 @@ def test_nothing_is_fitted_on_validation_or_held_back_subjects(
     copy = shutil.copytree(prepared, tmp_path / "prepared")
     split = json.loads((copy / "splits.json").read_text())["atlas"]
     for kind in ("images", "masks"):
-        for subject in split["folds"][0]:
+        for subject in split["folds"]["subject"][0]:
             for stack in (copy / "atlas" / kind).glob(f"{subject}_*"):
                 np.save(stack, np.load(stack)[:, ::-1, ::-1] // 2 * (1 + (kind == "masks")))
         for subject in split["test"]:
@@ -371,7 +372,7 @@ def test_transfer_from_weights_that_saw_its_validation_subjects_is_refused(
     weights = runs / "train" / "best.weights.h5"
     split = json.loads((prepared / "splits.json").read_text())["atlas"]
     changes = [f"transfer.initial_weights={weights}", "fold=1"]
-    with refused(weights, "was trained on", *split["folds"][1], "validation"):
+    with refused(weights, "was trained on", *split["folds"]["subject"][1], "validation"):
         transfer_learning.main(elsewhere(arguments, tmp_path, *changes))
     assert not (tmp_path / "transfer").exists()
     facts = json.loads((runs / "transfer" / "run.json").read_text())
