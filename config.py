@@ -317,9 +317,11 @@ class Settings(Section):
     def identity(self, stage):
         """Return the settings that decide the result of a stage."""
         everything = self.model_dump()
-        names = ("seed", "fold", "slices", "unet", "augmentation", stage)
+        names = ("seed", "fold", "unet", "augmentation", stage)
         # Not the devices: a run may go on on other ones.
         identity = {name: everything[name] for name in names}
+        # What the slices are is told by their hash.
+        identity["training_slices"] = self.slices.model_dump(exclude={"size", "skip", "format"})
         identity["precision"] = self.hardware.precision
         # Runs that were made before the section was there went without alignment, too.
         if self.geometry.align != "none":

@@ -11,7 +11,7 @@ from scans.find import scan_name
 from scans.manifest import load_manifest, metadata_columns
 from scans.splits import find_split, rows_of
 from system.files import InputError, load_json
-from training.provenance import differences
+from training.provenance import differences, identity_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def _read_fold(folder, prepared):
             )
     # A fold may have initial weights of its own, and be trained on another machine.
     own = ("fold", "split", "initial_weights", "backend")
-    recipe = {name: value for name, value in facts["identity"].items() if name not in own}
+    recipe = {n: value for n, value in identity_of(facts, folder).items() if n not in own}
     return Fold(facts["fold"], folder, split, recipe)
 
 

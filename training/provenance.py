@@ -8,6 +8,8 @@ of its slices, and the name that nearly identical scans share (see `scans.near_d
 from pathlib import Path
 
 from system.files import InputError, load_json
+from system.retired import without_retired
+from system.yaml_files import read_yaml
 
 
 def marks_of_subjects(rows):
@@ -81,6 +83,17 @@ def seen_by_a_run(subjects, initial_weights):
             for name in sorted(earlier | own)
         }
     return joined
+
+
+def identity_of(facts, folder):
+    """Return from the facts of run.json in a folder what decides the result of a run."""
+    identity = without_retired(facts.get("identity", {}))
+    # Earlier versions did not write down how slices are drawn, but in config.yaml.
+    if "training_slices" not in identity and (folder / "config.yaml").exists():
+        section = read_yaml(folder / "config.yaml").get("slices", {})
+        drawn = section.keys() - {"size", "skip", "format"}
+        identity["training_slices"] = {name: section[name] for name in drawn}
+    return identity
 
 
 def differences(one, other, prefix=""):

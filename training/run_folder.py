@@ -22,10 +22,9 @@ import keras
 from system.devices import in_turns
 from system.files import InputError, file_hash, load_json, save_csv, save_json
 from system.locks import take_lock
-from system.retired import without_retired
 from training.before_start import lock_of
 from training.pictures import save_learning_curves
-from training.provenance import differences, seen_by_a_run
+from training.provenance import differences, identity_of, seen_by_a_run
 from training.results import print_results
 
 PACKAGES = (keras.backend.backend(), "keras", "numpy", "nibabel", "opencv-python-headless")
@@ -101,7 +100,7 @@ class RunFolder:
         earlier = load_json(self.folder / "run.json", "start anew with --restart")
         ours = json.loads(json.dumps(self.facts["identity"]))
         # Runs of earlier versions did not say which.
-        theirs = {"backend": ours["backend"]} | without_retired(earlier.get("identity", {}))
+        theirs = {"backend": ours["backend"]} | identity_of(earlier, self.folder)
         if differing := differences(theirs, ours):
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "

@@ -228,9 +228,27 @@ def test_what_is_missing_is_found_before_a_framework_starts(
             script.main([*arguments, "--set", f"paths.runs={tmp_path}"])
 
 
-def test_a_run_made_with_other_settings_is_not_overwritten(runs, arguments):
-    with refused("train.learning_rate", "--restart"):
-        train_model.main([*arguments, "--set", "train.learning_rate=0.02"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("train.learning_rate=0.02", "train.learning_rate"),
+        ("slices.empty_per_lesion=0.5", "training_slices.empty_per_lesion"),
+        ("slices.per_epoch=8", "training_slices.per_epoch"),
+    ],
+)
+def test_a_run_made_with_other_settings_is_not_overwritten(
+    runs, arguments, tmp_path, change, named
+):
+    with refused(named, "--restart"):
+        train_model.main([*arguments, "--set", change])
+    # Runs of earlier versions have it in config.yaml alone.
+    shutil.copytree(runs / "train", tmp_path / "train")
+    facts = json.loads((tmp_path / "train" / "run.json").read_text())
+    facts["identity"].pop("training_slices")
+    (tmp_path / "train" / "run.json").write_text(json.dumps(facts))
+    train_model.main(elsewhere(arguments, tmp_path))
+    with refused(named, "--restart"):
+        train_model.main(elsewhere(arguments, tmp_path, change))
 
 
 def test_a_run_made_with_another_split_is_not_overwritten(runs, arguments, prepared, tmp_path):
