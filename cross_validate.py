@@ -2,11 +2,16 @@
 
 Reads   paths.prepared (from prep.py); for transfer also transfer.initial_weights, by default
         <paths.runs>/pre_train/best.weights.h5, from which every fold starts
-Writes  <paths.runs>/fold_0/train, fold_1/train and so on, <paths.runs>/evaluation/cross_validation
+Writes  <paths.runs>/fold_0/train, fold_1/train and so on, <paths.runs>/evaluation/cross_validation;
+        with --by site the same below <paths.runs>/by_site, and further seeds below seed_1 and so on
 
-Stopped at any moment, the same command goes on after the last finished epoch.
+With --by site each site is scored by networks that never saw it; where the folds by subject are
+finished, too, the report tells the price of a new scanner. Stopped at any moment, the same command
+goes on after the last finished epoch.
 
     python cross_validate.py --stages train transfer --config configs/demo.yaml
+    python cross_validate.py --seeds 3
+    python cross_validate.py --seeds 3 --by site
 """
 
 import subprocess
@@ -15,6 +20,7 @@ from pathlib import Path
 
 from config import as_arguments, parse_arguments
 from system.console import run_script
+from system.files import InputError
 
 SCRIPTS = {"train": "train_model.py", "transfer": "transfer_learning.py"}
 
@@ -23,21 +29,79 @@ def add_arguments(parser):
     parser.add_argument(
         "--stages", nargs="+", choices=SCRIPTS, default=["train"], help="default: train"
     )
+    parser.add_argument(
+        "--by", choices=("subject", "site"), help="what a fold is made of; default: split.by"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N times, with the seed of the settings and the next ones; default: 1",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        nargs="+",
+        metavar="FOLD",
+        help="train only these, as one of several machines; score nothing",
+    )
 
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
+    from scans.splits import count_folds
+
+    by, runs = arguments.by or settings.split.by, Path(settings.paths.runs)
+    number = count_folds(settings.paths.prepared, "atlas", by)
+    if arguments.seeds < 1:
+        raise InputError(f"--seeds {arguments.seeds}: must be 1 or more")
+    if strangers := set(arguments.folds or ()) - set(range(number)):
+        raise InputError(f"--folds {min(strangers)}: folds by {by} are 0 to {number - 1}")
     options = as_arguments(arguments.config, arguments.overrides)
-    stages, runs = arguments.stages, Path(settings.paths.runs)
     weights = settings.transfer.initial_weights or runs / "pre_train" / "best.weights.h5"
-    folders = [runs / f"fold_{fold}" for fold in range(settings.split.folds)]
-    for fold, folder in enumerate(folders):
-        own = f"fold={fold}", f"paths.runs={folder}", f"transfer.initial_weights={weights}"
-        for stage in stages:
-            run_other(f"fold {fold}", SCRIPTS[stage], *options, *as_arguments(overrides=own))
-    trained = [str(folder / stage) for stage in stages for folder in folders]
-    output = str(runs / "evaluation" / "cross_validation")
-    run_other("all folds", "evaluate.py", *trained, *options, "--output", output)
+    seeds = range(settings.seed, settings.seed + arguments.seeds)
+    for seed in seeds:
+        for fold in arguments.folds or range(number):
+            folder = home(runs, by, seed, settings.seed) / f"fold_{fold}"
+            own = f"seed={seed}", f"fold={fold}", f"split.by={by}", f"paths.runs={folder}"
+            own = as_arguments(overrides=[*own, f"transfer.initial_weights={weights}"])
+            for stage in arguments.stages:
+                run_other(f"fold {fold} by {by}, seed {seed}", SCRIPTS[stage], *options, *own)
+    if arguments.folds:
+        print("\nwithout --folds all folds are trained and scored")
+        return
+
+    def trained(by):
+        places = [home(runs, by, seed, settings.seed) for seed in seeds]
+        folds = range(count_folds(settings.paths.prepared, "atlas", by))
+        return [p / f"fold_{fold}" / s for s in arguments.stages for p in places for fold in folds]
+
+    compared, name = trained(by), "cross_validation"
+    if by == "site":
+        name += "_by_site"
+        compared = finished_too(trained("subject")) + compared
+    output = str(runs / "evaluation" / name)
+    run_other("all folds", "evaluate.py", *map(str, compared), *options, "--output", output)
+
+
+def home(runs, by, seed, first_seed):
+    """Return the folder of the folds of a kind and a seed."""
+    runs = runs / "by_site" if by == "site" else runs
+    return runs if seed == first_seed else runs / f"seed_{seed}"
+
+
+def finished_too(folders):
+    """Return the folds by subject if all are finished: they tell the price of a new scanner."""
+    from evaluation.runs import is_finished
+
+    lacking = [folder for folder in folders if not is_finished(folder)]
+    if not lacking:
+        return folders
+    print(
+        f"\nthe price of a new scanner needs the folds by subject, too: {lacking[0]} is not there"
+    )
+    return []
 
 
 def run_other(title, script, *words):

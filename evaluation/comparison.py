@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pandas
 
-from evaluation.formatting import interval, signed
-from evaluation.statistics import compare, summary
+from evaluation.formatting import interval, number, signed
+from evaluation.statistics import compare, compare_seeds, summary
 from evaluation.strata import strata_of
 
 
@@ -52,32 +52,42 @@ RANKINGS = {
 VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
 # The signed-rank test of fewer pairs never falls below p = 0.05.
 FEWEST_SUBJECTS = 6
+MORE_SEEDS = "A second seed tells: cross_validate.py --seeds 2."
 
 
 def describe(rows, seed, columns=()):
     """Summarise the metrics of one run over its subjects, in all and in strata.
 
-    `rows` are those of metrics.csv; sessions of a subject are averaged first, in strata those that
-    belong to it. `columns` are further ways to divide; see `evaluation.strata`. ``lesion_ml`` and
+    `rows` are those of metrics.csv; seeds and sessions of a subject are averaged first, in strata the
+    sessions that belong to it. `columns` are further ways to divide; see `evaluation.strata`.
+    ``sd_between_seeds`` is that of the mean over subjects; NaN for one seed. ``lesion_ml`` and
     ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
     training skipped, with ``lesion_below_ml`` at the bottom; ``without_lesion`` is what was marked
     on scans without lesion.
     """
     table = pandas.DataFrame(rows)
-    subjects = _average_sessions(table)
-    healthy = table[table.lesion_volume_ml == 0]
+    subjects = _by_subject(table)
+    # One row a scan, averaged over seeds.
+    scans = table.groupby(["subject", "session"], dropna=False)
+    scans = scans[[*METRICS, *VOLUMES, "lesion_below_ml"]].mean()
+    healthy = scans[scans.lesion_volume_ml == 0]
+    metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)}
+    for name in METRICS:
+        seeds = compare_seeds(*[_by_subject_and_seed(table, name).to_numpy()] * 2)
+        metrics[name]["sd_between_seeds"] = seeds["sd"][0]
     return {
         "subjects": len(subjects),
-        "scans": len(table),
-        "metrics": {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)},
+        "scans": len(scans),
+        "seeds": _seeds(table).nunique(),
+        "metrics": metrics,
         "strata": {
             by: _describe_strata(table, strata, seed)
             for by, strata in strata_of(table, columns).items()
         },
-        "lesion_ml": float(table.lesion_volume_ml.sum()),
+        "lesion_ml": float(scans.lesion_volume_ml.sum()),
         # Not known of another program's masks.
-        "lesion_outside_ml": float(table.lesion_outside_ml.sum(skipna=False)),
-        "lesion_below_ml": float(table.lesion_below_ml.sum(skipna=False)),
+        "lesion_outside_ml": float(scans.lesion_outside_ml.sum(skipna=False)),
+        "lesion_below_ml": float(scans.lesion_below_ml.sum(skipna=False)),
         "without_lesion": {
             "scans": len(healthy),
             "with_false_positives": int((healthy.voxel_difference > 0).sum()),
@@ -87,39 +97,92 @@ def describe(rows, seed, columns=()):
     }
 
 
-def _average_sessions(table):
-    """Return one row a subject."""
+def _by_subject(table):
+    """Return one row a subject, averaged over sessions and seeds."""
     return table.groupby("subject")[[*METRICS, *VOLUMES]].mean()
+
+
+def _seeds(table):
+    """Return the seed of each row; masks of another program have none."""
+    return table.seed if "seed" in table else pandas.Series(0, table.index)
+
+
+def _by_subject_and_seed(table, metric):
+    """Return one row a subject and one column a seed, averaged over sessions."""
+    return table.groupby(["subject", _seeds(table)])[metric].mean().unstack()
 
 
 def _describe_strata(table, strata, seed):
     described = {}
     for name in strata.names:
-        own = _average_sessions(table[strata.of_row == name])
+        own = _by_subject(table[strata.of_row == name])
         described[name] = {"subjects": len(own)}
         described[name] |= {metric: summary(own[metric], seed) for metric in METRICS}
     return described
 
 
-def compare_runs(rows, run, baseline, seed):
+def compare_runs(rows, run, baseline, seed, price=False):
     """Ask for each metric whether a run does better than the baseline on the same subjects.
 
     Sessions of a subject are averaged first. The volume difference is compared by its size,
     whichever its sign. Each metric has the result of `evaluation.statistics.compare` and a
-    ``sentence``; ``caveat`` is a sentence if there are too few subjects to show anything.
+    ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner (see
+    `evaluation.runs.Pair`); ``caveat`` is a sentence if there are too few subjects to show anything.
     """
     table = pandas.DataFrame(rows)
     table["volume_difference_ml"] = table.volume_difference_ml.abs()
-    one, other = (_average_sessions(table[table.run == name]) for name in (run, baseline))
-    other = other.loc[one.index]
+    one, other = (table[table.run == name] for name in (run, baseline))
     compared = {}
     for name, metric in METRICS.items():
-        found = compare(one[name], other[name], seed, metric.larger_is_better)
+        values = [_by_subject_and_seed(own, name) for own in (one, other)]
+        values[1] = values[1].loc[values[0].index]
+        found = compare(*values, seed, metric.larger_is_better)
         compared[name] = found | {"sentence": sentence(metric, run, baseline, found)}
-    caveat = None
-    if compared["dice"]["n"] < FEWEST_SUBJECTS:
+    dice, caveat = compared["dice"], None
+    if dice["n"] < FEWEST_SUBJECTS:
         caveat = f"Fewer than {FEWEST_SUBJECTS} subjects cannot show anything: p stays above 0.05."
-    return {"run": run, "baseline": baseline, "metrics": compared, "caveat": caveat}
+    return {
+        "run": run,
+        "baseline": baseline,
+        "metrics": compared,
+        "noise": noise_sentence(run, baseline, dice),
+        "price": price_sentence(dice, one.site.nunique()) if price else None,
+        "caveat": caveat,
+    }
+
+
+def price_sentence(found, sites):
+    """Say what it costs that a network never saw a subject's site, by the comparison of Dice."""
+    price = {
+        "hurt": "The price of a new scanner",
+        "helped": "A new scanner has no price",
+        "not shown": "Not shown that a new scanner has a price",
+    }[found["verdict"]]
+    return (
+        f"{price}: {signed(found['mean_difference'], 3)} Dice where the network never saw the site "
+        f"({_reach(found, 3)}; {_p(found['p'])}; {found['n']} subjects of {sites} sites)."
+    )
+
+
+def noise_sentence(run, baseline, found):
+    """Say how much the mean Dice of two runs depends on the seed, by the comparison of Dice."""
+    seeds = found["seeds"]
+    lacking = [n for n, count in zip((run, baseline), seeds["counts"], strict=True) if count < 2]
+    if lacking:
+        have = "have one seed each" if len(lacking) > 1 else "has one seed"
+        return f"Noise between seeds is unknown: {' and '.join(lacking)} {have}. {MORE_SEEDS}"
+    if seeds["larger_than_noise"] is None:
+        return "Noise between seeds is unknown: no subject is scored by all of them."
+    larger = "may be that of seeds alone"
+    if seeds["larger_than_noise"]:
+        larger = "is more than seeds alone would make"
+    one, other = (number(sd, 3) for sd in seeds["sd"])
+    return (
+        f"Noise between seeds: mean Dice has an SD of {one} over {seeds['counts'][0]} seeds of {run} "
+        f"and of {other} over {seeds['counts'][1]} of {baseline}; the difference of "
+        f"{signed(found['mean_difference'], 3)} {larger} "
+        f"({_p(seeds['p'])}, t-test of the seeds)."
+    )
 
 
 def sentence(metric, run, baseline, found):
@@ -128,16 +191,23 @@ def sentence(metric, run, baseline, found):
     if not found["n"]:
         return f"{name}: no subject has it in both {run} and {baseline}."
     unit = f" {metric.unit}" if metric.unit else ""
-    reach = "too few subjects for an interval"
-    if not math.isnan(found["low"]):
-        reach = f"95 % interval {interval(found, metric.digits, signed)}"
-    p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
     counts = f"{found['wins']} better, {found['ties']} equal, {found['losses']} worse"
     counts += f", {found['missing']} without" if found["missing"] else ""
     shown = found["verdict"] != "not shown"
     claim = f"{run} {found['verdict']}" if shown else f"not shown that {run} helped or hurt"
     difference = signed(found["mean_difference"], metric.digits) + unit
+    reach, p = _reach(found, metric.digits), _p(found["p"])
     return f"{name}: {claim}, {difference} against {baseline} ({reach}; {p}; {counts})."
+
+
+def _reach(found, digits):
+    if math.isnan(found["low"]):
+        return "too few subjects for an interval"
+    return f"95 % interval {interval(found, digits, signed)}"
+
+
+def _p(p):
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def rank_runs(rows, ranking):
@@ -153,6 +223,10 @@ def rank_runs(rows, ranking):
     """
     table = pandas.DataFrame(rows)
     table.loc[table.recognition_quality == 0, "dice"] = 0.0
+    # Seeds of a run are averaged first.
+    table = table.groupby(["subject", "session", "run"], as_index=False)[
+        [*RANKINGS[ranking]]
+    ].mean()
     ranks = []
     for name in RANKINGS[ranking]:
         by_scan = table.pivot(index=["subject", "session"], columns="run", values=name)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.cases import Case
 from evaluation.metrics import subject_metrics
-from evaluation.runs import Case
 from evaluation.scoring import Scores, View, metrics_row
 from evaluation.strata import check_strata
 from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, shared_names, stem_of
@@ -39,7 +39,7 @@ def score_external(folder, masks, layout, strata=()):
         for prediction, own in zip(predictions, metrics, strict=True)
     ]
     views = {(p.case.subject, p.case.session): partial(load_view, p) for p in predictions}
-    return Scores(rows, {name: {"folders": [str(folder)]}}, views)
+    return Scores(rows, {name: {"folders": [str(folder)]}}, views, [])
 
 
 def pair_masks(predictions, masks, layout):

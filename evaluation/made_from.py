@@ -39,6 +39,10 @@ def tables_of_settings(runs, stages, titles, scored_on):
     rows += [[title, *map(text_of, facts)] for title, text_of in STAGE_FACTS.items()]
     shared = facts[-1]
     common = [[f"{name} is scored on", text] for name, text in scored_on.items()]
+    cross_validated = {
+        n: run for n, run in runs.items() if max(map(len, run["folds"].values())) > 1
+    }
+    common += [[f"folds of {name}", folds_of(run)] for name, run in cross_validated.items()]
     for run in runs.values():
         for name, point in run.get("operating_points", {}).items():
             common.append([f"operating point of {name}", describe_point(point)])
@@ -49,6 +53,20 @@ def tables_of_settings(runs, stages, titles, scored_on):
         {"columns": list(titles.values()), "rows": rows},
         {"columns": None, "rows": common},
     ]
+
+
+def folds_of(run):
+    """List the folds of a run that are there, and those that are not, by seed."""
+    listed = []
+    for seed, folds in run["folds"].items():
+        lacking = sorted(set(range(run["of_folds"])) - set(folds))
+        text = f"seed {seed}: {_listed(folds)} of {run['of_folds']}"
+        listed.append(text + (f", without {_listed(lacking)}" if lacking else ""))
+    return "; ".join(listed)
+
+
+def _listed(folds):
+    return ", ".join(map(str, folds))
 
 
 def _when_finished(text_of):

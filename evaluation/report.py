@@ -1,5 +1,6 @@
 """The report of an evaluation: one page that opens offline and begins with the answer."""
 
+import math
 from datetime import date
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jinja2
 import pandas
 from markupsafe import Markup
 
-from evaluation.comparison import METRICS, notes
+from evaluation.comparison import METRICS, MORE_SEEDS, notes
 from evaluation.formatting import interval, number, signed
 from evaluation.made_from import read_stages, tables_of_settings
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
@@ -44,6 +45,12 @@ HEADLINES = {
     "helped": ("Yes: {what} helped", "helped"),
     "hurt": ("No: {what} hurt", "hurt"),
     "not shown": ("Not shown that {what} helped or hurt", "open"),
+}
+# Where no run is compared with another but by who saw the site.
+PRICES = {
+    "helped": ("A new scanner costs no Dice", "helped"),
+    "hurt": ("A new scanner costs {price} Dice", "hurt"),
+    "not shown": ("Not shown that a new scanner costs Dice", "open"),
 }
 
 
@@ -91,25 +98,34 @@ def save_report(path, subset, scores, runs, comparisons, sentences=()):
 
 
 def _stage_titles(stages):
-    """Name each stage; with its fold where there are several."""
-    several = len({facts["fold"] for facts in stages.values()}) > 1
+    """Name each stage; with its seed and fold where there are several."""
+    telling = [
+        key for key in ("seed", "fold") if len({facts[key] for facts in stages.values()}) > 1
+    ]
     return {
-        folder: TITLES[facts["stage"]] + (f", fold {facts['fold']}" if several else "")
+        folder: ", ".join([TITLES[facts["stage"]], *(f"{key} {facts[key]}" for key in telling)])
         for folder, facts in stages.items()
     }
 
 
 def _scored_on(subset, run):
-    folds = len(run["folders"])
-    if folds == 1:
-        return f"{subset} subset"
-    if subset == "validation":
-        return f"cross-validation over {folds} folds"
-    return f"{subset} subset, average of {folds} networks"
+    """Say in words what a run is scored on, and how many of its folds and seeds are there."""
+    folds = run.get("folds", {})
+    seeds = f", {len(folds)} seeds" if len(folds) > 1 else ""
+    most = max(map(len, folds.values()), default=1)
+    if most == 1:
+        return f"{subset} subset{seeds}"
+    if subset != "validation":
+        return f"{subset} subset, average of {most} networks{seeds}"
+    what = f"{most} folds" if most == run["of_folds"] else f"{most} of {run['of_folds']} folds"
+    return f"cross-validation over {what}{' of whole sites' * run['sites_held_out']}{seeds}"
 
 
 def _answer(subset, runs, comparisons, stages, scored_on):
-    """Say what heads the report: the answer of the last comparison, or the Dice of the only run."""
+    """Say what heads the report: the answer of the last comparison, or the Dice of the only run.
+
+    Whether something helped goes before the price of a new scanner.
+    """
     name, first = next(iter(runs.items()))
     of = f"{scored_on}, " if subset else ""
     answer = {
@@ -117,16 +133,21 @@ def _answer(subset, runs, comparisons, stages, scored_on):
         f"{date.today():%d %B %Y}",
         "warnings": _warnings(subset, first),
     }
+    prices = [found for found in comparisons if found["price"]]
     if comparisons:
-        found = comparisons[-1]
+        found = [*prices, *(found for found in comparisons if not found["price"])][-1]
         dice = found["metrics"]["dice"]
-        headline, tone = HEADLINES[dice["verdict"]]
+        headline, tone = (PRICES if found["price"] else HEADLINES)[dice["verdict"]]
+        price = number(abs(dice["mean_difference"]), 3)
         sentences = [found["metrics"][key]["sentence"] for key in ("dice", "lesion_f1")]
+        if found["price"]:
+            sentences = []
+        sentences += [own["price"] for own in prices]
         return answer | {
             "verdict": dice["verdict"],
             "tone": tone,
-            "headline": headline.format(what=_compared(found, runs, stages)),
-            "sentences": sentences + [found["caveat"]] * bool(found["caveat"]),
+            "headline": headline.format(what=_compared(found, runs, stages), price=price),
+            "sentences": [*sentences, found["noise"], *filter(None, [found["caveat"]])],
         }
     dice = first["metrics"]["dice"]
     return answer | {
@@ -134,15 +155,24 @@ def _answer(subset, runs, comparisons, stages, scored_on):
         "tone": "open",
         "headline": f"{name}: Dice {number(dice['mean'], 3)} ± {number(dice['sd'], 3)}",
         "sentences": [
-            f"Median {number(dice['median'], 3)}, 95 % interval of the mean {interval(dice, 3)}."
+            f"Median {number(dice['median'], 3)}, 95 % interval of the mean {interval(dice, 3)}.",
+            *([_spread(first)] if "folds" in first else []),
         ],
     }
+
+
+def _spread(run):
+    """Say how much the mean Dice depends on the seed, of a run that is compared with none."""
+    if run["seeds"] < 2:
+        return f"Noise between seeds is unknown: it has one seed. {MORE_SEEDS}"
+    sd = number(run["metrics"]["dice"]["sd_between_seeds"], 3)
+    return f"Noise between seeds: the mean Dice has an SD of {sd} over {run['seeds']} seeds."
 
 
 def _warnings(subset, run):
     if subset != "validation":
         return []
-    if len(run["folders"]) > 1:
+    if max(map(len, run.get("folds", {}).values()), default=1) > 1:
         return [
             "Each subject is predicted by the network that was not trained on it; the operating "
             "point of each fold was chosen on the other folds, but the epoch of its network on these "
@@ -170,6 +200,8 @@ def _metrics(runs):
             mean, sd = (number(found[name], metric.digits) for name in ("mean", "sd"))
             missing = f" · {found['missing']} without" if found["missing"] else ""
             between = interval(found, metric.digits) + missing
+            if not math.isnan(found["sd_between_seeds"]):
+                between += f" · seeds ± {number(found['sd_between_seeds'], metric.digits)}"
             cells.append({"mean": f"{mean} ± {sd}", "interval": between})
         table.append({"label": metric.title, "cells": cells})
     return table
@@ -229,7 +261,7 @@ def _viewers(table, names, views):
         row = rows.iloc[position]
         html, aspect = slice_viewer(*views[row.subject, row.session]())
         same = (table.subject == row.subject) & (table.session == row.session)
-        dice = {name: table[same & (table.run == name)].dice.iloc[0] for name in names}
+        dice = {name: table[same & (table.run == name)].dice.mean() for name in names}
         shown = ", ".join(f"{value:.2f} ({name})" for name, value in dice.items())
         viewer = {
             "rank": rank,

@@ -1,15 +1,13 @@
-"""Finished runs, the scans they are scored on, and the folds that belong together."""
+"""Finished runs: the folds and the seeds that belong together, and which run is compared with which."""
 
-import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from scans.alignment import Alignment
-from scans.find import scan_name
-from scans.manifest import load_manifest, metadata_columns
-from scans.splits import find_split, rows_of
+from scans.manifest import load_manifest
+from scans.splits import count_folds, find_split
 from system.files import InputError, load_json
 from training.provenance import differences, identity_of
 
@@ -18,58 +16,72 @@ from training.provenance import differences, identity_of
 class Predictor:
     """A network, or several whose average predicts.
 
-    `fold` is what it validates, if its run has a network for each of several folds; `folder` is
-    where its predictions are kept; `split` is from `scans.splits.load_split`.
+    `run` and `name` are what its run and itself are called. `seed` and `fold` are those that it was
+    trained with, `fold` None if it is the average over folds; `folder` is where its predictions are
+    kept; `split` is from `scans.splits.load_split`.
     """
 
     run: str
+    name: str
+    seed: int
     fold: int | None
     weights: tuple
     folder: Path
     split: dict
-
-    @property
-    def name(self):
-        return self.run if self.fold is None else f"{self.run}, fold {self.fold}"
 
     def prediction_of(self, case):
         """Return the file with the probabilities that it predicts for a case."""
         return self.folder / f"{case.name}_levels.nii.gz"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A scan with the lesion, drawn by hand, that a prediction is scored against.
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What was trained with the same settings: a network, or one for each of several folds and seeds.
 
-    It is the union of `masks`, whose `labels` count as lesion. `image` is None where it is not at
-    hand. The network's axial slices are those of `alignment`, or the scan's own where it is None;
-    training left out `skip` of them at either end, with `lesion_outside_ml` of lesion, of which
-    `lesion_below_ml` at the bottom (NaN where not known). `metadata` is what else is known of the
-    person, by column; see `scans.metadata`.
+    `folds` are the numbers of those that are there, by seed, of `of_folds`. With `sites_held_out`
+    each network validates on sites that it never saw. `recipe` are the settings.
     """
 
-    subject: str
-    session: str
-    site: str
-    image: Path | None
-    masks: tuple[Path, ...]
-    labels: list | None
-    skip: int = 0
-    lesion_outside_ml: float = math.nan
-    lesion_below_ml: float = math.nan
-    alignment: Alignment | None = None
-    metadata: dict = field(default_factory=dict)
+    name: str
+    predictors: list
+    folds: dict
+    of_folds: int
+    sites_held_out: bool
+    recipe: dict
+
+    def by_seed(self):
+        """List the predictors of each seed."""
+        return [[p for p in self.predictors if p.seed == seed] for seed in self.folds]
 
     @property
-    def name(self):
-        return scan_name(self.subject, self.session)
+    def is_cross_validated(self):
+        return max(map(len, self.folds.values())) > 1
+
+    def count_left_out(self):
+        """Count the subjects that no fold of a cross-validated run validates on."""
+        if not self.is_cross_validated or self.predictors[0].fold is None:
+            return 0
+        return len(set(self.predictors[0].split["training"]) - validating(self.predictors))
+
+
+class Pair(NamedTuple):
+    """The names of a run and of the one it is compared with.
+
+    `price` if they differ by nothing but that the first never saw the sites it is scored on.
+    """
+
+    run: str
+    baseline: str
+    price: bool
 
 
 class Fold(NamedTuple):
-    """A finished run folder: the fold that validated, and the settings it was made with."""
+    """A finished run folder, and the settings it was made with; `of` folds by subject or by site."""
 
-    number: int
     folder: Path
+    seed: int
+    number: int
+    of: int
     split: dict
     recipe: dict
 
@@ -79,65 +91,124 @@ def find_runs(folders, prepared, subset):
 
     Folders that differ by ``fold_*`` alone, as ``runs/fold_0/train`` and ``runs/fold_1/train``, are
     one run, cross-validated: each network predicts the subjects it validates on, and the average of
-    all predicts the test subset, which none of them saw.
+    all predicts the test subset, which none of them saw. So are those that differ by ``seed_*``, as
+    ``runs/train`` and ``runs/seed_1/train``: each seed predicts all scans.
 
     Returns
     -------
-    dict of str to list of Predictor
-        The runs, named by their folders; by their paths if two have one name.
+    list of Run
+        Named by their folders, and by their paths if two have one name.
 
     Raises
     ------
     InputError
         If a run is missing, not finished, learnt no lesions, or has another split than `prepared`
-        or the first run; if the folds of a run were trained with different settings. Names it.
+        or scores other subjects than the first run; if the folds of a run were trained with
+        different settings. Names it.
     """
     folders = [Path(folder) for folder in folders]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError(f"{', '.join(map(str, folders))}: name each run once")
     places = {}
     for folder in folders:
-        in_fold = re.fullmatch(r"fold_\d+", folder.parent.name)
-        place = folder.parent.with_name("fold_*") / folder.name if in_fold else folder
-        places.setdefault(place, []).append(folder)
-    unique = len({place.resolve().name for place in places}) == len(places)
-    runs, first = {}, None
-    for place, own in places.items():
-        folds = _read_folds(own, prepared)
-        first = first or folds
-        if subset == "validation" and [f.number for f in folds] != [f.number for f in first]:
+        places.setdefault(_place(folder), []).append(folder)
+    found = {place: _read_folds(own, prepared) for place, own in places.items()}
+    sites = _sites_of_subjects(prepared)
+    held_out = {p: all(_holds_sites_out(f.split, sites) for f in own) for p, own in found.items()}
+    names = {p: p.resolve().name + (" by site" if held_out[p] else "") for p in places}
+    if len(set(names.values())) < len(names):
+        names = {p: str(p if len(own) > 1 else own[0].folder) for p, own in found.items()}
+    first = next(iter(found.values()))
+    runs = []
+    for place, folds in found.items():
+        if subset == "validation" and validating(folds) != validating(first):
             raise InputError(
-                f"{folds[0].folder}: validates on another fold than {first[0].folder}, or one of "
-                "them on more folds; runs are compared on the same subjects"
+                f"{folds[0].folder}: validates on other subjects than {first[0].folder}, on another "
+                "fold or on more of them; runs are compared on the same subjects"
             )
-        name = place.resolve().name if unique else str(place if len(folds) > 1 else own[0])
-        runs[name] = _predictors(name, place, folds, subset)
+        numbers = {fold.seed: [f.number for f in folds if f.seed == fold.seed] for fold in folds}
+        predictors = _predictors(names[place], folds, subset)
+        by_site = held_out[place] and subset == "validation"
+        recipe = {name: value for name, value in folds[0].recipe.items() if name != "seed"}
+        runs.append(Run(names[place], predictors, numbers, folds[0].of, by_site, recipe))
     return runs
+
+
+def validating(folds):
+    """Collect the subjects that folds, or predictors, validate on."""
+    return {subject for fold in folds for subject in fold.split["validation"]}
+
+
+def pair_runs(runs):
+    """Say which run is compared with which: with the first, and with its like that saw all sites.
+
+    Runs whose networks never saw the sites they are scored on are compared with each other, and,
+    for the price of a new scanner, with that of the same settings whose networks did.
+    """
+    pairs, prices = [], []
+    for run in runs:
+        first = next(other for other in runs if other.sites_held_out == run.sites_held_out)
+        if first is not run:
+            pairs.append(Pair(run.name, first.name, price=False))
+        likes = [o for o in runs if not o.sites_held_out and o.recipe == run.recipe]
+        if run.sites_held_out and likes:
+            prices.append(Pair(run.name, likes[0].name, price=True))
+    if not prices and len({run.sites_held_out for run in runs}) > 1:
+        held_out, other = (
+            next(r for r in runs if r.sites_held_out == held) for held in (True, False)
+        )
+        differing = ", ".join(differences(held_out.recipe, other.recipe))
+        raise InputError(
+            f"{held_out.name}: was trained with another {differing} than {other.name}, and holds "
+            "sites out; train both with the same settings, or evaluate one alone: evaluate.py RUN"
+        )
+    return pairs + prices
+
+
+def is_finished(folder):
+    """Say whether a folder holds a run that has come to its end."""
+    file = Path(folder) / "run.json"
+    return file.exists() and bool(load_json(file, "train anew with --restart").get("finished"))
 
 
 def finished_runs(folder):
     """List the run folders of the lesion stages that have come to their end."""
     stages = [Path(folder, stage) for stage in ("train", "transfer")]
-    found = [
-        stage
-        for stage in stages
-        if (stage / "run.json").exists()
-        and load_json(stage / "run.json", "train anew with --restart").get("finished")
-    ]
+    found = [stage for stage in stages if is_finished(stage)]
     if not found:
         raise InputError(f"neither {stages[0]} nor {stages[1]} is finished; run train_model.py")
     return found
 
 
+def _home(folder):
+    """Return the folder of all folds of a seed, and whether there are folds."""
+    in_fold = re.fullmatch(r"fold_\d+", folder.parent.name)
+    return (folder.parent.parent if in_fold else folder.parent), bool(in_fold)
+
+
+def _place(folder):
+    """Name a run by what its folders have in common."""
+    home, in_fold = _home(folder)
+    home = home.parent if re.fullmatch(r"seed_\d+", home.name) else home
+    return home / "fold_*" / folder.name if in_fold else home / folder.name
+
+
 def _read_folds(folders, prepared):
-    folds = sorted((_read_fold(folder, prepared) for folder in folders), key=lambda f: f.number)
-    for fold, other in zip(folds[1:], folds, strict=False):
-        if fold.number == other.number:
-            raise InputError(f"{fold.folder} and {other.folder}: both are fold {fold.number}")
-        if differing := differences(fold.recipe, other.recipe):
+    """Read the folds of a run, of all its seeds, in their order."""
+    folds = [_read_fold(folder, prepared) for folder in folders]
+    folds = sorted(folds, key=lambda fold: (fold.seed, fold.number))
+    for fold, other in pairwise(folds):
+        if (fold.seed, fold.number) == (other.seed, other.number):
             raise InputError(
-                f"{fold.folder}: was trained with another {', '.join(differing)} than "
-                f"{other.folder}; the folds of a run share all settings"
+                f"{fold.folder} and {other.folder}: both are fold {fold.number} of seed {fold.seed}"
+            )
+        differing = set(differences(fold.recipe, other.recipe))
+        if _home(fold.folder) != _home(other.folder):
+            differing.discard("seed")
+        if differing:
+            raise InputError(
+                f"{other.folder}: was trained with another {', '.join(sorted(differing))} than "
+                f"{fold.folder}; the folds of a run share all settings"
             )
     return folds
 
@@ -148,12 +219,13 @@ def _read_fold(folder, prepared):
         raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
     if not facts.get("finished"):
         raise InputError(f"{folder}: not finished; the command that began it goes on")
-    split = find_split(prepared, "atlas", facts["fold"], facts["identity"].get("split"))
-    if split is None:
+    found = find_split(prepared, "atlas", facts["fold"], facts["identity"].get("split"))
+    if found is None:
         raise InputError(
             f"{folder}: was trained with another split than {Path(prepared) / 'splits.json'}, "
             "so it may know these subjects; name its own folder by --set paths.prepared=FOLDER"
         )
+    by, split = found
     rows = load_manifest(prepared, "atlas")
     # Runs without the section were made on each scan's own grid.
     trained = facts["identity"].get("geometry", {"align": "none", "brain": "keep"})
@@ -166,64 +238,41 @@ def _read_fold(folder, prepared):
     # A fold may have initial weights of its own, and be trained on another machine.
     own = ("fold", "split", "initial_weights", "backend")
     recipe = {n: value for n, value in identity_of(facts, folder).items() if n not in own}
-    return Fold(facts["fold"], folder, split, recipe)
+    of = count_folds(prepared, "atlas", by)
+    return Fold(folder, facts["seed"], facts["fold"], of, split, recipe)
 
 
-def _predictors(name, place, folds, subset):
-    weights = [fold.folder / "best.weights.h5" for fold in folds]
-    if subset == "test" and len(folds) > 1:
-        kept = place.parents[1] / "evaluation" / "predictions" / place.name
-        return [Predictor(name, None, tuple(weights), kept, folds[0].split)]
-    return [
-        Predictor(
-            name,
-            fold.number if len(folds) > 1 else None,
-            (file,),
-            fold.folder / "predictions",
-            fold.split,
-        )
-        for fold, file in zip(folds, weights, strict=True)
-    ]
+def _predictors(name, folds, subset):
+    """Make what predicts a subset: each fold, or the average over the folds of each seed."""
+    seeds = {fold.seed: [f for f in folds if f.seed == fold.seed] for fold in folds}
+    predictors = []
+    for seed, own in seeds.items():
+        named = f"{name}, seed {seed}" if len(seeds) > 1 else name
+        weights = [fold.folder / "best.weights.h5" for fold in own]
+        if subset == "test" and len(own) > 1:
+            home, _ = _home(own[0].folder)
+            kept = home / "evaluation" / "predictions" / own[0].folder.name
+            average = Predictor(name, named, seed, None, tuple(weights), kept, own[0].split)
+            predictors.append(average)
+            continue
+        for fold, file in zip(own, weights, strict=True):
+            own_name = f"{named}, fold {fold.number}" if len(own) > 1 else named
+            kept = fold.folder / "predictions"
+            one = Predictor(name, own_name, seed, fold.number, (file,), kept, fold.split)
+            predictors.append(one)
+    return predictors
 
 
-def count_left_out(run):
-    """Count the subjects that no fold of a cross-validated run validates on."""
-    if len(run) == 1:
-        return 0
-    validating = {subject for fold in run for subject in fold.split["validation"]}
-    return len(set(run[0].split["training"]) - validating)
+def _sites_of_subjects(prepared):
+    """Map each subject to its sites, mostly one."""
+    rows = load_manifest(prepared, "atlas").drop_duplicates(["subject", "site"])
+    return rows.groupby("subject").site.agg(set).to_dict()
 
 
-def find_cases(prepared, split, subset):
-    """List the scans of one subset of a split, with all their sessions, each a `Case`."""
-    rows = load_manifest(prepared, "atlas")
-    rows = rows.iloc[rows_of(rows, split)[subset]]
-    if rows.empty:
-        raise InputError(
-            f"{prepared}: no subject is in the {subset} subset; see split in config.yaml"
-        )
-    cases = []
-    for row in rows.drop_duplicates(["subject", "session"]).to_dict("records"):
-        name = scan_name(row["subject"], row["session"])
-        facts = load_json(Path(prepared, "atlas", f"{name}.json"), "run prep.py again")
-        made_from = facts["made_from"]
-        files = [Path(made_from["image"]), *map(Path, made_from["masks"])]
-        for file, changed_ns in zip(files, made_from["changed_ns"], strict=True):
-            if not file.is_file() or file.stat().st_mtime_ns != changed_ns:
-                raise InputError(f"{file}: gone or changed since prep.py read it; run it again")
-        cases.append(
-            Case(
-                row["subject"],
-                row["session"],
-                row["site"],
-                files[0],
-                tuple(files[1:]),
-                made_from["labels"],
-                facts["left_out"],
-                facts["lesion_outside_ml"],
-                facts["lesion_below_ml"],
-                Alignment.from_facts(facts["alignment"]) if facts["alignment"] else None,
-                {name: row[name] for name in metadata_columns(rows) if row[name]},
-            )
-        )
-    return cases
+def _holds_sites_out(split, sites):
+    """Say whether no site of a validation subject is that of a training subject, by the data alone."""
+    training, validation = (
+        set().union(*(sites.get(subject, ()) for subject in split[subset]))
+        for subset in ("training", "validation")
+    )
+    return training.isdisjoint(validation)

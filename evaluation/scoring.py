@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.cases import find_cases
 from evaluation.choosing import (
     THRESHOLDS,
     choose_operating_point,
@@ -16,7 +17,7 @@ from evaluation.choosing import (
 )
 from evaluation.kept_predictions import load_scored, predict_missing
 from evaluation.metrics import subject_metrics
-from evaluation.runs import count_left_out, find_cases, find_runs
+from evaluation.runs import find_runs, pair_runs
 from evaluation.strata import check_strata
 from prediction.lesions import box_of
 from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
@@ -27,11 +28,16 @@ from system.parallel import in_parallel
 
 
 class Scores(NamedTuple):
-    """Rows of metrics.csv, facts of each run, and a function that loads the `View` of each scan."""
+    """What was scored.
+
+    Rows of metrics.csv, facts of each run, a function that loads the `View` of each scan, and which
+    runs are compared, each an `evaluation.runs.Pair`.
+    """
 
     rows: list
     runs: dict
     views: dict
+    pairs: list
 
 
 class View(NamedTuple):
@@ -55,11 +61,12 @@ def score_runs(folders, prepared, subset, options, fewest=1):
     """
     runs = find_runs(folders, prepared, subset)
     if len(runs) < fewest:
-        raise InputError(f"{', '.join(runs)}: a ranking needs {fewest} runs or more; name them")
-    # All runs have the same folds, in the same order.
-    folds = [find_cases(prepared, fold.split, subset) for fold in next(iter(runs.values()))]
-    cases = {fold: own for run in runs.values() for fold, own in zip(run, folds, strict=True)}
-    check_strata(options.strata, {n: None for own in folds for case in own for n in case.metadata})
+        names = ", ".join(run.name for run in runs)
+        raise InputError(f"{names}: a ranking needs {fewest} runs or more; name them")
+    pairs = pair_runs(runs)
+    cases = _find_cases(runs, prepared, subset)
+    known = {name: None for own in cases.values() for case in own for name in case.metadata}
+    check_strata(options.strata, known)
     if subset == "validation":
         predict_missing(cases, dict.fromkeys(cases, options.flip))
         points = choose_points(runs, cases, options)
@@ -70,19 +77,39 @@ def score_runs(folders, prepared, subset, options, fewest=1):
     rows = list(in_parallel(score_case, tasks, "scoring"))
     _print_points(cases, points, subset, options.choose_for)
     facts = {
-        name: {
-            "folders": [str(file.parent) for predictor in run for file in predictor.weights],
-            "operating_points": {predictor.name: points[predictor] for predictor in run},
-            "subjects_left_out": count_left_out(run),
+        run.name: {
+            "folders": [str(file.parent) for p in run.predictors for file in p.weights],
+            "operating_points": {p.name: points[p] for p in run.predictors},
+            "folds": run.folds,
+            "of_folds": run.of_folds,
+            "sites_held_out": run.sites_held_out,
+            "subjects_left_out": run.count_left_out(),
         }
-        for name, run in runs.items()
+        for run in runs
     }
-    # Of equal keys the last stays.
+    # Of equal keys the last stays: that of the last run, and of its first seed.
+    last = [predictor for run in runs for own in reversed(run.by_seed()) for predictor in own]
     views = {
-        (case.subject, case.session): partial(load_view, predictor, case, point)
-        for predictor, case, point in tasks
+        (case.subject, case.session): partial(load_view, predictor, case, points[predictor])
+        for predictor in last
+        for case in cases[predictor]
     }
-    return Scores(rows, facts, views)
+    return Scores(rows, facts, views, pairs)
+
+
+def _find_cases(runs, prepared, subset):
+    """List the cases of each predictor; those of equal folds are read once."""
+    read = {}
+    for run in runs:
+        for predictor in run.predictors:
+            subjects = tuple(sorted(predictor.split[subset]))
+            if subjects not in read:
+                read[subjects] = find_cases(prepared, predictor.split, subset)
+    return {
+        predictor: read[tuple(sorted(predictor.split[subset]))]
+        for run in runs
+        for predictor in run.predictors
+    }
 
 
 def _pairs(cases):
@@ -94,7 +121,8 @@ def _print_points(cases, points, subset, aim):
     for predictor, own in cases.items():
         networks = len(predictor.weights)
         average = f"the average of {networks} networks, " if networks > 1 else ""
-        chosen_on = "these very scans" if predictor.fold is None else "the other folds"
+        chosen_on = points[predictor].get("chosen_on", "validation")
+        chosen_on = "these very scans" if chosen_on == "validation" else chosen_on
         print(
             f"{predictor.name}: {len(own)} scans of the {subset} subset, {average}"
             + describe_point(points[predictor])
@@ -151,13 +179,14 @@ def choose_points(runs, cases, options):
     tried = {predictor: [next(results) for _ in own] for predictor, own in cases.items()}
     results.close()
     points = {}
-    for folds in runs.values():
-        points |= choose_for_folds({fold: tried[fold] for fold in folds}, options)
+    for run in runs:
+        for folds in run.by_seed():
+            points |= choose_for_folds({fold: tried[fold] for fold in folds}, options)
     return points
 
 
 def choose_for_folds(tried, options):
-    """Choose the operating point of each predictor of a run from what was tried on its scans.
+    """Choose the operating point of each predictor of a run and seed from what was tried on its scans.
 
     A fold is scored with a point in which its own subjects had no part, chosen on the predictions
     of the other folds. The point that is chosen on all of them is stored beside each fold's
@@ -188,7 +217,7 @@ def score_case(task):
     # As `predict.py` writes it.
     soft = levels if prediction.any() else np.zeros_like(levels)
     metrics = subject_metrics(reference, prediction, volume.spacing_mm, soft)
-    return metrics_row(predictor.run, case, metrics)
+    return metrics_row(predictor.run, case, metrics, predictor.seed, predictor.fold)
 
 
 def load_view(predictor, case, point):
@@ -201,9 +230,10 @@ def _cut(levels, point, volume, case):
     return mask_of(levels, level_of(point["threshold"]), point, volume, case.alignment)
 
 
-def metrics_row(run, case, metrics):
+def metrics_row(run, case, metrics, seed=None, fold=None):
     """Make a row of metrics.csv."""
     scan = {"run": run, "subject": case.subject, "session": case.session, "site": case.site}
+    scan |= {n: value for n, value in (("seed", seed), ("fold", fold)) if value is not None}
     ends = {name: getattr(case, name) for name in ("lesion_outside_ml", "lesion_below_ml")}
     row = scan | metrics | ends
     # A table of the user may have a column that is called as one of ours is.

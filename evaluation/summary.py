@@ -35,12 +35,11 @@ def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
     """
     rows = scores.rows
     ranked = rank_runs(rows, ranking) if ranking else None
-    baseline, *others = scores.runs
     runs = {
         name: facts | describe([row for row in rows if row["run"] == name], seed, strata)
         for name, facts in scores.runs.items()
     }
-    comparisons = [compare_runs(rows, name, baseline, seed) for name in others]
+    comparisons = [compare_runs(rows, *pair[:2], seed, pair.price) for pair in scores.pairs]
     # The first, as it tells that the others are ours.
     save_json(folder / "summary.json", without_nan({"subset": subset, "runs": runs}))
     save_csv(folder / "metrics.csv", rows)
@@ -104,5 +103,6 @@ def print_comparisons(comparisons):
         print(f"\n{comparison['run']} against {comparison['baseline']}, subject by subject")
         for found in comparison["metrics"].values():
             print(f"  {found['sentence']}")
-        if comparison["caveat"]:
-            print(f"  {comparison['caveat']}")
+        for sentence in (comparison["price"], comparison["noise"], comparison["caveat"]):
+            if sentence:
+                print(f"  {sentence}")

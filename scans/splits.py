@@ -172,14 +172,17 @@ def load_split(folder, dataset, fold, by="subject"):
 
 
 def find_split(folder, dataset, fold, identity):
-    """Find the split of a fold, by subject or by site, that has this `fingerprint`, or None."""
+    """Find the split of a fold that has this `fingerprint`; return its kind and itself, or None.
+
+    The kind is ``"subject"`` or ``"site"``.
+    """
     by_subject = load_split(folder, dataset, fold)
     if fingerprint(by_subject) == identity:
-        return by_subject
+        return "subject", by_subject
     with contextlib.suppress(InputError):
         by_site = load_split(folder, dataset, fold, "site")
         if fingerprint(by_site) == identity:
-            return by_site
+            return "site", by_site
     return None
 
 

@@ -111,7 +111,7 @@ def contender_folder(settings, arguments, name):
 
 def check_scans(settings, folds):
     """Refuse scans that are gone or changed now: they are read again when the budget is spent."""
-    from evaluation.runs import find_cases
+    from evaluation.cases import find_cases
     from scans.splits import load_split
 
     for fold in folds:

@@ -21,7 +21,7 @@ FARTHEST = 16  # the middle of the head lies no farther from that of the grid, i
 
 def healthy_cases(results, settings):
     """List the healthy heads as cases with an empty mask, written to ``<results>/healthy`` once."""
-    from evaluation.runs import find_cases
+    from evaluation.cases import find_cases
     from scans.splits import load_split
 
     split = load_split(settings.paths.prepared, "atlas", settings.fold)
@@ -40,7 +40,7 @@ def synthetic_cases(results, settings):
 
 
 def empty_case(results, settings, subject):
-    from evaluation.runs import Case
+    from evaluation.cases import Case
 
     image, mask = (
         results / HEALTHY / f"{subject}{suffix}.nii.gz"

@@ -33,7 +33,7 @@ def main(argv=None):
     tuned = contest.contender_folder(settings, arguments, "monai-tuned")
     from monai.utils import set_determinism
 
-    from evaluation.runs import find_cases
+    from evaluation.cases import find_cases
     from scans.splits import load_split
 
     contest.check_scans(settings, [settings.fold])

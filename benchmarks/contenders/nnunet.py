@@ -75,7 +75,7 @@ def write_dataset(folder, settings):
     """Lay out the scans that may train or validate as nnU-Net wants them; return the test cases."""
     import nibabel
 
-    from evaluation.runs import find_cases
+    from evaluation.cases import find_cases
     from scans.splits import load_split
     from scans.volumes import load_lesion, load_volume, to_original_grid
 

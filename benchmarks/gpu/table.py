@@ -20,8 +20,8 @@ import pandas
 from benchmarks.bench import markdown
 from benchmarks.gpu.trip import FORWARD_GFLOP
 from config import load_settings
+from evaluation.cases import find_cases
 from evaluation.metrics import subject_metrics
-from evaluation.runs import find_cases
 from evaluation.statistics import compare, summary
 from prediction.inference import load_networks, predict_probability
 from scans.splits import load_split

@@ -11,9 +11,9 @@ import pytest
 from conftest import RAS, draw_head
 
 from evaluation import report, viewer
+from evaluation.cases import Case
 from evaluation.comparison import compare_runs, describe
 from evaluation.metrics import subject_metrics
-from evaluation.runs import Case
 from evaluation.scoring import Scores, metrics_row
 from scans.volumes import Volume
 
@@ -90,14 +90,14 @@ def view(shape=(28, 32, 16)):
 
 def write_report(path, rows, subset="test", folder="nowhere", view=view):
     names = list(dict.fromkeys(row["run"] for row in rows))
-    facts = {name: {"folders": [folder]} for name in names}
+    facts = {name: {"folders": [folder], "folds": {0: [0]}, "of_folds": 5} for name in names}
     runs = {
         name: facts[name] | describe([row for row in rows if row["run"] == name], 0)
         for name in names
     }
     found = [compare_runs(rows, name, names[0], 0) for name in names[1:]]
     views = {(row["subject"], row["session"]): view for row in rows}
-    report.save_report(path, subset, Scores(rows, facts, views), runs, found)
+    report.save_report(path, subset, Scores(rows, facts, views, []), runs, found)
     return path
 
 

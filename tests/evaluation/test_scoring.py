@@ -4,8 +4,9 @@ import numpy as np
 from conftest import RAS, draw_head, write_nifti
 
 from config import Evaluation
+from evaluation.cases import Case
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, chosen_operating_point
-from evaluation.runs import Case, Predictor
+from evaluation.runs import Predictor
 from evaluation.scoring import Tried, choose_for_folds, load_view
 from prediction.operating_point import PLAIN
 
@@ -28,7 +29,7 @@ def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
         weights = tmp_path / f"fold_{fold}" / "best.weights.h5"
         weights.parent.mkdir()
         weights.write_bytes(b"%d" % fold)
-        folds.append(Predictor("train", fold, (weights,), tmp_path, {}))
+        folds.append(Predictor("train", f"train, fold {fold}", 0, fold, (weights,), tmp_path, {}))
     for own in (1, 3, 8):
         tried = dict(zip(folds, map(tried_at, ([own] * 9, [5, 5], [5])), strict=True))
         point = choose_for_folds(tried, Evaluation())[folds[0]]
@@ -47,7 +48,7 @@ def test_a_view_has_no_nan_where_the_scan_has_it_outside_the_head(tmp_path):
     image = write_nifti(tmp_path / "a.nii", np.where(voxels == 0, np.nan, voxels), RAS)
     mask = write_nifti(tmp_path / "m.nii", lesion, RAS)
     case = Case("a", "", "", image, (mask,), None, 0, 0.0)
-    predictor = Predictor("train", None, (), tmp_path, {})
+    predictor = Predictor("train", "train", 0, 0, (), tmp_path, {})
     write_nifti(predictor.prediction_of(case), lesion * np.uint16(65000), RAS)
     view = load_view(predictor, case, PLAIN)
     assert np.isfinite(view.volume.voxels).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.statistics import compare, summary
+from evaluation.statistics import compare, compare_seeds, summary
 from evaluation.strata import VOLUMES, volume_stratum
 
 
@@ -171,8 +171,82 @@ def test_a_mean_and_ranks_that_disagree_show_nothing():
 
 
 def test_a_comparison_and_a_summary_are_plain_numbers():
-    for found in (paired(PAIRED), paired([0.0]), summary(PAIRED, 0), summary([1, 2, 4], 0)):
+    two_seeds = np.random.default_rng(0).normal(size=(9, 2))
+    for found in (
+        paired(PAIRED),
+        paired([0.0]),
+        compare(two_seeds, two_seeds[::-1], 0, larger_is_better=True),
+        summary(PAIRED, 0),
+        summary([1, 2, 4], 0),
+    ):
+        found |= found.pop("seeds", {})
+        ends = {name: found.pop(name) for name in ("counts", "sd") if name in found}
         assert json.loads(json.dumps(found)) == pytest.approx(found, nan_ok=True)
+        assert json.loads(json.dumps(ends)).keys() == ends.keys()
+
+
+# --- several seeds ---
+
+
+def two_ways(rng, subjects, seeds, difference, sd_of_seeds):
+    """Dice of two ways, subjects × seeds, of which the first is better by a difference."""
+    people = rng.normal(0.6, 0.2, (subjects, 1))
+
+    def way(mean):
+        by_person = rng.normal(mean, 0.04, (subjects, 1))
+        by_seed = rng.normal(0, sd_of_seeds, (1, seeds))
+        return people + by_person + by_seed + rng.normal(0, 0.05, (subjects, seeds))
+
+    return way(difference), way(0)
+
+
+def test_seeds_are_averaged_before_subjects_are_paired():
+    one, other = two_ways(np.random.default_rng(0), 30, 3, 0.05, 0.01)
+    found = compare(one, other, 0, larger_is_better=True)
+    averaged = compare(one.mean(1), other.mean(1), 0, larger_is_better=True)
+    for name in ("n", "mean_difference", "p", "effect_size", "wins", "losses"):
+        assert found[name] == pytest.approx(averaged[name])
+    assert found["low"] < averaged["low"] and averaged["high"] < found["high"]
+
+
+def test_a_value_that_a_seed_lacks_is_taken_from_the_others():
+    one, other = np.array([[0.4, math.nan], [0.6, 0.8], [math.nan] * 2]), np.array([[0.1]] * 3)
+    found = compare(one, other, 0, larger_is_better=True)
+    assert (found["n"], found["missing"]) == (2, 1)
+    assert found["mean_difference"] == pytest.approx((0.3 + 0.6) / 2)
+
+
+def test_seeds_are_compared_by_students_test_of_their_means():
+    one, other = two_ways(np.random.default_rng(1), 40, 3, 0.02, 0.01)
+    found = compare_seeds(one, other)
+    assert found["counts"] == [3, 3]
+    assert found["sd"] == pytest.approx([one.mean(0).std(ddof=1), other.mean(0).std(ddof=1)])
+    assert found["p"] == pytest.approx(stats.ttest_ind(one.mean(0), other.mean(0)).pvalue, rel=1e-4)
+    assert found["larger_than_noise"] is bool(found["p"] < 0.05)
+
+
+@pytest.mark.parametrize(("counts", "known"), [((1, 1), False), ((3, 1), False), ((2, 2), True)])
+def test_noise_is_unknown_where_a_way_has_one_seed(counts, known):
+    one, other = two_ways(np.random.default_rng(2), 20, 3, 0.1, 0.01)
+    found = compare_seeds(one[:, : counts[0]], other[:, : counts[1]])
+    assert (found["larger_than_noise"] is not None) == (not math.isnan(found["p"])) == known
+
+
+def test_seeds_that_agree_to_the_last_bit_make_no_noise():
+    same = np.full((8, 2), 0.5)
+    assert compare_seeds(same, same)["larger_than_noise"] is False
+    assert compare_seeds(same + 0.1, same)["larger_than_noise"] is True
+
+
+def test_one_seed_takes_noise_for_a_difference_and_several_do_not():
+    rng = np.random.default_rng(3)
+    shown = {}
+    for seeds in (1, 2, 3):
+        pairs = [two_ways(rng, 36, seeds, 0, 0.012) for _ in range(100)]
+        verdicts = [compare(*pair, 0, larger_is_better=True)["verdict"] for pair in pairs]
+        shown[seeds] = len(pairs) - verdicts.count("not shown")
+    assert shown[1] >= 10
+    assert max(shown[2], shown[3]) <= 8
 
 
 def test_lists_of_different_subjects_are_refused():

@@ -166,7 +166,7 @@ def test_the_split_of_a_run_is_found_among_both_kinds(tmp_path):
     for by, folds in both.items():
         split = split_of(folds)
         assert load_split(tmp_path, "atlas", 0, by) == split
-        assert find_split(tmp_path, "atlas", 0, fingerprint(split)) == split
+        assert find_split(tmp_path, "atlas", 0, fingerprint(split)) == (by, split)
     assert find_split(tmp_path, "atlas", 0, "another") is None
 
 

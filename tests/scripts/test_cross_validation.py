@@ -1,5 +1,6 @@
 """All folds together: each subject scored once, by the network and the point that never saw it."""
 
+import html
 import json
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from prediction.inference import predict_probability
 from prediction.lesions import remove_small
 from prediction.network import load_network
 from prediction.operating_point import PLAIN
-from scans.splits import load_split
+from scans.splits import fingerprint, load_split
 from scans.volumes import load_mask, load_volume
 
 FOLDS = 3
@@ -183,7 +184,7 @@ def test_a_run_that_lacks_folds_says_how_many_subjects_are_not_scored(
     assert f"not over all folds; {missing} subjects are not scored" in capsys.readouterr().out
     assert f"{missing} subjects are not scored" in (tmp_path / "report.html").read_text("utf-8")
     other = shutil.copytree(folds / "fold_2" / "train", tmp_path / "train")
-    with refused("another fold", folds / "fold_0", other):
+    with refused("other subjects", folds / "fold_0", other):
         evaluate.main([*arguments, *runs_of(folds, range(2)), str(other)])
 
 
@@ -200,6 +201,126 @@ def test_one_fold_in_two_folders_is_refused(folds, arguments):
     shutil.copytree(folds / "fold_0", folds / "fold_7")
     with refused(folds / "fold_0", folds / "fold_7", "both are fold 0"):
         evaluate.main([*arguments, *runs_of(folds), str(folds / "fold_7" / "train")])
+
+
+# Several seeds, and sites that are held out
+
+
+def pretend(runs, new, prepared, seed=0, by="subject"):
+    """Copy trained folds as those of another seed, or by site: each with another one's weights."""
+    for fold in range(FOLDS):
+        folder = shutil.copytree(runs / f"fold_{fold}" / "train", new / f"fold_{fold}" / "train")
+        other = runs / f"fold_{(fold + 1 + seed) % FOLDS}" / "train"
+        shutil.copy(other / "best.weights.h5", folder)
+        facts = load_json(folder / "run.json")
+        split = load_split(prepared, "atlas", fold, by)
+        identity = facts["identity"] | {"seed": seed, "split": fingerprint(split)}
+        change_run(folder, seed=seed, identity=identity)
+    return [str(new / f"fold_{fold}" / "train") for fold in range(FOLDS)]
+
+
+@pytest.fixture(scope="module")
+def two_seeds_by_both(trained, arguments, prepared, tmp_path_factory):
+    """Folder of an evaluation of folds by subject and by site, two seeds each."""
+    folder = tmp_path_factory.mktemp("seeds")
+    runs = shutil.copytree(trained, folder / "runs")
+    words = runs_of(runs)
+    for place, seed, by in (
+        ("seed_1", 1, "subject"),
+        ("by_site", 0, "site"),
+        ("by_site/seed_1", 1, "site"),
+    ):
+        words += pretend(trained, runs / place, prepared, seed, by)
+    with pytest.MonkeyPatch.context() as patch:
+        quickly(patch)
+        evaluate.main([*arguments, "--output", str(folder / "validation"), *words])
+        words = [*arguments, "--subset", "test", "--output", str(folder / "test"), *words]
+        evaluate.main(words)
+    return folder
+
+
+def test_each_seed_scores_every_subject_and_is_told_in_the_table(two_seeds_by_both, prepared):
+    table = metrics_csv(two_seeds_by_both / "validation")
+    assert set(table.run) == {"train", "train by site"}
+    counts = table.groupby(["run", "subject", "session"]).seed.agg(["nunique", "count"])
+    assert (counts == 2).all(axis=None)
+    for by, name in (("subject", "train"), ("site", "train by site")):
+        for fold in range(FOLDS):
+            own = table[(table.run == name) & (table.fold == fold)]
+            assert set(own.subject) == set(load_split(prepared, "atlas", fold, by)["validation"])
+
+
+def test_the_price_of_a_new_scanner_and_the_noise_between_seeds_are_sentences(two_seeds_by_both):
+    (found,) = load_json(two_seeds_by_both / "validation" / "comparison.json")["comparisons"]
+    assert (found["run"], found["baseline"]) == ("train by site", "train")
+    table = metrics_csv(two_seeds_by_both / "validation")
+    by_seed = table.groupby(["run", "seed", "subject"]).dice.mean().groupby(["run", "seed"]).mean()
+    dice = found["metrics"]["dice"]
+    difference = by_seed["train by site"].mean() - by_seed["train"].mean()
+    assert dice["mean_difference"] == pytest.approx(difference)
+    assert dice["seeds"]["sd"][1] == pytest.approx(by_seed["train"].std(), abs=1e-8)
+    assert "scanner" in found["price"] and "6 subjects of 3 sites" in found["price"]
+    assert f"of {by_seed['train'].std():.3f} over 2 of train" in found["noise"]
+    assert len(set(dice["seeds"]["sd"])) == 2
+    text = (two_seeds_by_both / "validation" / "report.html").read_text("utf-8")
+    for sentence in (found["price"], found["noise"]):
+        assert sentence in html.unescape(text)
+    assert "cross-validation over 3 folds, 2 seeds" in text
+    assert "cross-validation over 3 folds of whole sites, 2 seeds" in text
+    assert "seed 0: 0, 1, 2 of 3; seed 1: 0, 1, 2 of 3" in text
+
+
+def test_each_seed_has_its_own_points_and_its_own_average_on_the_test_subset(two_seeds_by_both):
+    points = load_json(two_seeds_by_both / "validation" / "summary.json")["runs"]["train"]
+    assert set(points["operating_points"]) == {
+        f"train, seed {seed}, fold {fold}" for seed in (0, 1) for fold in range(FOLDS)
+    }
+    runs = load_json(two_seeds_by_both / "test" / "summary.json")["runs"]
+    assert set(runs["train"]["operating_points"]) == {"train, seed 0", "train, seed 1"}
+    for place in (".", "seed_1", "by_site", "by_site/seed_1"):
+        folder = two_seeds_by_both / "runs" / place / "evaluation" / "predictions" / "train"
+        assert list(folder.glob("*_levels.nii.gz")), place
+    (found,) = load_json(two_seeds_by_both / "test" / "comparison.json")["comparisons"]
+    assert found["price"] is None
+
+
+def test_one_seed_leaves_the_noise_unknown(scored):
+    text = (scored / "validation" / "report.html").read_text("utf-8")
+    assert "Noise between seeds is unknown" in text
+    assert "--seeds 2" in text
+
+
+def test_seeds_that_lack_folds_are_told(trained, arguments, prepared, tmp_path):
+    runs = shutil.copytree(trained, tmp_path / "runs")
+    more = pretend(trained, runs / "seed_4", prepared, seed=4)
+    evaluate.main([*arguments, "--output", str(tmp_path / "out"), *runs_of(runs), *more[:2]])
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "seed 0: 0, 1, 2 of 3; seed 4: 0, 1 of 3, without 2" in text
+
+
+def test_one_seed_twice_and_two_seeds_in_one_folder_are_refused(
+    trained, arguments, prepared, tmp_path
+):
+    runs = shutil.copytree(trained, tmp_path / "runs")
+    twice = pretend(trained, runs / "seed_1", prepared, seed=0)
+    with refused(twice[0], "both are fold 0 of seed 0"):
+        evaluate.main([*arguments, *runs_of(runs), *twice])
+    mixed = pretend(trained, tmp_path / "mixed", prepared)
+    run = tmp_path / "mixed" / "fold_2" / "train"
+    change_run(run, seed=5, identity=load_json(run / "run.json")["identity"] | {"seed": 5})
+    with refused(run, "another seed"):
+        evaluate.main([*arguments, *mixed])
+
+
+def test_sites_held_out_are_compared_with_their_like_alone(trained, arguments, prepared, tmp_path):
+    runs = shutil.copytree(trained, tmp_path / "runs")
+    by_site = pretend(trained, runs / "by_site", prepared, by="site")
+    for run in map(Path, by_site):
+        identity = load_json(run / "run.json")["identity"]
+        identity["train"]["epochs"] = 9
+        change_run(run, identity=identity)
+    with refused("train by site", "another train.epochs than train"):
+        evaluate.main([*arguments, *runs_of(runs), *by_site])
 
 
 def test_the_report_says_that_it_is_a_cross_validation(scored):
@@ -225,32 +346,73 @@ def commands(monkeypatch):
     return noted
 
 
-def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(commands):
-    words = ["--set", "paths.runs=my runs", "--set", "split.folds=2"]
+def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(commands, prepared):
+    words = ["--set", "paths.runs=my runs", "--set", f"paths.prepared={prepared}"]
     cross_validate.main(["--stages", "train", "transfer", *words])
     *stages, last = commands
     assert stages == [
         [
             script,
             *words,
-            "--set",
-            f"fold={fold}",
-            "--set",
-            f"paths.runs=my runs/fold_{fold}",
-            "--set",
-            "transfer.initial_weights=my runs/pre_train/best.weights.h5",
+            *("--set", "seed=0", "--set", f"fold={fold}", "--set", "split.by=subject"),
+            *("--set", f"paths.runs=my runs/fold_{fold}"),
+            *("--set", "transfer.initial_weights=my runs/pre_train/best.weights.h5"),
         ]
-        for fold in range(2)
+        for fold in range(FOLDS)
         for script in ("train_model.py", "transfer_learning.py")
     ]
     output = ["--output", "my runs/evaluation/cross_validation"]
-    runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in range(2)]
+    folds = range(FOLDS)
+    runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in folds]
     assert last == ["evaluate.py", *runs, *words, *output]
 
 
-def test_training_from_scratch_is_cross_validated_if_not_told_otherwise(commands):
-    cross_validate.main([])
-    assert [command[0] for command in commands] == ["train_model.py"] * 5 + ["evaluate.py"]
+def trained_by(commands):
+    """Seed, fold, kind of folds and folder of each training that was called for."""
+    return [
+        tuple(word.split("=")[1] for word in command[-9:-2:2])
+        for command in commands
+        if command[0] != "evaluate.py"
+    ]
+
+
+def test_seeds_and_sites_have_folders_of_their_own(commands, prepared, tmp_path):
+    words = ["--set", f"paths.runs={tmp_path}", "--set", f"paths.prepared={prepared}"]
+    cross_validate.main(["--seeds", "2", "--by", "site", *words, "--set", "seed=7"])
+    homes = {"7": tmp_path / "by_site", "8": tmp_path / "by_site" / "seed_8"}
+    assert trained_by(commands) == [
+        (seed, str(fold), "site", f"{home}/fold_{fold}")
+        for seed, home in homes.items()
+        for fold in range(FOLDS)
+    ]
+    runs = [f"{home}/fold_{fold}/train" for home in homes.values() for fold in range(FOLDS)]
+    assert commands[-1][: 1 + len(runs)] == ["evaluate.py", *runs]
+    assert commands[-1][-1] == str(tmp_path / "evaluation" / "cross_validation_by_site")
+
+
+def test_folds_by_subject_that_are_finished_are_evaluated_beside_those_by_site(
+    commands, prepared, folds, capsys
+):
+    words = ["--set", f"paths.runs={folds}", "--set", f"paths.prepared={prepared}"]
+    cross_validate.main(["--by", "site", *words])
+    by_subject = [f"{folds}/fold_{fold}/train" for fold in range(FOLDS)]
+    by_site = [f"{folds}/by_site/fold_{fold}/train" for fold in range(FOLDS)]
+    assert commands[-1][1 : 1 + 2 * FOLDS] == by_subject + by_site
+    change_run(folds / "fold_1" / "train", finished=False)
+    cross_validate.main(["--by", "site", *words])
+    assert commands[-1][1 : 1 + FOLDS] == by_site
+    assert f"{folds / 'fold_1' / 'train'} is not there" in capsys.readouterr().out
+
+
+def test_another_machine_trains_the_folds_it_is_told_and_scores_nothing(commands, prepared):
+    words = ["--set", f"paths.prepared={prepared}"]
+    cross_validate.main(["--folds", "2", "0", *words])
+    assert [fold for _, fold, *_ in trained_by(commands)] == ["2", "0"]
+    assert "evaluate.py" not in [command[0] for command in commands]
+    with refused("--folds 3", "are 0 to 2"):
+        cross_validate.main(["--folds", "3", *words])
+    with refused("--seeds 0"):
+        cross_validate.main(["--seeds", "0", *words])
 
 
 def test_a_mistake_is_refused_before_the_first_fold(commands):
@@ -262,13 +424,14 @@ def test_a_mistake_is_refused_before_the_first_fold(commands):
     assert commands == []
 
 
-def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, capfd):
+def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, prepared, capfd):
     # Refused before Keras is imported, which takes seconds.
+    shutil.copy(prepared / "splits.json", tmp_path)
     folders = [f"paths.runs={tmp_path}", f"paths.prepared={tmp_path}"]
     with pytest.raises(SystemExit) as stopped:
         cross_validate.main([word for folder in folders for word in ("--set", folder)])
     assert stopped.value.code == 2
     said = capfd.readouterr()
-    assert "fold 0: train_model.py" in said.out
+    assert "fold 0 by subject, seed 0: train_model.py" in said.out
     assert f"{tmp_path / 'slices.csv'}: not found" in said.err
     assert "fold 1" not in said.out

@@ -26,7 +26,7 @@ from scans.splits import fingerprint, load_split
 from scans.volumes import load_mask, load_volume
 
 STAGES = ("train", "transfer")
-WHOSE = ["run", "subject", "session", "site"]
+WHOSE = ["run", "subject", "session", "site", "seed", "fold"]
 MEASURED = ["lesion_volume_ml", *METRICS, "lesion_outside_ml"]
 PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}
 

@@ -15,8 +15,9 @@ from scipy.spatial.transform import Rotation
 import predict
 import prep
 from config import load_settings
+from evaluation.cases import find_cases
 from evaluation.kept_predictions import missing_predictions, predict_cases
-from evaluation.runs import Predictor, _read_fold, find_cases
+from evaluation.runs import Predictor, _read_fold
 from evaluation.scoring import load_view, score_case
 from prediction.operating_point import PLAIN
 from scans import preparation
@@ -204,7 +205,7 @@ def test_evaluation_takes_the_alignment_of_preparation_and_scores_on_the_own_gri
     prepared = native.folder / "prepared"
     cases = find_cases(prepared, load_split(prepared, "atlas", 0), "validation")
     monkeypatch.setattr("scans.geometry.align", None)
-    predictor = Predictor("train", None, (weights,), tmp_path, {})
+    predictor = Predictor("train", "train", 0, 0, (weights,), tmp_path, {})
 
     def answer(volume, flip, alignment):
         seen = look_at(volume, native.settings.geometry, alignment)
@@ -229,7 +230,7 @@ def test_evaluation_takes_the_alignment_of_preparation_and_scores_on_the_own_gri
 def test_a_run_of_another_geometry_than_the_slices_is_refused(native, tmp_path):
     prepared = native.folder / "prepared"
     split = load_split(prepared, "atlas", 0)
-    facts = {"stage": "train", "finished": True, "fold": 0}
+    facts = {"stage": "train", "finished": True, "seed": 0, "fold": 0}
     own = {"align": "template", "brain": "template"}
     for geometry, wrong in (
         (own, None),

@@ -5,7 +5,7 @@ import shutil
 
 from conftest import refused
 
-from evaluation.runs import find_cases
+from evaluation.cases import find_cases
 from scans.splits import load_split
 
 
