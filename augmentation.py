@@ -8,6 +8,8 @@ import numpy as np
 
 # tf.data runs the threads; more of them inside OpenCV would only get in their way.
 cv2.setNumThreads(1)
+# Settings that a device does not do by itself (`data.DeviceBatches`).
+HOST_ALONE = ("crop", "noise", "blur", "low_resolution", "bias_field", "carve_mix")
 # Lesions come from at most so many slices above or below: the anatomy around them is alike.
 REACH = 8
 

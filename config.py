@@ -256,6 +256,12 @@ class Hardware(Section):
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="mixed is faster on GPUs and rounds more; prediction: always float32"
     )
+    data: Literal["device", "host", "auto"] = Field(
+        "auto",
+        description="where slices are kept and augmented while training: in the memory of the GPU (JAX "
+        "and PyTorch), or by the processor; auto: on one GPU with room for them, if it can do the "
+        "augmentation (rotation, shift, zoom, flip, gamma)",
+    )
     jit: bool | Literal["auto"] = Field(
         "auto", description="compile with XLA; auto: on one GPU (on a CPU it is 14 times slower)"
     )

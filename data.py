@@ -13,13 +13,14 @@ import keras
 import numpy as np
 import pandas
 
-from augmentation import CarveMix, augment
+from augmentation import HOST_ALONE, CarveMix, augment, draw_distortions
 from losses import NO_IMAGE
+from scans.device_slices import DeviceSlices
 from scans.manifest import load_manifest
 from scans.reader import SliceReader
 from scans.splits import fingerprint, load_split, rows_of
 from system.cores import CORES
-from system.devices import check_last_batches, shard_of_batch
+from system.devices import check_last_batches, free_memory, shard_of_batch
 from system.files import InputError
 from training.provenance import marks_of_subjects
 
@@ -117,6 +118,30 @@ class Batches(keras.utils.PyDataset):
         return image, mask
 
 
+class DeviceBatches(Batches):
+    """Batches of the same slices and draws, put together on the device (`scans.device_slices`)."""
+
+    def __init__(self, slices, *arguments):
+        super().__init__(slices.reader, *arguments)
+        self.slices = slices
+
+    def _standardised(self, step):
+        rows = self.rows(step)
+        if not self.augmentation:
+            return self.slices.batch(rows)
+        ranges = dict(self.augmentation)
+        gamma = ranges["gamma"]
+        names = ("rotation_degrees", "shift", "zoom", "flip")
+        shape = self.slices.shape
+        matrices, gammas = [], []
+        for place in range(len(rows)):
+            # In the order of `augmentation.augment`.
+            rng = np.random.default_rng([self.seed, step, place])
+            matrices.append(draw_distortions(rng, 1, shape, *(ranges[name] for name in names))[0])
+            gammas.append(np.exp(rng.uniform(-gamma, gamma)) if gamma else 1.0)
+        return self.slices.batch(rows, np.array(matrices), np.array(gammas))
+
+
 @dataclass(frozen=True)
 class StageData:
     """The slices of one data set, dealt out to training and validation (never augmented).
@@ -160,18 +185,23 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     _check_prepared(folder, rows, reader, settings)
     ranges = settings.augmentation.model_dump()
     probability = ranges.pop("carve_mix")
-    carve_mix = None
-    if augmented and probability:
-        carve_mix = CarveMix(reader, rows, _with_lesion(rows, subsets["training"]), probability)
-    training = Batches(
-        reader,
-        _training_order(rows, subsets["training"], settings.slices, seed),
-        batch_size,
-        seed,
-        ranges if augmented else None,
-        carve_mix,
-    )
-    validation = Batches(reader, validation_order(subsets["validation"], seed), batch_size, seed)
+    orders = {
+        "training": _training_order(rows, subsets["training"], settings.slices, seed),
+        "validation": validation_order(subsets["validation"], seed),
+    }
+    used = np.concatenate([subsets[name] for name in orders])
+    ranges = ranges if augmented else None
+    if _fits_device(settings, augmented, 2 * used.size * settings.slices.size**2):
+        slices = DeviceSlices(reader, used)
+        training = DeviceBatches(slices, orders["training"], batch_size, seed, ranges)
+        validation = DeviceBatches(slices, orders["validation"], batch_size, seed)
+    else:
+        carve_mix = None
+        if augmented and probability:
+            donors = _with_lesion(rows, subsets["training"])
+            carve_mix = CarveMix(reader, rows, donors, probability)
+        training = Batches(reader, orders["training"], batch_size, seed, ranges, carve_mix)
+        validation = Batches(reader, orders["validation"], batch_size, seed)
     check_last_batches(*(len(b.rows(b.steps - 1)) for b in (training, validation)))
     identity = {
         "slices": fingerprint(rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
@@ -187,6 +217,32 @@ def load_stage_data(dataset, settings, batch_size, augmented):
         "validation not augmented"
     )
     return StageData(rows, reader, training, validation, identity, subjects)
+
+
+def _fits_device(settings, augmented, size):
+    """Say whether slices of so many bytes are to be kept on the device, and augmented there."""
+    wish = settings.hardware.data
+    if wish == "host":
+        return False
+    host_alone = [name for name in HOST_ALONE if augmented and getattr(settings.augmentation, name)]
+    unable = [f"augmentation.{name}" for name in host_alone]
+    if shard_of_batch() is not range:
+        unable.append("hardware.devices above 1")
+    room = free_memory()
+    if wish == "device" and unable:
+        raise InputError(
+            f"hardware.data = device: cannot do {', '.join(unable)}; set hardware.data to host"
+        )
+    if wish == "device" and 0 < room < size:
+        raise InputError(
+            f"hardware.data = device: the slices need {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB are "
+            "free; set hardware.data to host"
+        )
+    # Half of the memory is for the network.
+    fits = wish == "device" or (not unable and size <= room / 2)
+    if fits:
+        print(f"all slices ({size / 1e9:.1f} GB) are kept and augmented on the device")
+    return fits
 
 
 def _check_prepared(folder, rows, reader, wanted):

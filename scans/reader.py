@@ -44,12 +44,16 @@ class SliceReader:
     def read_channels(self, row):
         """Return what a network sees of this row (uint8, (H, W, C)), and its mask, (H, W)."""
         image, mask = self.read(row)
-        first, last, reach = self._first[row], self._last[row], self.neighbours
         images = [
             image if i == row else self._load(self.image[i], self.position[i])
-            for i in (min(max(i, first), last) for i in range(row - reach, row + reach + 1))
+            for i in self.channel_rows(row)
         ]
         return np.stack(images, -1), mask
+
+    def channel_rows(self, row):
+        """List the rows of the slices that a network sees of this row; the last ones of a scan twice."""
+        first, last, reach = self._first[row], self._last[row], self.neighbours
+        return [min(max(i, first), last) for i in range(row - reach, row + reach + 1)]
 
     def standardise(self, row, image):
         """Bring an image of this row, as read or augmented, to the network's float32 scale."""

@@ -15,8 +15,10 @@ from system.files import InputError
 backend = import_module(f"system.{keras.backend.backend()}_devices")
 # What depends on the backend; `system.tensorflow_devices` describes each.
 check_last_batches = backend.check_last_batches
+compiled = backend.compiled
 device_number = backend.device_number
 feed = backend.feed
+free_memory = backend.free_memory
 in_turns = backend.in_turns
 moments_over_devices = backend.moments_over_devices
 resolve_jit = backend.resolve_jit

@@ -111,6 +111,20 @@ def in_turns(folder):
     sync_global_devices("all are through")
 
 
+def free_memory():
+    """Return how many bytes the GPU has left; 0 without one."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 0
+    known = device.memory_stats() or {}
+    return known.get("bytes_limit", 0) - known.get("bytes_in_use", 0)
+
+
+def compiled(function):
+    """Compile a function of arrays for the device."""
+    return jax.jit(function)
+
+
 def resolve_jit(jit):
     """Always compile: JAX is slow without."""
     return True

@@ -89,6 +89,17 @@ def moments_over_devices(mean, variance, count):
     return mean, squares / count - mean**2
 
 
+def free_memory():
+    """Return 0: `tf.data` hands its batches over from the host."""
+    return 0
+
+
+def compiled(function):
+    raise InputError(
+        "hardware.data = device: is for JAX and PyTorch; set it to host, or KERAS_BACKEND=jax"
+    )
+
+
 def resolve_jit(jit):
     """Say whether XLA compiles the training step: True, False, or "auto", on one GPU.
 

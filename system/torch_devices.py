@@ -25,6 +25,17 @@ def start():
     return f"{name}, PyTorch {torch.__version__}"
 
 
+def free_memory():
+    """Return how many bytes the GPU has left; 0 without one."""
+    on_gpu = os.environ["KERAS_TORCH_DEVICE"].startswith("cuda")
+    return torch.cuda.mem_get_info()[0] if on_gpu else 0
+
+
+def compiled(function):
+    """Let a function of tensors run on the device as it is; nothing is learnt from it."""
+    return torch.no_grad()(function)
+
+
 def resolve_jit(jit):
     """Say whether `torch.compile` compiles the training step: only if told to."""
     return jit is True

@@ -57,6 +57,25 @@ def losses_of(weights, settings):
     return np.array([logs["loss"] for logs in losses])
 
 
+def batches_of(settings, place):
+    """Return images and masks of two training batches and one for validation, kept in a place."""
+    from keras.ops import convert_to_numpy
+
+    from config import load_settings
+    from data import load_stage_data
+
+    changes = (f"hardware.data={place}", "augmentation.gamma=0.3", "unet.neighbours=1")
+    data = load_stage_data("atlas", load_settings(None, [*settings, *changes]), 4, augmented=True)
+    found = [data.training[0], data.training[1], data.validation[0]]
+    images, masks = zip(*found, strict=True)
+    arrays = {"images": images, "masks": masks}
+    return {
+        f"{place}_{kind}_{number}": convert_to_numpy(array)
+        for kind, own in arrays.items()
+        for number, array in enumerate(own)
+    }
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
     missing, results, weights, task = sys.argv[1:]
@@ -69,5 +88,7 @@ if __name__ == "__main__":
         probability=probability_of(weights, task["scan"]),
         trained=probability_of(task["trained"], task["scan"]),
         losses=losses_of(weights, task["settings"]),
+        **batches_of(task["settings"], "host"),
+        **batches_of(task["settings"], "device"),
     )
     assert not {name.partition(".")[0] for name in sys.modules} & set(missing.split(","))

@@ -5,7 +5,7 @@ import pytest
 from conftest import refused
 
 from config import load_settings
-from data import load_stage_data, training_order
+from data import Batches, load_stage_data, training_order
 from losses import NO_IMAGE
 from system.devices import feed
 
@@ -232,3 +232,39 @@ def test_a_balanced_order_shows_every_subject_equally_often():
     assert 0.45 < np.mean(rows >= 100) < 0.55
     # And within a subject every slice.
     assert set(rows) == set(lesion)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (("augmentation.noise=0.1", "augmentation.crop=16"), ["noise", "crop", "host"]),
+        (("augmentation.carve_mix=0.5",), ["augmentation.carve_mix"]),
+        ((), ["JAX and PyTorch", "KERAS_BACKEND=jax"]),
+    ],
+)
+def test_what_a_device_cannot_do_is_refused(load, changes, parts):
+    with refused("hardware.data = device", *parts):
+        load("hardware.data=device", *changes)
+
+
+def test_slices_are_kept_on_a_device_with_room_for_them_that_can_augment_them(load, monkeypatch):
+    kept = []
+    monkeypatch.setattr("data.DeviceSlices", lambda reader, rows: kept.append(len(rows)) or reader)
+    monkeypatch.setattr(
+        "data.DeviceBatches", lambda reader, *arguments: Batches(reader, *arguments)
+    )
+    data = load()
+    assert not kept  # TensorFlow has no room
+    used = len(data.rows) - 12 * len(data.subjects["test"])
+    monkeypatch.setattr("data.free_memory", lambda: 10**9)
+    load("hardware.data=host")
+    load("augmentation.blur=1")
+    assert not kept
+    load("augmentation.blur=1", augmented=False)
+    load()
+    assert kept == [used, used]
+    monkeypatch.setattr("data.free_memory", lambda: 10**5)
+    load()
+    assert len(kept) == 2
+    with refused("the slices need", "0.0 GB are free"):
+        load("hardware.data=device")

@@ -101,6 +101,26 @@ def test_weights_are_read_and_the_same_probabilities_found(elsewhere, weights, s
     np.testing.assert_allclose(elsewhere.results[name], found, atol=1e-5)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_batches_of_the_device_are_those_of_the_host_to_a_grey_level(elsewhere, number):
+    found = {
+        place: [elsewhere.results[f"{place}_{kind}_{number}"] for kind in ("images", "masks")]
+        for place in ("host", "device")
+    }
+    (images, masks), (own_images, own_masks) = found["host"], found["device"]
+    assert own_images.shape == images.shape and own_images.shape[-1] == 3
+    assert own_images.dtype == own_masks.dtype == np.float32
+    assert set(np.unique(own_masks)) <= {0, 1}
+    if number == 2:  # validation is not augmented
+        np.testing.assert_array_equal(own_images, images)
+        np.testing.assert_array_equal(own_masks, masks)
+    # A grey level is about 0.01; where a pixel lies on the edge between two, either is right.
+    assert np.abs(own_images - images).max() < 0.05
+    assert np.mean(own_images != images) < 0.01
+    assert np.mean(own_masks != masks) < 0.001
+    assert masks.any()
+
+
 def test_a_run_goes_on_on_its_own_backend_alone(elsewhere):
     words = [word for value in elsewhere.values for word in ("--set", value)]
     with refused("another backend", "--restart"):
@@ -108,13 +128,15 @@ def test_a_run_goes_on_on_its_own_backend_alone(elsewhere):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("place", ["host", "device"])
 @pytest.mark.parametrize("backend", OTHERS)
 def test_a_run_that_is_killed_ends_with_the_same_weights(
-    backend, tiny_overrides, prepared, tmp_path
+    backend, place, tiny_overrides, prepared, tmp_path
 ):
     def train(name, until=None):
         changes = [f"paths.prepared={prepared}", f"paths.runs={tmp_path / name}"]
         changes += ["train.augmentation=true", "unet.dropout=0.3", "train.weight_average=0.5"]
+        changes.append(f"hardware.data={place}")
         words = [word for change in changes for word in ("--set", change)]
         process = start(backend, "-u", ROOT / "train_model.py", *tiny_overrides, *words)
         if until:

@@ -1,0 +1,75 @@
+"""All slices in the memory of the device that trains: batches are put together and distorted there."""
+
+import numpy as np
+from keras import ops
+
+from system.devices import compiled
+
+
+class DeviceSlices:
+    """The slices of some rows of a manifest, kept in 8 bit on the device.
+
+    `reader` is a `scans.reader.SliceReader`, `rows` are row numbers.
+
+    Raises
+    ------
+    InputError
+        If a slice cannot be read, or the backend cannot do it.
+    """
+
+    def __init__(self, reader, rows):
+        self._gather, self._distorted = compiled(_gather), compiled(_distorted)
+        self.reader = reader
+        self.place_of = np.full(len(reader), -1)
+        self.place_of[rows] = np.arange(len(rows))
+        self.shape = reader.read(rows[0])[0].shape
+        images, masks = np.empty((2, len(rows), *self.shape), np.uint8)
+        for place, row in enumerate(rows):
+            images[place], masks[place] = reader.read(row)
+        scales = np.array([reader.scale(row) for row in rows], np.float32).T[..., None, None, None]
+        self._kept = [ops.convert_to_tensor(array) for array in (images, masks, *scales)]
+
+    def batch(self, rows, matrices=None, gammas=None):
+        """Put together a batch on the device, standardised, float32: images (B, H, W, C), masks (B, H, W, 1).
+
+        `matrices`, (B, 2, 3), are from `augmentation.draw_distortions`; `gammas`, (B,), are the
+        powers that grey levels are raised to. Without them nothing is distorted.
+        """
+        channels = np.array([self.reader.channel_rows(row) for row in rows])
+        places = self.place_of[channels].astype(np.int32)
+        if matrices is None:
+            return self._gather(*self._kept, places)
+        # The transform of Keras is projective; these two are 0 in an affine one.
+        flat = np.pad(matrices.reshape(len(rows), 6), ((0, 0), (0, 2))).astype(np.float32)
+        return self._distorted(*self._kept, places, flat, gammas.astype(np.float32))
+
+
+def _gather(images, masks, mean, factor, places):
+    return _standardised(*_picked(images, masks, places), mean, factor, places)
+
+
+def _distorted(images, masks, mean, factor, places, matrices, gammas):
+    """Distort as `augmentation.distort` and `augmentation.alter` do: a mask stays binary."""
+    images, masks = _picked(images, masks, places)
+    images, masks = (
+        ops.image.affine_transform(pixels, matrices, way, "constant", 0, "channels_last")
+        for pixels, way in ((images, "bilinear"), (masks, "nearest"))
+    )
+    levels = ops.round(images)
+    altered = ops.round(255 * ops.power(levels / 255, ops.reshape(gammas, (-1, 1, 1, 1))))
+    return _standardised(altered, masks, mean, factor, places)
+
+
+def _picked(images, masks, places):
+    """Pick images, (B, H, W, C), and the masks of their middle channel, (B, H, W, 1), as float32."""
+    middle = places[:, places.shape[1] // 2]
+    picked = ops.transpose(ops.take(images, places, axis=0), (0, 2, 3, 1))
+    return ops.cast(picked, "float32"), ops.cast(ops.take(masks, middle, axis=0), "float32")[
+        ..., None
+    ]
+
+
+def _standardised(images, masks, mean, factor, places):
+    middle = places[:, places.shape[1] // 2]
+    mean, factor = (ops.take(values, middle, axis=0) for values in (mean, factor))
+    return (images - mean) * factor, masks
