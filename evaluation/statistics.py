@@ -5,6 +5,8 @@ References
 .. [1] Efron: Better bootstrap confidence intervals. JASA 82:171, 1987.
 .. [2] Kerby: The simple difference formula: an approach to teaching nonparametric correlation.
    Comprehensive Psychology 3:11.IT.3.1, 2014.
+.. [3] Zou, Donner: Construction of confidence limits about effect measures: a general approach.
+   Statistics in Medicine 27:1693, 2008: the method of variance estimates recovery (MOVER).
 """
 
 import math
@@ -80,12 +82,11 @@ def compare(one, other, seed, larger_is_better):
     -------
     dict
         ``n`` pairs, and ``missing`` ones that were left out; ``mean_difference`` and its interval
-        ``low`` to ``high``, with several seeds that of `hierarchical_interval`; ``p`` of Wilcoxon's
+        ``low`` to ``high``, over subjects, and over seeds where both have several; ``p`` of Wilcoxon's
         signed-rank test, two-sided, 1 if all differences are 0; ``effect_size``; ``wins``, ``ties``
         and ``losses`` of `one`; ``seeds``, see `compare_seeds`; ``verdict``: ``"helped"`` if p < 0.05
-        and the interval and the effect size are on the good side of 0, and the difference is larger
-        than the noise between seeds where that is known; ``"hurt"`` if on the bad one, else
-        ``"not shown"``.
+        and the interval and the effect size are on the good side of 0, ``"hurt"`` if on the bad one,
+        else ``"not shown"``.
     """
     if len(one) != len(other):
         raise ValueError(f"{len(one)} and {len(other)} subjects are not the same")
@@ -94,20 +95,21 @@ def compare(one, other, seed, larger_is_better):
     differences = _mean_of_present(one) - _mean_of_present(other)
     present = ~np.isnan(differences)
     d = np.round(differences[present], DECIMALS)
-    if one.shape[1] == other.shape[1] == 1:
-        low, high = mean_interval(d, seed)
-    else:
-        low, high = hierarchical_interval(one[present], other[present], seed)
+    low, high = mean_interval(d, seed)
+    seeds = compare_seeds(one, other)
+    if not math.isnan(seeds["reach"]):
+        # MOVER [3]_: how far subjects and how far seeds move the mean, as of a right triangle.
+        low = float(d.mean() - math.hypot(d.mean() - low, seeds["reach"]))
+        high = float(d.mean() + math.hypot(high - d.mean(), seeds["reach"]))
     if d.any():
         p = float(stats.wilcoxon(d).pvalue)
         ranks = stats.rankdata(np.abs(d[d != 0]))
         effect = float((ranks * np.sign(d[d != 0])).sum() / ranks.sum())
     else:
         p, effect = (1.0, 0.0) if d.size else (math.nan, math.nan)
-    seeds = compare_seeds(one, other)
 
-    shown = p < SIGNIFICANCE and seeds["larger_than_noise"] is not False
-    up, down = (shown and low > 0 and effect > 0), (shown and high < 0 and effect < 0)
+    up = p < SIGNIFICANCE and low > 0 and effect > 0
+    down = p < SIGNIFICANCE and high < 0 and effect < 0
     helped, hurt = (up, down) if larger_is_better else (down, up)
     better = d if larger_is_better else -d
     return {
@@ -133,65 +135,49 @@ def _mean_of_present(values):
     return np.divide(np.nansum(values, axis=-1), counts, out=means, where=counts > 0)
 
 
-def hierarchical_interval(one, other, seed):
-    """Bootstrap the 95 % interval of the mean difference, over subjects and over seeds.
+def seed_means(values):
+    """Return the mean over subjects of each seed, of those subjects that no seed lacks.
 
-    Each sample draws subjects, the same of `one` and `other`, and of each of them seeds; percentiles
-    of 9,999 samples. `one` and `other` are subjects × seeds; what a seed lacks is taken as the mean of
-    the others. NaN for fewer than 3 subjects.
+    `values` are subjects × seeds; without such a subject there is no mean.
     """
-    if len(one) < 3:
-        return math.nan, math.nan
-    one, other = (np.where(np.isnan(v), _mean_of_present(v)[:, None], v) for v in (one, other))
+    complete = values[~np.isnan(values).any(1)]
+    return np.round(complete.mean(0), DECIMALS) if len(complete) else np.empty(0)
 
-    def mean_difference(subjects, *seeds, axis):
-        drawn, means = list(seeds), []
-        for values in (one, other):
-            chosen = drawn.pop(0) if values.shape[1] > 1 else np.zeros((1,), int)
-            picked = values[subjects.astype(int)[..., None], chosen.astype(int)[..., None, :]]
-            means.append(picked.mean(-1))
-        return (means[0] - means[1]).mean(-1)
 
-    units = [np.arange(len(one))]
-    units += [np.arange(values.shape[1]) for values in (one, other) if values.shape[1] > 1]
-    interval = stats.bootstrap(
-        units,
-        mean_difference,
-        confidence_level=1 - SIGNIFICANCE,
-        method="percentile",
-        batch=500,
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def sd_between_seeds(values):
+    """Return the SD of the mean over subjects between seeds; NaN for one seed."""
+    means = seed_means(values)
+    return float(means.std(ddof=1)) if means.size > 1 else math.nan
 
 
 def compare_seeds(one, other):
-    """Ask whether two ways differ by more than seeds do; both are subjects × seeds.
+    """Ask whether two ways differ by more than seeds do, by Student's t-test of the seeds' means.
 
-    Of the subjects that no seed lacks.
+    Both are subjects × seeds, of which those count that no seed lacks.
 
     Returns
     -------
     dict
-        ``counts`` of seeds; ``sd``, of each way, of the mean over subjects between seeds, NaN for one
-        seed; ``p`` of Student's t-test on these means, NaN where a way has one seed;
-        ``larger_than_noise``: p < 0.05, or None where not known.
+        ``counts`` of seeds; ``subjects`` that count; ``sd`` between seeds of each way, NaN for one
+        seed; ``p`` and ``reach``, how far either way seeds move the difference (95 %), NaN where a
+        way has one seed; ``larger_than_noise``: p < 0.05, or None where not known.
     """
     complete = ~np.isnan(np.hstack([one, other])).any(1)
-    means = [
-        np.round(v[complete].mean(0), DECIMALS) if complete.any() else v[:0] for v in (one, other)
-    ]
+    means = [seed_means(values[complete]) for values in (one, other)]
     found = {
         "counts": [one.shape[1], other.shape[1]],
-        "sd": [float(m.std(ddof=1)) if m.size > 1 else math.nan for m in means],
+        "subjects": int(complete.sum()),
+        "sd": [sd_between_seeds(values[complete]) for values in (one, other)],
         "p": math.nan,
+        "reach": math.nan,
         "larger_than_noise": None,
     }
     if min(m.size for m in means) < 2:
         return found
-    if not any(found["sd"]):
-        p = float(means[0][0] == means[1][0])
-    else:
-        described = [(m.mean(), m.std(ddof=1), m.size) for m in means]
-        p = float(stats.ttest_ind_from_stats(*described[0], *described[1]).pvalue)
-    return found | {"p": p, "larger_than_noise": p < SIGNIFICANCE}
+    freedom = sum(m.size for m in means) - 2
+    variance = sum(m.var(ddof=1) * (m.size - 1) for m in means) / freedom
+    error = math.sqrt(variance * sum(1 / m.size for m in means))
+    difference = abs(means[0].mean() - means[1].mean())
+    p = float(2 * stats.t.sf(difference / error, freedom)) if error else float(not difference)
+    reach = float(stats.t.ppf(1 - SIGNIFICANCE / 2, freedom) * error)
+    return found | {"p": p, "reach": reach, "larger_than_noise": p < SIGNIFICANCE}

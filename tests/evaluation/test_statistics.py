@@ -221,7 +221,10 @@ def test_seeds_are_compared_by_students_test_of_their_means():
     found = compare_seeds(one, other)
     assert found["counts"] == [3, 3]
     assert found["sd"] == pytest.approx([one.mean(0).std(ddof=1), other.mean(0).std(ddof=1)])
-    assert found["p"] == pytest.approx(stats.ttest_ind(one.mean(0), other.mean(0)).pvalue, rel=1e-4)
+    scipys = stats.ttest_ind(one.mean(0), other.mean(0))
+    assert found["p"] == pytest.approx(scipys.pvalue, rel=1e-4)
+    low, high = scipys.confidence_interval()
+    assert found["reach"] == pytest.approx((high - low) / 2, rel=1e-4)
     assert found["larger_than_noise"] is bool(found["p"] < 0.05)
 
 
@@ -238,15 +241,20 @@ def test_seeds_that_agree_to_the_last_bit_make_no_noise():
     assert compare_seeds(same + 0.1, same)["larger_than_noise"] is True
 
 
-def test_one_seed_takes_noise_for_a_difference_and_several_do_not():
+@pytest.mark.parametrize("subjects", [36, 200])
+def test_one_seed_takes_noise_for_a_difference_and_several_do_not(subjects):
     rng = np.random.default_rng(3)
-    shown = {}
+    shown, held = {}, {}
     for seeds in (1, 2, 3):
-        pairs = [two_ways(rng, 36, seeds, 0, 0.012) for _ in range(100)]
-        verdicts = [compare(*pair, 0, larger_is_better=True)["verdict"] for pair in pairs]
-        shown[seeds] = len(pairs) - verdicts.count("not shown")
-    assert shown[1] >= 10
+        found = [
+            compare(*two_ways(rng, subjects, seeds, 0, 0.012), 0, larger_is_better=True)
+            for _ in range(100)
+        ]
+        shown[seeds] = sum(own["verdict"] != "not shown" for own in found)
+        held[seeds] = sum(own["low"] <= 0 <= own["high"] for own in found)
+    assert shown[1] >= 10 and held[1] <= 85
     assert max(shown[2], shown[3]) <= 8
+    assert min(held[2], held[3]) >= 90
 
 
 def test_lists_of_different_subjects_are_refused():
