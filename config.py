@@ -124,8 +124,8 @@ class Geometry(Section):
 
 class Split(Section):
     by: Literal["subject", "site"] = Field(
-        description="folds of subjects, or of whole sites of ATLAS: prep.py draws both, and by this one "
-        "those that are held back"
+        description="folds of subjects, or of whole sites of ATLAS; prep.py draws both, and the test "
+        "subset in the same way as this says"
     )
     folds: Annotated[int, Field(ge=2)] = Field(description="validation folds")
     test_fraction: Fraction = Field(description="share of the subjects that no stage ever sees")

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from scans.find import stem_of
-from scans.manifest import COLUMNS
 from scans.spreadsheet import read_spreadsheet
 from system.files import InputError, Problem
 
@@ -14,7 +13,9 @@ NAMES = {
     "days_post_stroke": ("days_post_stroke",),
     "chronicity": ("chronicity",),
 }
-NOT_KNOWN = {"", "n/a", "na", "nan", "none", "null"}
+GAPS = {"", "n/a", "na", "nan", "none", "null"}
+# Goes before the name of any other column, so that it takes the place of none of ours.
+OTHER = "participant_"
 
 
 class Metadata:
@@ -27,7 +28,7 @@ class Metadata:
         self.folder, self.problems, self._tables = Path(folder), [], {}
 
     def of(self, image, subject, session):
-        """Return what is known of a scan, by column: ``site``, ``days_post_stroke`` and any other.
+        """Return what is known of a scan, by column: those of `NAMES`, and others after `OTHER`.
 
         A ``*_metadata.csv`` beside the image, whose name the image's begins with, goes before
         participants.tsv in the nearest folder above it.
@@ -66,6 +67,8 @@ def _by_participant(table):
     rows = {}
     for row in table.to_dict("records"):
         subject = row.pop("participant_id")
+        if not subject:
+            continue
         whose = subject.removeprefix("sub-"), _label(row.pop("session_id", ""))
         if whose in rows:
             raise InputError(f"{subject} is listed twice")
@@ -82,13 +85,12 @@ def _only_row(table):
 def _named(row):
     """Give columns our names, and leave out what is not known."""
     row = {re.sub(r"\s+", "_", name): value for name, value in row.items() if name}
-    row = {name: value for name, value in row.items() if value.lower() not in NOT_KNOWN}
+    row = {name: value for name, value in row.items() if value.lower() not in GAPS}
     named = {}
     for name, others in NAMES.items():
         values = [row.pop(other) for other in others if other in row]
         named |= {name: values[0]} if values else {}
-    # What the manifest has a column of its own for must not take its place.
-    return named | {f"participant_{n}" if n in COLUMNS else n: value for n, value in row.items()}
+    return named | {OTHER + name: value for name, value in row.items()}
 
 
 def _label(session):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 
 from scans.find import find_scans
-from scans.metadata import Metadata
+from scans.metadata import OTHER, Metadata
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import alignment_picture, prepare_scan
 from scans.splits import make_other_folds, make_split, split_from_table
@@ -49,8 +49,8 @@ def _with_metadata(scans, folder):
         described.append(replace(scan, site=site, metadata=known))
     notes = [str(problem) for problem in metadata.problems]
     if counts:
-        columns = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        notes.append(f"known of so many scans: {columns}; see evaluation.strata")
+        columns = ", ".join(f"{n.removeprefix(OTHER)} ({count})" for n, count in counts.items())
+        notes.append(f"participants.tsv or *_metadata.csv tell of so many scans: {columns}")
     return described, notes
 
 
@@ -129,7 +129,7 @@ def split_datasets(rows, settings):
     for dataset, own in pandas.DataFrame(rows).groupby("dataset"):
         by = options.by_of(dataset)
         if options.table and dataset == "atlas":
-            split = split_from_table(options.table, own, options.folds)
+            split = split_from_table(options.table, own, by, options.folds)
         else:
             split = make_split(own, by, options.folds, options.test_fraction, settings.seed)
         folds = {by: split["folds"]}

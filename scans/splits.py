@@ -35,6 +35,12 @@ def make_split(rows, by, folds, test_fraction, seed):
     """
     subjects = _grouped(rows, by)
     groups = _groups(subjects)
+    if by == "site" and (rows.site == "unknown").any():
+        strangers = sorted(rows.subject[rows.site == "unknown"].unique())
+        raise InputError(
+            f"split.by = site: the site of {len(strangers)} subjects is not known, as of {strangers[0]}; "
+            "tell it in participants.tsv, or set split.by to subject"
+        )
     held_back = max(1, round(test_fraction * len(groups))) if test_fraction else 0
     if len(groups) - held_back < folds:
         raise InputError(
@@ -74,9 +80,12 @@ def make_other_folds(rows, split, by, seed):
     Returns
     -------
     dict
-        ``{"site": [[subject, ...], ...]}`` or ``"subject"``; empty where all are of one site.
+        ``{"site": [[subject, ...], ...]}`` or ``"subject"``; empty where all are of one site, or it is
+        not known of all.
     """
     other = "site" if by == "subject" else "subject"
+    if other == "site" and (rows.site == "unknown").any():
+        return {}
     rest = rows[~rows.subject.isin(split["test"])]
     folds = min(len(split["folds"]), len(_groups(_grouped(rest, other))))
     return {other: make_split(rest, other, folds, 0, seed)["folds"]} if folds > 1 else {}
@@ -108,7 +117,7 @@ def _groups(subjects):
     )
 
 
-def split_from_table(path, rows, folds):
+def split_from_table(path, rows, by, folds):
     """Take over a published split: a csv with the columns `subject` and `fold`.
 
     `fold` is 0, 1, ... or ``test``. Each subject of `rows` must be in the table, which may be as
@@ -129,8 +138,14 @@ def split_from_table(path, rows, folds):
         if fold_of.get(subject) not in names:
             found = f"fold {fold_of[subject]}" if subject in fold_of else "no fold"
             raise InputError(f"{path}: {subject} has {found}; give it one of {', '.join(names)}")
-    if leak := _find_leak(rows, rows.subject.map(fold_of)):
+    fold = rows.subject.map(fold_of)
+    if leak := _find_leak(rows, fold):
         raise InputError(f"{path}: {leak}; give them one fold")
+    if by == "site" and (spread := fold.groupby(rows.site).nunique().gt(1)).any():
+        raise InputError(
+            f"{path}: site {spread.idxmax()} stands in several folds; give it one, or set split.by to "
+            "subject"
+        )
     test, *dealt = (
         [s for s in subjects if fold_of[s] == name] for name in [names[-1], *names[:-1]]
     )
@@ -163,7 +178,8 @@ def load_split(folder, dataset, fold, by="subject"):
     except (TypeError, KeyError, IndexError):
         of, advice = f"of {dataset}", ""
         if by == "site":
-            of, advice = f"by site {of}", "look whether all are of one site in slices.csv, or "
+            of = f"by site {of}"
+            advice = "look in slices.csv whether all are of one site, or some of site unknown; "
         raise InputError(f"{path}: has no fold {fold} {of}; {advice}run prep.py again") from None
     for subject, count in pandas.Series([*test, *np.concatenate(folds)]).value_counts().items():
         if count > 1:

@@ -1,9 +1,9 @@
 """Scans are divided by what is known of them, and by nothing that is not."""
 
 import pandas
-import pytest
 from conftest import refused
 
+from evaluation.cases import Case
 from evaluation.strata import NOT_KNOWN, VOLUMES, check_strata, strata_of
 
 
@@ -15,8 +15,8 @@ def table(**columns):
 
 def divided(by, columns=(), **values):
     strata = strata_of(table(**values), columns)[by]
-    assert set(strata.of_row) <= set(strata.names)
-    return list(strata.of_row), list(strata.names)
+    assert set(strata.of_scan) <= set(strata.names)
+    return list(strata.of_scan), list(strata.names)
 
 
 def test_volumes_are_all_listed_and_other_strata_where_they_occur():
@@ -27,32 +27,34 @@ def test_volumes_are_all_listed_and_other_strata_where_they_occur():
 
 
 def test_lesions_are_counted_and_voxels_measured_by_their_longest_side():
-    of_row, names = divided("number of lesions", lesion_count=[7, 0, 1, 4, 2, 5])
-    assert of_row == ["5 or more", "no lesion", "1", "2–4", "2–4", "5 or more"]
+    of_scan, names = divided("number of lesions", lesion_count=[7, 0, 1, 4, 2, 5])
+    assert of_scan == ["5 or more", "no lesion", "1", "2–4", "2–4", "5 or more"]
     assert names == ["no lesion", "1", "2–4", "5 or more"]
     sides_mm = [0.94, 0.95, 1.0000001, 1.05, 1.2, 2.0, 6.0]
-    of_row, _ = divided("longest side of a voxel", longest_voxel_side_mm=sides_mm)
+    of_scan, _ = divided("longest side of a voxel", longest_voxel_side_mm=sides_mm)
     middle = ["0.95–1.05 mm"] * 3
-    assert of_row == ["<0.95 mm", *middle, "1.05–2 mm", "1.05–2 mm", ">2 mm"]
+    assert of_scan == ["<0.95 mm", *middle, "1.05–2 mm", "1.05–2 mm", ">2 mm"]
 
 
 def test_time_since_stroke_is_of_the_days_or_else_of_the_word_for_it():
-    days = ["7", "8", "179", "180", "", "", "", "about 10"]
-    words = ["1", "", "", "", "1", "Subacute", "", ""]
-    of_row, names = divided("time since stroke", days_post_stroke=days, chronicity=words)
+    days = ["7", "8", "179", "180", "", "", "", "about 10", ""]
+    words = ["1", "", "", "", "1", "Subacute", "", "", "0"]
+    of_scan, names = divided("time since stroke", days_post_stroke=days, chronicity=words)
     late = "from 180 days"
-    assert of_row[:4] == ["to 7 days", "8–179 days", "8–179 days", late]
-    assert of_row[4:] == [late, "subacute", NOT_KNOWN, NOT_KNOWN]
-    assert names == ["to 7 days", "8–179 days", late, "subacute", NOT_KNOWN]
+    assert of_scan[:4] == ["to 7 days", "8–179 days", "8–179 days", late]
+    assert of_scan[4:] == [late, "subacute", NOT_KNOWN, NOT_KNOWN, "below 180 days"]
+    assert names == ["to 7 days", "8–179 days", "below 180 days", late, "subacute", NOT_KNOWN]
     assert divided("time since stroke", chronicity=["chronic", None])[0] == [late, NOT_KNOWN]
 
 
 def test_a_column_of_words_or_few_numbers_is_divided_by_its_values():
-    assert divided("sex", ["sex"], sex=["M", "", "F"]) == (
+    assert divided("sex", ["sex"], participant_sex=["M", "", "F"]) == (
         ["M", NOT_KNOWN, "F"],
         ["F", "M", NOT_KNOWN],
     )
-    assert divided("field strength", ["field_strength"], field_strength=["3", "1.5", "3"])[1] == [
+    assert divided(
+        "field_strength", ["field_strength"], participant_field_strength=["3", "1.5", "3"]
+    )[1] == [
         "1.5",
         "3",
     ]
@@ -60,18 +62,34 @@ def test_a_column_of_words_or_few_numbers_is_divided_by_its_values():
 
 def test_a_column_of_many_numbers_is_divided_at_its_quartiles():
     ages = [str(age) for age in (81, 30, 42, 55, 60, 61, 70, 75)]
-    of_row, names = divided("age", ["age"], age=[*ages, ""])
+    of_scan, names = divided("age", ["age"], participant_age=[*ages, ""])
     assert names == ["30 to 42", "55 to 60", "61 to 70", "75 to 81", NOT_KNOWN]
-    assert of_row[0] == of_row[7] == "75 to 81"
+    assert of_scan[0] == of_scan[7] == "75 to 81"
+
+
+def test_numbers_without_an_end_are_words_and_long_ones_stay_whole():
+    dates = [str(20190101 + i) for i in range(8)]
+    _, names = divided("date", ["date"], participant_date=dates)
+    assert names[0] == "20190101 to 20190102"
+    _, names = divided("date", ["date"], participant_date=[*dates, "-inf"])
+    assert len(names) == 9
+
+
+def test_a_column_named_like_one_of_ours_divides_by_itself():
+    own = ["a", "b", "a"]
+    found = strata_of(table(participant_lesion_volume=own), ["lesion_volume"])
+    assert tuple(found["lesion volume"].names) == VOLUMES
+    assert list(found["lesion_volume"].of_scan) == own
+
+
+def case(**metadata):
+    return Case("s", "", "R001", None, (), None, metadata=metadata)
 
 
 def test_a_column_that_no_scan_has_is_refused_and_those_there_are_offered():
-    with refused("evaluation.strata: sx", "age, sex"):
-        check_strata(["sx"], {"age": None, "sex": None})
-    with refused("no columns"):
-        check_strata(["sex"], {})
-
-
-@pytest.mark.parametrize("known", [{"sex": None}, {"sex": None, "age": None}])
-def test_a_column_that_is_known_is_accepted(known):
-    check_strata(["sex"], known)
+    cases = [case(participant_age="6"), case(participant_sex="F", chronicity="1")]
+    with refused("evaluation.strata", "column sx", "there are age, sex"):
+        check_strata(["sx"], cases)
+    with refused("there are no others"):
+        check_strata(["sex"], [case()])
+    check_strata(["sex", "age", "site"], cases)

@@ -46,7 +46,11 @@ def test_participants_are_found_by_subject_in_the_nearest_table_above(tmp_path, 
         "sub-2\tB\tM\t1.5\t60",
         f"{subject}\tA\tF\t3\tn/a",
     )
-    assert known(tmp_path, image)[0] == {"site": "A", "sex": "F", "field_strength": "3"}
+    assert known(tmp_path, image)[0] == {
+        "site": "A",
+        "participant_sex": "F",
+        "participant_field_strength": "3",
+    }
 
 
 def test_a_row_of_the_session_goes_before_one_of_the_subject(tmp_path, image):
@@ -65,12 +69,27 @@ def test_what_lies_beside_the_scan_goes_before_participants(tmp_path, image):
     write(tmp_path / "participants.tsv", "participant_id\tcentre\tage", "sub-1\tA\t60")
     write(image.with_name("sub-1_ses-2_metadata.csv"), "CENTER", "B")
     write(image.with_name("sub-1_ses-22_metadata.csv"), "CENTER", "of another scan")
-    assert known(tmp_path, image)[0] == {"site": "B", "age": "60"}
+    assert known(tmp_path, image)[0] == {"site": "B", "participant_age": "60"}
 
 
-def test_a_column_called_as_one_of_the_manifest_does_not_take_its_place(tmp_path, image):
-    write(tmp_path / "participants.tsv", "participant_id\tmean\tz", "sub-1\t7\t8")
-    assert known(tmp_path, image)[0] == {"participant_mean": "7", "participant_z": "8"}
+def test_a_column_called_as_one_of_ours_does_not_take_its_place(tmp_path, image):
+    write(tmp_path / "participants.tsv", "participant_id\tmean\tdice\trun", "sub-1\t7\t8\t9")
+    assert set(known(tmp_path, image)[0]) == {
+        "participant_mean",
+        "participant_dice",
+        "participant_run",
+    }
+
+
+def test_commas_in_a_tsv_separate_nothing_and_rows_without_a_name_are_nobodys(tmp_path, image):
+    write(
+        tmp_path / "participants.tsv",
+        "participant_id\tnotes (a, b, c)\tsite\t",
+        "sub-1\tx, y\tA\t",
+        "\tnobody\tB",
+        "\tnobody\tC",
+    )
+    assert known(tmp_path, image) == ({"participant_notes_(a,_b,_c)": "x, y", "site": "A"}, [])
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_the_split_of_a_run_is_found_among_both_kinds(tmp_path):
 
 def test_folds_by_site_that_are_not_there_are_asked_of_prep(tmp_path):
     save_split(tmp_path, {"atlas": {"test": [], "folds": {"subject": [["a"], ["b"]]}}})
-    with refused("no fold 0 by site of atlas", "one site in slices.csv", "run prep.py again"):
+    with refused("no fold 0 by site of atlas", "all are of one site", "run prep.py again"):
         load_split(tmp_path, "atlas", 0, "site")
     assert find_split(tmp_path, "atlas", 0, "another") is None
 
@@ -253,7 +253,7 @@ def test_too_few_sites_are_refused_however_many_subjects():
 
 def test_a_table_is_taken_over_as_it_is(tmp_path):
     (tmp_path / "t.csv").write_text("subject,fold\ns002,1\ns000,test\ns001,0\ns003,1\nother,0\n")
-    split = split_from_table(tmp_path / "t.csv", manifest([9] * 4), 3)
+    split = split_from_table(tmp_path / "t.csv", manifest([9] * 4), "subject", 3)
     assert split == {"test": ["s000"], "folds": [["s001"], ["s002", "s003"], []]}
 
 
@@ -262,7 +262,7 @@ def test_a_table_may_be_as_a_spreadsheet_saves_it(tmp_path, separator):
     lines = ["Subject,Fold", " s002,1", "s000,test", "s001,0 ", ","]
     text = "\ufeff" + "\r\n".join(lines).replace(",", separator)
     (tmp_path / "t.csv").write_bytes(text.encode())
-    split = split_from_table(tmp_path / "t.csv", manifest([9] * 3), 2)
+    split = split_from_table(tmp_path / "t.csv", manifest([9] * 3), "subject", 2)
     assert split == {"test": ["s000"], "folds": [["s001"], ["s002"]]}
 
 
@@ -283,7 +283,7 @@ def test_a_wrong_table_is_refused(tmp_path, table, parts):
     if table is not None:
         (tmp_path / "t.csv").write_text(table)
     with refused(tmp_path / "t.csv", *parts):
-        split_from_table(tmp_path / "t.csv", manifest([9] * 2), 2)
+        split_from_table(tmp_path / "t.csv", manifest([9] * 2), "subject", 2)
 
 
 @pytest.mark.parametrize(
@@ -296,9 +296,12 @@ def test_a_wrong_table_is_refused(tmp_path, table, parts):
 def test_a_table_that_separates_one_scan_under_two_names_is_refused(tmp_path, rows, how):
     (tmp_path / "t.csv").write_text("subject,fold\ns000,0\ns001,1\ns002,1\n")
     with refused(tmp_path / "t.csv", f"s000 and s002 are {how} in two subsets"):
-        split_from_table(tmp_path / "t.csv", rows, 2)
+        split_from_table(tmp_path / "t.csv", rows, "subject", 2)
     (tmp_path / "t.csv").write_text("subject,fold\ns000,1\ns001,0\ns002,1\n")
-    assert split_from_table(tmp_path / "t.csv", rows, 2)["folds"] == [["s001"], ["s000", "s002"]]
+    assert split_from_table(tmp_path / "t.csv", rows, "subject", 2)["folds"] == [
+        ["s001"],
+        ["s000", "s002"],
+    ]
 
 
 # --- what the stages read ---

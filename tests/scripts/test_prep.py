@@ -61,18 +61,18 @@ def test_metadata_go_into_the_manifest_and_their_change_cuts_no_slice_anew(
     people = tree / "participants.tsv"
     people.write_text("participant_id\tsite\tsex\nsub-r001s001\tRome\tF\n")
     assert prep.main([*tiny_overrides, *folders]) == 0
-    assert "known of so many scans: site (2), sex (2)" in capsys.readouterr().out
+    assert "tell of so many scans: site (2), sex (2)" in capsys.readouterr().out
     cut = {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").rglob("*.npy")}
     people.write_text("participant_id\tsite\tage\nsub-r001s001\tOslo\t60\n")
     assert prep.main([*tiny_overrides, *folders]) == 0
     assert cut == {path: path.stat().st_mtime_ns for path in cut}
     table = pandas.read_csv(tmp_path / "prepared" / "slices.csv", dtype=str, keep_default_na=False)
-    known = table.groupby("subject")[["site", "age"]].first()
+    known = table.groupby("subject")[["site", "participant_age"]].first()
     assert known.loc["sub-r001s001"].tolist() == ["Oslo", "60"]
     assert known.loc["sub-r001s002"].tolist() == ["R001", ""]
-    assert "sex" not in table
+    assert "participant_sex" not in table
     plain = pandas.read_csv(prepared / "slices.csv")
-    assert set(table.columns) == {*plain.columns, "age"}
+    assert set(table.columns) == {*plain.columns, "participant_age"}
 
 
 def test_every_slice_of_every_scan_is_in_the_manifest_once(prepared):
