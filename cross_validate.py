@@ -2,12 +2,13 @@
 
 Reads   paths.prepared (from prep.py); for transfer also transfer.initial_weights, by default
         <paths.runs>/pre_train/best.weights.h5, from which every fold starts
-Writes  <paths.runs>/fold_0/train, fold_1/train and so on, <paths.runs>/evaluation/cross_validation;
-        with --by site the same below <paths.runs>/by_site, and further seeds below seed_1 and so on
+Writes  <paths.runs>/fold_0/train, fold_1/train and so on; those of further seeds below seed_1,
+        seed_2, of folds by site below by_site; <paths.runs>/evaluation/cross_validation, or
+        cross_validation_by_site
 
-With --by site each site is scored by networks that never saw it; where the folds by subject are
-finished, too, the report tells the price of a new scanner. Stopped at any moment, the same command
-goes on after the last finished epoch.
+With --by site each site is scored by networks that never saw it. Where the folds by subject are
+finished with the same settings, the report tells the price of a new scanner. Stopped at any moment,
+the same command goes on after the last finished epoch.
 
     python cross_validate.py --stages train transfer --config configs/demo.yaml
     python cross_validate.py --seeds 3
@@ -50,10 +51,13 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
+    from evaluation.layout import fold_folder
+    from evaluation.runs import is_finished
     from scans.splits import count_folds
 
     by, runs = arguments.by or settings.split.by, Path(settings.paths.runs)
-    number = count_folds(settings.paths.prepared, "atlas", by)
+    prepared = settings.paths.prepared
+    number = count_folds(prepared, "atlas", by)
     if arguments.seeds < 1:
         raise InputError(f"--seeds {arguments.seeds}: must be 1 or more")
     if strangers := set(arguments.folds or ()) - set(range(number)):
@@ -63,7 +67,7 @@ def main(argv=None):
     seeds = range(settings.seed, settings.seed + arguments.seeds)
     for seed in seeds:
         for fold in arguments.folds or range(number):
-            folder = home(runs, by, seed, settings.seed) / f"fold_{fold}"
+            folder = fold_folder(runs, by, seed, settings.seed, fold)
             own = f"seed={seed}", f"fold={fold}", f"split.by={by}", f"paths.runs={folder}"
             own = as_arguments(overrides=[*own, f"transfer.initial_weights={weights}"])
             for stage in arguments.stages:
@@ -72,36 +76,35 @@ def main(argv=None):
         print("\nwithout --folds all folds are trained and scored")
         return
 
-    def trained(by):
-        places = [home(runs, by, seed, settings.seed) for seed in seeds]
-        folds = range(count_folds(settings.paths.prepared, "atlas", by))
-        return [p / f"fold_{fold}" / s for s in arguments.stages for p in places for fold in folds]
+    def trained(by, seeds):
+        folds = range(count_folds(prepared, "atlas", by))
+        places = [fold_folder(runs, by, s, settings.seed, fold) for s in seeds for fold in folds]
+        return [place / stage for stage in arguments.stages for place in places]
 
-    compared, name = trained(by), "cross_validation"
+    scored, name = trained(by, seeds), "cross_validation"
     if by == "site":
         name += "_by_site"
-        compared = finished_too(trained("subject")) + compared
+        # What is scored beside them tells the price of a new scanner.
+        finished = [seed for seed in seeds if all(map(is_finished, trained("subject", [seed])))]
+        scored = those_that_fit(trained("subject", finished), prepared) + scored
     output = str(runs / "evaluation" / name)
-    run_other("all folds", "evaluate.py", *map(str, compared), *options, "--output", output)
+    run_other("all folds", "evaluate.py", *map(str, scored), *options, "--output", output)
 
 
-def home(runs, by, seed, first_seed):
-    """Return the folder of the folds of a kind and a seed."""
-    runs = runs / "by_site" if by == "site" else runs
-    return runs if seed == first_seed else runs / f"seed_{seed}"
+def those_that_fit(folders, prepared):
+    """Return the folders of finished folds, or none of them, and why, if they cannot be scored."""
+    from evaluation.runs import find_runs
 
-
-def finished_too(folders):
-    """Return the folds by subject if all are finished: they tell the price of a new scanner."""
-    from evaluation.runs import is_finished
-
-    lacking = [folder for folder in folders if not is_finished(folder)]
-    if not lacking:
-        return folders
-    print(
-        f"\nthe price of a new scanner needs the folds by subject, too: {lacking[0]} is not there"
-    )
-    return []
+    try:
+        if not folders:
+            raise InputError(
+                "the folds by subject are not finished: cross_validate.py --by subject"
+            )
+        find_runs(folders, prepared, "validation")
+    except InputError as error:
+        print(f"\nthe price of a new scanner stays unknown: {error}")
+        return []
+    return folders
 
 
 def run_other(title, script, *words):

@@ -3,11 +3,12 @@
 Reads   RUN folders, by default <paths.runs>/train and <paths.runs>/transfer where finished; the
         scans and masks that paths.prepared was made from. Or masks that another program made.
         fold_*/train are one run, cross-validated: each subject is predicted by the network that
-        validated on it, the test subset by the average of all
+        validated on it, the test subset by the average of all. So are train and seed_1/train: the
+        seeds are averaged, and tell how much is noise
 Writes  <paths.runs>/evaluation/<subset>, or --output: metrics.csv (one row a run and scan),
-        summary.json, comparison.json (each run against the first), report.html; and in each run
-        folder predictions/ (those of an average: <paths.runs>/evaluation/predictions) and, on
-        validation, operating_point.json
+        summary.json, comparison.json (each run against the first, and one that never saw the sites
+        against its like that did), report.html; and in each run folder predictions/ (those of an
+        average: evaluation/predictions beside its folds) and, on validation, operating_point.json
 
 What turns probabilities into a mask is chosen on validation, and used on test; for each fold of a
 cross-validation it is chosen on the other folds.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas
 
 from evaluation.formatting import interval, number, signed
-from evaluation.statistics import compare, compare_seeds, summary
+from evaluation.statistics import compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
 
 
@@ -55,11 +55,11 @@ FEWEST_SUBJECTS = 6
 MORE_SEEDS = "A second seed tells: cross_validate.py --seeds 2."
 
 
-def describe(rows, seed, columns=()):
+def describe(rows, seed, strata=None):
     """Summarise the metrics of one run over its subjects, in all and in strata.
 
     `rows` are those of metrics.csv; seeds and sessions of a subject are averaged first, in strata the
-    sessions that belong to it. `columns` are further ways to divide; see `evaluation.strata`.
+    sessions that belong to it. `strata` are from `divide`, by default of these very rows.
     ``sd_between_seeds`` is that of the mean over subjects; NaN for one seed. ``lesion_ml`` and
     ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
     training skipped, with ``lesion_below_ml`` at the bottom; ``without_lesion`` is what was marked
@@ -73,16 +73,15 @@ def describe(rows, seed, columns=()):
     healthy = scans[scans.lesion_volume_ml == 0]
     metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)}
     for name in METRICS:
-        seeds = compare_seeds(*[_by_subject_and_seed(table, name).to_numpy()] * 2)
-        metrics[name]["sd_between_seeds"] = seeds["sd"][0]
+        values = _by_subject_and_seed(table, name).to_numpy()
+        metrics[name]["sd_between_seeds"] = sd_between_seeds(values)
     return {
         "subjects": len(subjects),
         "scans": len(scans),
         "seeds": _seeds(table).nunique(),
         "metrics": metrics,
         "strata": {
-            by: _describe_strata(table, strata, seed)
-            for by, strata in strata_of(table, columns).items()
+            by: _describe_strata(table, own, seed) for by, own in (strata or divide(rows)).items()
         },
         "lesion_ml": float(scans.lesion_volume_ml.sum()),
         # Not known of another program's masks.
@@ -112,22 +111,30 @@ def _by_subject_and_seed(table, metric):
     return table.groupby(["subject", _seeds(table)])[metric].mean().unstack()
 
 
+def divide(rows, columns=()):
+    """Divide the scans of all runs, once for all of them; see `evaluation.strata.strata_of`."""
+    table = pandas.DataFrame(rows).drop_duplicates(["subject", "session"])
+    return strata_of(table.set_index(["subject", "session"]), columns)
+
+
 def _describe_strata(table, strata, seed):
     described = {}
+    of_row = strata.of_scan.reindex(pandas.MultiIndex.from_frame(table[["subject", "session"]]))
     for name in strata.names:
-        own = _by_subject(table[strata.of_row == name])
+        own = _by_subject(table[(of_row == name).to_numpy()])
         described[name] = {"subjects": len(own)}
         described[name] |= {metric: summary(own[metric], seed) for metric in METRICS}
     return described
 
 
-def compare_runs(rows, run, baseline, seed, price=False):
+def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     """Ask for each metric whether a run does better than the baseline on the same subjects.
 
     Sessions of a subject are averaged first. The volume difference is compared by its size,
     whichever its sign. Each metric has the result of `evaluation.statistics.compare` and a
-    ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner (see
-    `evaluation.runs.Pair`); ``caveat`` is a sentence if there are too few subjects to show anything.
+    ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
+    ``sites_held_out`` is as given (see `evaluation.runs.Comparison`); ``caveat`` is a sentence if there
+    are too few subjects to show anything.
     """
     table = pandas.DataFrame(rows)
     table["volume_difference_ml"] = table.volume_difference_ml.abs()
@@ -147,6 +154,7 @@ def compare_runs(rows, run, baseline, seed, price=False):
         "metrics": compared,
         "noise": noise_sentence(run, baseline, dice),
         "price": price_sentence(dice, one.site.nunique()) if price else None,
+        "sites_held_out": sites_held_out,
         "caveat": caveat,
     }
 
@@ -155,12 +163,12 @@ def price_sentence(found, sites):
     """Say what it costs that a network never saw a subject's site, by the comparison of Dice."""
     price = {
         "hurt": "The price of a new scanner",
-        "helped": "A new scanner has no price",
+        "helped": "No price of a new scanner, but more",
         "not shown": "Not shown that a new scanner has a price",
     }[found["verdict"]]
     return (
         f"{price}: {signed(found['mean_difference'], 3)} Dice where the network never saw the site "
-        f"({_reach(found, 3)}; {_p(found['p'])}; {found['n']} subjects of {sites} sites)."
+        f"({_reach(found, 3)}; {_p(found['p'])}; {found['n']} subjects, {sites} sites)."
     )
 
 
@@ -177,11 +185,13 @@ def noise_sentence(run, baseline, found):
     if seeds["larger_than_noise"]:
         larger = "is more than seeds alone would make"
     one, other = (number(sd, 3) for sd in seeds["sd"])
+    few = seeds["subjects"] < found["n"]
+    those = f", of the {seeds['subjects']} subjects that all seeds score" if few else ""
     return (
         f"Noise between seeds: mean Dice has an SD of {one} over {seeds['counts'][0]} seeds of {run} "
         f"and of {other} over {seeds['counts'][1]} of {baseline}; the difference of "
         f"{signed(found['mean_difference'], 3)} {larger} "
-        f"({_p(seeds['p'])}, t-test of the seeds)."
+        f"({_p(seeds['p'])}, t-test of the seeds{those})."
     )
 
 

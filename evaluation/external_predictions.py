@@ -31,7 +31,7 @@ def score_external(folder, masks, layout, strata=()):
     `strata` are columns of the tables beside the masks that will be asked for.
     """
     predictions = pair_masks(folder, masks, layout)
-    check_strata(strata, {name: None for p in predictions for name in p.case.metadata})
+    check_strata(strata, [prediction.case for prediction in predictions])
     name = Path(folder).resolve().name
     metrics = in_parallel(_score, predictions, f"{name}: masks")
     rows = [
@@ -39,7 +39,7 @@ def score_external(folder, masks, layout, strata=()):
         for prediction, own in zip(predictions, metrics, strict=True)
     ]
     views = {(p.case.subject, p.case.session): partial(load_view, p) for p in predictions}
-    return Scores(rows, {name: {"folders": [str(folder)]}}, views, [])
+    return Scores(rows, {name: {"folders": [str(folder)]}}, views)
 
 
 def pair_masks(predictions, masks, layout):

@@ -48,7 +48,7 @@ HEADLINES = {
 }
 # Where no run is compared with another but by who saw the site.
 PRICES = {
-    "helped": ("A new scanner costs no Dice", "helped"),
+    "helped": ("A new scanner costs nothing: {price} Dice more", "open"),
     "hurt": ("A new scanner costs {price} Dice", "hurt"),
     "not shown": ("Not shown that a new scanner costs Dice", "open"),
 }
@@ -112,11 +112,12 @@ def _scored_on(subset, run):
     """Say in words what a run is scored on, and how many of its folds and seeds are there."""
     folds = run.get("folds", {})
     seeds = f", {len(folds)} seeds" if len(folds) > 1 else ""
-    most = max(map(len, folds.values()), default=1)
+    counts = {len(own) for own in folds.values()} or {1}
+    most = max(counts)
     if most == 1:
         return f"{subset} subset{seeds}"
     if subset != "validation":
-        return f"{subset} subset, average of {most} networks{seeds}"
+        return f"{subset} subset, average of {' or '.join(map(str, counts))} networks{seeds}"
     what = f"{most} folds" if most == run["of_folds"] else f"{most} of {run['of_folds']} folds"
     return f"cross-validation over {what}{' of whole sites' * run['sites_held_out']}{seeds}"
 
@@ -134,17 +135,23 @@ def _answer(subset, runs, comparisons, stages, scored_on):
         "warnings": _warnings(subset, first),
     }
     prices = [found for found in comparisons if found["price"]]
+    on_new_sites = [found for found in comparisons if found["sites_held_out"]]
+    others = [found for found in comparisons if found not in (*prices, *on_new_sites)]
     if comparisons:
-        found = [*prices, *(found for found in comparisons if not found["price"])][-1]
+        found = [*prices, *on_new_sites, *others][-1]
         dice = found["metrics"]["dice"]
         headline, tone = (PRICES if found["price"] else HEADLINES)[dice["verdict"]]
         price = number(abs(dice["mean_difference"]), 3)
         sentences = [found["metrics"][key]["sentence"] for key in ("dice", "lesion_f1")]
         if found["price"]:
             sentences = []
+        sentences += [
+            own["metrics"]["dice"]["sentence"] for own in on_new_sites if own is not found
+        ]
         sentences += [own["price"] for own in prices]
+        shown = "not shown" if dice["verdict"] == "not shown" else "shown"
         return answer | {
-            "verdict": dice["verdict"],
+            "verdict": shown if found["price"] else dice["verdict"],
             "tone": tone,
             "headline": headline.format(what=_compared(found, runs, stages), price=price),
             "sentences": [*sentences, found["noise"], *filter(None, [found["caveat"]])],
@@ -163,10 +170,12 @@ def _answer(subset, runs, comparisons, stages, scored_on):
 
 def _spread(run):
     """Say how much the mean Dice depends on the seed, of a run that is compared with none."""
+    sd = run["metrics"]["dice"]["sd_between_seeds"]
     if run["seeds"] < 2:
         return f"Noise between seeds is unknown: it has one seed. {MORE_SEEDS}"
-    sd = number(run["metrics"]["dice"]["sd_between_seeds"], 3)
-    return f"Noise between seeds: the mean Dice has an SD of {sd} over {run['seeds']} seeds."
+    if math.isnan(sd):
+        return "Noise between seeds is unknown: no subject is scored by all of them."
+    return f"Noise between seeds: mean Dice has an SD of {number(sd, 3)} over {run['seeds']} seeds."
 
 
 def _warnings(subset, run):
@@ -252,7 +261,12 @@ def _strata(runs):
 
 def _viewers(table, names, views):
     """Build viewers of the best, the median and the worst subject of the last run."""
-    rows = table[table.run == names[-1]].sort_values(["dice", "subject"], ascending=False)
+    rows = table[table.run == names[-1]]
+    seeds = (
+        f" (seed {rows.seed.min()} is shown)" if "seed" in rows and rows.seed.nunique() > 1 else ""
+    )
+    means = rows.groupby(["subject", "session"], dropna=False)[["dice", "lesion_volume_ml"]].mean()
+    rows = means.reset_index().sort_values(["dice", "subject"], ascending=False)
     rows = rows.drop_duplicates("subject")
     last = len(rows) - 1
     ranks = {0: "best", last: "worst", (last + 1) // 2: "median"}
@@ -268,7 +282,7 @@ def _viewers(table, names, views):
             "subject": row.subject,
             "html": html,
             "aspect": round(aspect, 4),
-            "facts": f"lesion of {row.lesion_volume_ml:.1f} ml; Dice {shown}",
+            "facts": f"lesion of {row.lesion_volume_ml:.1f} ml; Dice {shown}{seeds}",
         }
         viewers.append(viewer)
     return viewers
@@ -277,8 +291,9 @@ def _viewers(table, names, views):
 def _all_scans(table):
     """Return metrics.csv as it is shown."""
     digits = {name: metric.digits for name, metric in METRICS.items()}
-    digits |= {"lesion_volume_ml": 2, "lesion_outside_ml": 2, "longest_voxel_side_mm": 2}
-    shown = table.copy()
+    volumes = ("lesion_volume_ml", "lesion_outside_ml", "lesion_below_ml")
+    digits |= dict.fromkeys((*volumes, "longest_voxel_side_mm"), 2)
+    shown = table.fillna({name: "" for name in table if name not in digits})
     for name, places in digits.items():
         shown[name] = [number(value, places) for value in table[name]]
     return {

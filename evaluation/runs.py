@@ -1,11 +1,11 @@
 """Finished runs: the folds and the seeds that belong together, and which run is compared with which."""
 
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from evaluation.layout import home_of, place_of
 from scans.manifest import load_manifest
 from scans.splits import count_folds, find_split
 from system.files import InputError, load_json
@@ -43,6 +43,7 @@ class Run:
     """
 
     name: str
+    stage: str
     predictors: list
     folds: dict
     of_folds: int
@@ -64,21 +65,24 @@ class Run:
         return len(set(self.predictors[0].split["training"]) - validating(self.predictors))
 
 
-class Pair(NamedTuple):
+class Comparison(NamedTuple):
     """The names of a run and of the one it is compared with.
 
-    `price` if they differ by nothing but that the first never saw the sites it is scored on.
+    `sites_held_out` if neither saw the sites it is scored on; `price` if they differ by nothing but
+    that the first did not.
     """
 
     run: str
     baseline: str
-    price: bool
+    sites_held_out: bool = False
+    price: bool = False
 
 
 class Fold(NamedTuple):
     """A finished run folder, and the settings it was made with; `of` folds by subject or by site."""
 
     folder: Path
+    stage: str
     seed: int
     number: int
     of: int
@@ -111,7 +115,7 @@ def find_runs(folders, prepared, subset):
         raise InputError(f"{', '.join(map(str, folders))}: name each run once")
     places = {}
     for folder in folders:
-        places.setdefault(_place(folder), []).append(folder)
+        places.setdefault(place_of(folder), []).append(folder)
     found = {place: _read_folds(own, prepared) for place, own in places.items()}
     sites = _sites_of_subjects(prepared)
     held_out = {p: all(_holds_sites_out(f.split, sites) for f in own) for p, own in found.items()}
@@ -130,7 +134,8 @@ def find_runs(folders, prepared, subset):
         predictors = _predictors(names[place], folds, subset)
         by_site = held_out[place] and subset == "validation"
         recipe = {name: value for name, value in folds[0].recipe.items() if name != "seed"}
-        runs.append(Run(names[place], predictors, numbers, folds[0].of, by_site, recipe))
+        run = Run(names[place], folds[0].stage, predictors, numbers, folds[0].of, by_site, recipe)
+        runs.append(run)
     return runs
 
 
@@ -139,30 +144,37 @@ def validating(folds):
     return {subject for fold in folds for subject in fold.split["validation"]}
 
 
-def pair_runs(runs):
+def comparisons_of(runs):
     """Say which run is compared with which: with the first, and with its like that saw all sites.
 
     Runs whose networks never saw the sites they are scored on are compared with each other, and,
     for the price of a new scanner, with that of the same settings whose networks did.
+
+    Returns
+    -------
+    list of Comparison
+    list of str
+        Why a run that holds sites out has no price, a sentence each.
     """
-    pairs, prices = [], []
+    found, prices, reasons = [], [], []
+    others = [run for run in runs if not run.sites_held_out]
     for run in runs:
         first = next(other for other in runs if other.sites_held_out == run.sites_held_out)
         if first is not run:
-            pairs.append(Pair(run.name, first.name, price=False))
-        likes = [o for o in runs if not o.sites_held_out and o.recipe == run.recipe]
-        if run.sites_held_out and likes:
-            prices.append(Pair(run.name, likes[0].name, price=True))
-    if not prices and len({run.sites_held_out for run in runs}) > 1:
-        held_out, other = (
-            next(r for r in runs if r.sites_held_out == held) for held in (True, False)
-        )
-        differing = ", ".join(differences(held_out.recipe, other.recipe))
-        raise InputError(
-            f"{held_out.name}: was trained with another {differing} than {other.name}, and holds "
-            "sites out; train both with the same settings, or evaluate one alone: evaluate.py RUN"
-        )
-    return pairs + prices
+            found.append(Comparison(run.name, first.name, run.sites_held_out))
+        if not run.sites_held_out or not others:
+            continue
+        likes = [other for other in others if other.stage == run.stage]
+        equal = [other for other in likes if other.recipe == run.recipe]
+        if equal:
+            prices.append(Comparison(run.name, equal[0].name, price=True))
+            continue
+        reason = "no run of its stage by subject is beside it"
+        if likes:
+            differing = ", ".join(differences(run.recipe, likes[0].recipe))
+            reason = f"it was trained with another {differing} than {likes[0].name}"
+        reasons.append(f"The price of a new scanner is not known for {run.name}: {reason}.")
+    return found + prices, reasons
 
 
 def is_finished(folder):
@@ -180,19 +192,6 @@ def finished_runs(folder):
     return found
 
 
-def _home(folder):
-    """Return the folder of all folds of a seed, and whether there are folds."""
-    in_fold = re.fullmatch(r"fold_\d+", folder.parent.name)
-    return (folder.parent.parent if in_fold else folder.parent), bool(in_fold)
-
-
-def _place(folder):
-    """Name a run by what its folders have in common."""
-    home, in_fold = _home(folder)
-    home = home.parent if re.fullmatch(r"seed_\d+", home.name) else home
-    return home / "fold_*" / folder.name if in_fold else home / folder.name
-
-
 def _read_folds(folders, prepared):
     """Read the folds of a run, of all its seeds, in their order."""
     folds = [_read_fold(folder, prepared) for folder in folders]
@@ -203,13 +202,20 @@ def _read_folds(folders, prepared):
                 f"{fold.folder} and {other.folder}: both are fold {fold.number} of seed {fold.seed}"
             )
         differing = set(differences(fold.recipe, other.recipe))
-        if _home(fold.folder) != _home(other.folder):
+        if home_of(fold.folder) != home_of(other.folder):
             differing.discard("seed")
         if differing:
             raise InputError(
                 f"{other.folder}: was trained with another {', '.join(sorted(differing))} than "
                 f"{fold.folder}; the folds of a run share all settings"
             )
+    of_seed = {fold.seed: [f for f in folds if f.seed == fold.seed] for fold in folds}
+    alone = [own[0] for own in of_seed.values() if len(own) == 1]
+    if alone and len(alone) < len(of_seed):
+        raise InputError(
+            f"{alone[0].folder}: is the only fold of seed {alone[0].seed}, so that it would choose its own "
+            "operating point; name more folds of this seed, or leave it out"
+        )
     return folds
 
 
@@ -239,7 +245,7 @@ def _read_fold(folder, prepared):
     own = ("fold", "split", "initial_weights", "backend")
     recipe = {n: value for n, value in identity_of(facts, folder).items() if n not in own}
     of = count_folds(prepared, "atlas", by)
-    return Fold(folder, facts["seed"], facts["fold"], of, split, recipe)
+    return Fold(folder, facts["stage"], facts["seed"], facts["fold"], of, split, recipe)
 
 
 def _predictors(name, folds, subset):
@@ -250,8 +256,7 @@ def _predictors(name, folds, subset):
         named = f"{name}, seed {seed}" if len(seeds) > 1 else name
         weights = [fold.folder / "best.weights.h5" for fold in own]
         if subset == "test" and len(own) > 1:
-            home, _ = _home(own[0].folder)
-            kept = home / "evaluation" / "predictions" / own[0].folder.name
+            kept = home_of(own[0].folder) / "evaluation" / "predictions" / own[0].folder.name
             average = Predictor(name, named, seed, None, tuple(weights), kept, own[0].split)
             predictors.append(average)
             continue

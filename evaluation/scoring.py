@@ -17,7 +17,7 @@ from evaluation.choosing import (
 )
 from evaluation.kept_predictions import load_scored, predict_missing
 from evaluation.metrics import subject_metrics
-from evaluation.runs import find_runs, pair_runs
+from evaluation.runs import comparisons_of, find_runs
 from evaluation.strata import check_strata
 from prediction.lesions import box_of
 from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
@@ -30,14 +30,15 @@ from system.parallel import in_parallel
 class Scores(NamedTuple):
     """What was scored.
 
-    Rows of metrics.csv, facts of each run, a function that loads the `View` of each scan, and which
-    runs are compared, each an `evaluation.runs.Pair`.
+    Rows of metrics.csv, facts of each run, a function that loads the `View` of each scan, which runs
+    are compared, each an `evaluation.runs.Comparison`, and sentences on what cannot be.
     """
 
     rows: list
     runs: dict
     views: dict
-    pairs: list
+    compared: tuple = ()
+    notes: tuple = ()
 
 
 class View(NamedTuple):
@@ -63,10 +64,9 @@ def score_runs(folders, prepared, subset, options, fewest=1):
     if len(runs) < fewest:
         names = ", ".join(run.name for run in runs)
         raise InputError(f"{names}: a ranking needs {fewest} runs or more; name them")
-    pairs = pair_runs(runs)
+    compared, notes = comparisons_of(runs)
     cases = _find_cases(runs, prepared, subset)
-    known = {name: None for own in cases.values() for case in own for name in case.metadata}
-    check_strata(options.strata, known)
+    check_strata(options.strata, [case for own in cases.values() for case in own])
     if subset == "validation":
         predict_missing(cases, dict.fromkeys(cases, options.flip))
         points = choose_points(runs, cases, options)
@@ -94,7 +94,7 @@ def score_runs(folders, prepared, subset, options, fewest=1):
         for predictor in last
         for case in cases[predictor]
     }
-    return Scores(rows, facts, views, pairs)
+    return Scores(rows, facts, views, compared, notes)
 
 
 def _find_cases(runs, prepared, subset):
@@ -235,6 +235,4 @@ def metrics_row(run, case, metrics, seed=None, fold=None):
     scan = {"run": run, "subject": case.subject, "session": case.session, "site": case.site}
     scan |= {n: value for n, value in (("seed", seed), ("fold", fold)) if value is not None}
     ends = {name: getattr(case, name) for name in ("lesion_outside_ml", "lesion_below_ml")}
-    row = scan | metrics | ends
-    # A table of the user may have a column that is called as one of ours is.
-    return row | {name: value for name, value in case.metadata.items() if name not in row}
+    return scan | metrics | ends | case.metadata

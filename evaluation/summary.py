@@ -4,6 +4,7 @@ from evaluation.comparison import (
     METRICS,
     compare_runs,
     describe,
+    divide,
     notes,
     rank_runs,
     ranking_sentence,
@@ -35,11 +36,15 @@ def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
     """
     rows = scores.rows
     ranked = rank_runs(rows, ranking) if ranking else None
+    divided = divide(rows, strata)
     runs = {
-        name: facts | describe([row for row in rows if row["run"] == name], seed, strata)
+        name: facts | describe([row for row in rows if row["run"] == name], seed, divided)
         for name, facts in scores.runs.items()
     }
-    comparisons = [compare_runs(rows, *pair[:2], seed, pair.price) for pair in scores.pairs]
+    comparisons = [
+        compare_runs(rows, c.run, c.baseline, seed, c.price, c.sites_held_out)
+        for c in scores.compared
+    ]
     # The first, as it tells that the others are ours.
     save_json(folder / "summary.json", without_nan({"subset": subset, "runs": runs}))
     save_csv(folder / "metrics.csv", rows)
@@ -48,7 +53,7 @@ def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
     print_metrics(runs)
     print_strata(runs)
     print_comparisons(comparisons)
-    sentences = [ranking_sentence(ranked)] if ranked else []
+    sentences = [*scores.notes, *([ranking_sentence(ranked)] if ranked else [])]
     for sentence in sentences:
         print(f"\n{sentence}")
     save_report(folder / "report.html", subset, scores, runs, comparisons, sentences)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.comparison import METRICS, compare_runs, describe, notes, rank_runs
+from evaluation.comparison import METRICS, compare_runs, describe, divide, notes, rank_runs
 from evaluation.strata import volume_stratum
 
 PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}
@@ -56,6 +56,18 @@ def test_strata_follow_the_lesion_volume_and_the_site():
         stratum = found["strata"]["lesion volume"][volume_stratum(ml)]
         assert stratum["dice"]["mean"] == pytest.approx(ml / 100)
     assert [s["subjects"] for s in found["strata"]["site"].values()] == [3, 2]
+
+
+def test_runs_are_divided_alike_though_one_has_seeds_that_lack_scans():
+    rows = [row("a", str(i), participant_age=str(30 + i)) for i in range(10)]
+    rows += [row("b", str(i), participant_age=str(30 + i), seed=0) for i in range(10)]
+    rows += [row("b", str(i), participant_age=str(30 + i), seed=1) for i in range(5)]
+    strata = divide(rows, ["age"])
+    found = [describe([own for own in rows if own["run"] == run], 0, strata) for run in "ab"]
+    one, other = (own["strata"]["age"] for own in found)
+    assert list(one) == list(other) == ["30 to 32", "33 to 34", "35 to 36", "37 to 39"]
+    assert [s["subjects"] for s in one.values()] == [s["subjects"] for s in other.values()]
+    assert found[1]["seeds"] == 2
 
 
 def test_marks_on_scans_without_lesion_are_told_apart():

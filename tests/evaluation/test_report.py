@@ -1,5 +1,6 @@
 """The report in a real browser: opens offline, answers, can be walked through, escapes names."""
 
+import html
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ from evaluation import report, viewer
 from evaluation.cases import Case
 from evaluation.comparison import compare_runs, describe
 from evaluation.metrics import subject_metrics
+from evaluation.runs import Comparison
 from evaluation.scoring import Scores, metrics_row
+from evaluation.summary import save_evaluation
 from scans.volumes import Volume
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
@@ -97,7 +100,7 @@ def write_report(path, rows, subset="test", folder="nowhere", view=view):
     }
     found = [compare_runs(rows, name, names[0], 0) for name in names[1:]]
     views = {(row["subject"], row["session"]): view for row in rows}
-    report.save_report(path, subset, Scores(rows, facts, views, []), runs, found)
+    report.save_report(path, subset, Scores(rows, facts, views), runs, found)
     return path
 
 
@@ -259,6 +262,93 @@ def test_the_answer_is_that_of_the_comparison(by, answer, badge, tmp_path, monke
     text = write_report(tmp_path / "report.html", rows).read_text("utf-8")
     assert f"<h1>{answer}</h1>" in text
     assert f'<span class="badge">{badge}</span>' in text
+
+
+def by_both(dice):
+    """Save the answer of runs by subject and by site; `dice` is the mean of each."""
+    rows = []
+    rng = np.random.default_rng(0)
+    people = rng.normal(0, 0.02, 12)
+    for run, mean in dice.items():
+        for seed in (0, 1):
+            noise = rng.normal(0, 0.002, 12)
+            for i, (person, own) in enumerate(zip(people, noise, strict=True)):
+                case = Case(f"s{i}", "1", f"R{i % 3}", None, (Path("mask"),), None)
+                metrics = subject_metrics(np.ones((2, 2, 2)), np.ones((2, 2, 2)), (1, 1, 1))
+                metrics["dice"] = mean + person + own
+                rows.append(metrics_row(run, case, metrics, seed, i % 2))
+    names = list(dice)
+    facts = {
+        name: {
+            "folders": [f"nowhere/{name}"],
+            "folds": {0: [0, 1], 1: [0, 1]},
+            "of_folds": 2,
+            "sites_held_out": "site" in name,
+        }
+        for name in names
+    }
+    return Scores(
+        rows,
+        facts,
+        {(row["subject"], "1"): lambda: () for row in rows},
+        [
+            Comparison(names[1], names[0]),
+            Comparison(names[3], names[2], sites_held_out=True),
+            Comparison(names[2], names[0], price=True),
+            Comparison(names[3], names[1], price=True),
+        ],
+    )
+
+
+def test_whether_it_helped_heads_the_page_and_new_sites_and_prices_follow(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
+    dice = {"train": 0.5, "transfer": 0.6, "train by site": 0.45, "transfer by site": 0.35}
+    save_evaluation(by_both(dice), "validation", tmp_path, 0)
+    text = html.unescape((tmp_path / "report.html").read_text("utf-8"))
+    answer = text.partition("<h2>Metrics</h2>")[0]
+    assert "<h1>Yes: transfer helped</h1>" in answer
+    assert "cross-validation over 2 folds, 2 seeds" in answer
+    assert "Dice: transfer by site hurt" in answer
+    assert answer.count("The price of a new scanner: −0.") == 2
+    assert "is more than seeds alone would make" in answer
+
+
+@pytest.mark.parametrize(
+    ("by_site", "headline"),
+    [
+        (0.4, "A new scanner costs 0."),
+        (0.6, "A new scanner costs nothing: 0."),
+        (0.5, "Not shown that a new scanner costs Dice"),
+    ],
+)
+def test_the_price_heads_the_page_where_nothing_else_is_compared(
+    by_site, headline, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
+    scores = by_both({"train": 0.5, "unused": 0, "train by site": by_site, "unused by site": 0})
+    kept = ("train", "train by site")
+    scores = scores._replace(
+        rows=[row for row in scores.rows if row["run"] in kept],
+        runs={name: scores.runs[name] for name in kept},
+        compared=[Comparison(*kept[::-1], price=True)],
+    )
+    save_evaluation(scores, "validation", tmp_path, 0)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert f"<h1>{headline}" in text
+    shown = "not shown" if "Not" in headline else "shown"
+    assert f'<span class="badge">{shown}</span>' in text
+
+
+def test_the_best_subject_is_so_over_all_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
+    rows = [row | {"seed": 0} for row in made_up(["run"], ["lucky", "even", "poor"])]
+    rows += [row | {"seed": 1} for row in rows]
+    for row, dice in zip(rows, (0.9, 0.6, 0.2, 0.1, 0.6, 0.2), strict=True):
+        row["dice"] = dice
+    text = write_report(tmp_path / "report.html", rows).read_text("utf-8")
+    assert "<h3>best: even</h3>" in text and "<h3>median: lucky</h3>" in text
+    assert "Dice 0.60 (run) (seed 0 is shown)" in text
+    assert "over 2 seeds" in text
 
 
 def test_long_names_of_runs_are_broken_between_folders(tmp_path, monkeypatch, recwarn):

@@ -259,7 +259,7 @@ def test_the_price_of_a_new_scanner_and_the_noise_between_seeds_are_sentences(tw
     difference = by_seed["train by site"].mean() - by_seed["train"].mean()
     assert dice["mean_difference"] == pytest.approx(difference)
     assert dice["seeds"]["sd"][1] == pytest.approx(by_seed["train"].std(), abs=1e-8)
-    assert "scanner" in found["price"] and "6 subjects of 3 sites" in found["price"]
+    assert "scanner" in found["price"] and "6 subjects, 3 sites" in found["price"]
     assert f"of {by_seed['train'].std():.3f} over 2 of train" in found["noise"]
     assert len(set(dice["seeds"]["sd"])) == 2
     text = (two_seeds_by_both / "validation" / "report.html").read_text("utf-8")
@@ -312,6 +312,15 @@ def test_one_seed_twice_and_two_seeds_in_one_folder_are_refused(
         evaluate.main([*arguments, *mixed])
 
 
+def test_a_seed_of_one_fold_among_seeds_of_several_is_refused(
+    trained, arguments, prepared, tmp_path
+):
+    runs = shutil.copytree(trained, tmp_path / "runs")
+    (alone, *_) = pretend(trained, runs / "seed_1", prepared, seed=1)
+    with refused(alone, "only fold of seed 1"):
+        evaluate.main([*arguments, *runs_of(runs), alone])
+
+
 def test_sites_held_out_are_compared_with_their_like_alone(trained, arguments, prepared, tmp_path):
     runs = shutil.copytree(trained, tmp_path / "runs")
     by_site = pretend(trained, runs / "by_site", prepared, by="site")
@@ -319,8 +328,12 @@ def test_sites_held_out_are_compared_with_their_like_alone(trained, arguments, p
         identity = load_json(run / "run.json")["identity"]
         identity["train"]["epochs"] = 9
         change_run(run, identity=identity)
-    with refused("train by site", "another train.epochs than train"):
-        evaluate.main([*arguments, *runs_of(runs), *by_site])
+    evaluate.main([*arguments, "--output", str(tmp_path / "out"), *runs_of(runs), *by_site])
+    assert load_json(tmp_path / "out" / "comparison.json")["comparisons"] == []
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert (
+        "not known for train by site: it was trained with another train.epochs than train" in text
+    )
 
 
 def test_the_report_says_that_it_is_a_cross_validation(scored):
@@ -398,10 +411,21 @@ def test_folds_by_subject_that_are_finished_are_evaluated_beside_those_by_site(
     by_subject = [f"{folds}/fold_{fold}/train" for fold in range(FOLDS)]
     by_site = [f"{folds}/by_site/fold_{fold}/train" for fold in range(FOLDS)]
     assert commands[-1][1 : 1 + 2 * FOLDS] == by_subject + by_site
-    change_run(folds / "fold_1" / "train", finished=False)
-    cross_validate.main(["--by", "site", *words])
-    assert commands[-1][1 : 1 + FOLDS] == by_site
-    assert f"{folds / 'fold_1' / 'train'} is not there" in capsys.readouterr().out
+    # Seeds by subject that are not there yet are left out, and so are runs of another split.
+    cross_validate.main(["--by", "site", "--seeds", "2", *words])
+    assert commands[-1][1 : 1 + FOLDS] == by_subject
+    run = folds / "fold_1" / "train"
+    identity = load_json(run / "run.json")["identity"]
+    for change, reason in (
+        ({"finished": False}, "not finished: cross_validate.py --by subject"),
+        ({"finished": True, "identity": identity | {"split": "other"}}, "another split"),
+    ):
+        change_run(run, **change)
+        capsys.readouterr()
+        cross_validate.main(["--by", "site", *words])
+        assert commands[-1][1 : 1 + FOLDS] == by_site
+        shown = capsys.readouterr().out
+        assert "price of a new scanner stays unknown" in shown and reason in shown
 
 
 def test_another_machine_trains_the_folds_it_is_told_and_scores_nothing(commands, prepared):
