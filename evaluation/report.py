@@ -72,6 +72,7 @@ def save_report(path, subset, scores, runs, comparisons, sentences=()):
     page = environment.get_template("report.html").render(
         answer=_answer(subset, runs, comparisons, stages, scored_on[names[0]]),
         runs=names,
+        several_seeds=any(run["seeds"] > 1 for run in runs.values()),
         metrics=_metrics(runs),
         comparisons=[_comparison(found, subjects) for found in comparisons],
         volume_plot=Markup(volume_plot(subjects, names)),
