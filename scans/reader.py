@@ -1,12 +1,13 @@
 """Single slices, read by their row number in a manifest."""
 
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
 
 from scans.intensity import standardise
-from system.files import InputError
+from system.files import InputError, allow_open_files
 
 
 class SliceReader:
@@ -30,7 +31,9 @@ class SliceReader:
         lengths = np.diff(np.r_[starts, len(z)])
         self._first = np.repeat(starts, lengths).tolist()
         self._last = np.repeat(starts + lengths - 1, lengths).tolist()
-        self._stacks = {}
+        self._stacks, self._opening = {}, Lock()
+        # Each stack keeps its file open, as long as it is mapped.
+        allow_open_files(len({name for name in (*self.image, *self.mask) if name.endswith(".npy")}))
 
     def __len__(self):
         return len(self.image)
@@ -63,14 +66,19 @@ class SliceReader:
         """Return what `standardise` subtracts from an image of this row, and multiplies it by."""
         return self.mean[row], 1 / self.std[row]
 
+    def _open(self, name):
+        stack = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        if stack.ndim != 3 or stack.dtype != np.uint8:
+            raise ValueError(f"holds {stack.dtype} {stack.shape}, no stack of slices")
+        return stack
+
     def _load(self, name, index):
         try:
             if name.endswith(".npy"):
-                if name not in self._stacks:
-                    stack = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-                    if stack.ndim != 3 or stack.dtype != np.uint8:
-                        raise ValueError(f"holds {stack.dtype} {stack.shape}, no stack of slices")
-                    self._stacks[name] = stack
+                # One at a time: Python 3.11 now and then fails where several threads parse a header.
+                with self._opening:
+                    if name not in self._stacks:
+                        self._stacks[name] = self._open(name)
                 return self._stacks[name][index]
             picture = cv2.imread(str(self.folder / name), cv2.IMREAD_GRAYSCALE)
             if picture is None:

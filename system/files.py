@@ -9,6 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None
+
+# What frameworks, pictures and pipes may need.
+OWN_FILES = 512
 NOT_PRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -135,6 +142,29 @@ def save_csv(path, rows):
         table = csv.DictWriter(file, fieldnames=columns)
         table.writeheader()
         table.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)
+
+
+def allow_open_files(count):
+    """Let this process hold so many files open beside its own; many systems begin with 1,024.
+
+    Raises
+    ------
+    InputError
+        If the system does not allow it; says how to ask for it.
+    """
+    if resource is None:
+        return
+    needed = count + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):
+        raise InputError(
+            f"{count} files are to be open at once, and the system allows {hard}; raise that "
+            f"(ulimit -n {needed}), or set slices.format to png and run prep.py again"
+        ) from None
 
 
 def file_hash(path):

@@ -1,5 +1,10 @@
 """Slices come back exactly as they are stored, alone or with their neighbours, in either format."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pandas
@@ -102,3 +107,52 @@ def test_neighbours_are_the_slices_below_and_above_of_the_same_scan(stored, tmp_
                     break
             other = rows.index[(rows.session == session) & (rows.z == wanted)][0]
             np.testing.assert_array_equal(image[..., channel], reader.read(other)[0])
+
+
+def many_stacks(folder, count):
+    rows = []
+    for number in range(count):
+        files = {}
+        for kind in ("image", "mask"):
+            files[kind] = f"{number}_{kind}.npy"
+            np.save(folder / files[kind], np.full((1, 2, 2), number % 2, np.uint8))
+        whose = {"dataset": "atlas", "subject": f"s{number}", "session": ""}
+        rows.append(whose | files | {"z": 0, "position": 0, "mean": 0.0, "std": 1.0})
+    return pandas.DataFrame(rows)
+
+
+READ_ALL = """
+import resource, sys
+import pandas
+from scans.reader import SliceReader
+from system.console import run_script
+
+folder, allowed = sys.argv[1:]
+rows = pandas.read_csv(f"{folder}/slices.csv", keep_default_na=False)
+
+def main():
+    # As on a system that allows few open files at first.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (90, int(allowed)))
+    reader = SliceReader(folder, rows)
+    print(*(reader.read(row)[0].max() for row in range(len(rows))))
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize("allowed", [2048, 90])
+def test_more_stacks_than_files_may_be_open_are_read_or_refused_at_once(tmp_path, allowed):
+    many_stacks(tmp_path, 50).to_csv(tmp_path / "slices.csv", index=False)
+    found = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(tmp_path), str(allowed)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    if allowed > 100:
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.split() == [str(number % 2) for number in range(50)]
+    else:
+        assert found.returncode == 2
+        assert "100 files are to be open at once, and the system allows 90" in found.stderr
+        assert "ulimit -n" in found.stderr and "Traceback" not in found.stderr
