@@ -1,4 +1,4 @@
-"""A scan of 189 slices by one set of weights: ours, ONNX Runtime, OpenVINO; and a scan from end to end.
+"""A scan of 189 slices by one set of weights: ours (OpenVINO), ONNX Runtime, Keras; and from end to end.
 
 ./run bench inference
 .venv/bin/python -m benchmarks.inference --weights runs/transfer/best.weights.h5
@@ -63,7 +63,7 @@ def train_briefly(prepared, folder, filters):
 
 
 def save_inputs(scan, weights, folder):
-    """Write the 8-bit slices of a scan, and the network's filters and arrays."""
+    """Write the 8-bit slices of a scan, and the exported network beside its weights."""
     from prediction.inference import square_size
     from prediction.network import load_network
     from scans.volumes import load_volume, volume_to_slices
@@ -71,42 +71,7 @@ def save_inputs(scan, weights, folder):
     scaled, mean, std = load_volume(scan).scaled
     images = volume_to_slices(scaled, square_size(scaled.shape, 240))
     np.savez(folder / "slices.npz", images=images, mean=mean, std=std)
-    network = load_network(weights)
-    arrays = {
-        f"{layer.name}/{i}": array
-        for layer in network.model.layers
-        for i, array in enumerate(layer.get_weights())
-    }
-    np.savez(folder / "network.npz", filters=network.settings.unet.filters, **arrays)
-    return lambda: None
-
-
-def export_network(folder):
-    """Write the network for the engines, by way of PyTorch.
-
-    Not where TensorFlow is: the compiler that PyTorch for GPUs brings along ends such a process.
-    """
-    import torch
-
-    from benchmarks.torch_unet import TorchUNet
-
-    layers = {}
-    with np.load(folder / "network.npz") as file:
-        twin = TorchUNet(int(file["filters"]), 0.0)
-        for name in file.files[1:]:
-            layers.setdefault(name.rpartition("/")[0], []).append(file[name])
-    twin.carry_over(layers)
-    example = torch.zeros(2, 1, *load_inputs(folder)[0].shape[1:])
-    torch.onnx.export(
-        twin.eval(),
-        (example,),
-        folder / "network.onnx",
-        input_names=["image"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    load_network(weights)
     return lambda: None
 
 
@@ -153,30 +118,32 @@ def engine(run, folder, batch, name):
     return keeping(predict, folder, name)
 
 
-def onnxruntime(folder, batch):
+def onnxruntime(weights, folder, batch):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     # Threads that wait in a loop would count as work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(folder / "network.onnx", options, ["CPUExecutionProvider"])
+    file = weights.with_name("best.onnx")
+    session = ort.InferenceSession(file, options, ["CPUExecutionProvider"])
     return engine(
         lambda images: session.run(None, {"image": images})[0], folder, batch, f"onnx {batch}"
     )
 
 
-def openvino(folder, batch):
-    import openvino
+def keras_model(weights, folder, batch):
+    """The model that was trained, by Keras' own `predict_on_batch`."""
+    from config import load_run_settings
+    from training.weights import load_weights
+    from unet import build_unet
 
-    core = openvino.Core()
-    model = core.read_model(folder / "network.onnx")
-    height, width = load_inputs(folder)[0].shape[1:]
-    model.reshape([batch, 1, height, width])
-    # Float32 like the others: OpenVINO takes a smaller type where the processor has one.
-    compiled = core.compile_model(
-        model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    )
-    return engine(lambda images: compiled(images)[0], folder, batch, f"openvino {batch}")
+    model = build_unet(**load_run_settings(weights).unet.model_dump())
+    load_weights(model, weights)
+
+    def run(images):
+        return model.predict_on_batch(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    return engine(run, folder, batch, f"keras {batch}")
 
 
 def end_to_end(scans, weights, folder, overlapped):
@@ -244,7 +211,6 @@ def main():
 
         files = [scan.image for scan in list_scans(scans)[:SCANS_END_TO_END]]
         _once(save_inputs, files[0], weights, folder)
-        _once(export_network, folder)
         from prediction.network import BATCH
 
         batches = sorted({*BATCHES, BATCH})
@@ -252,10 +218,13 @@ def main():
             [
                 *(Contestant(f"ours, batch {b}", ours, (weights, folder, b)) for b in batches),
                 *(
-                    Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (folder, b))
+                    Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (weights, folder, b))
                     for b in BATCHES
                 ),
-                *(Contestant(f"OpenVINO, batch {b}", openvino, (folder, b)) for b in BATCHES),
+                *(
+                    Contestant(f"Keras, batch {b}", keras_model, (weights, folder, b))
+                    for b in BATCHES
+                ),
                 *(
                     Contestant(
                         f"predict.py, {how}", end_to_end, (files, weights, folder, overlapped)
@@ -287,7 +256,7 @@ def main():
     ]
     options = vars(options) | {"agreement": agreement, "batch": BATCH, "lesion": int(mask.sum())}
     report("inference", rows, samples, **{key: _plain(value) for key, value in options.items()})
-    for peer in ("ONNX Runtime", "OpenVINO"):
+    for peer in ("ONNX Runtime", "Keras"):
         best = quickest(samples, [f"{peer}, batch {b}" for b in BATCHES])
         print(f"ours takes {times_ours(samples[best], this)} times the CPU time of {best}")
     print(

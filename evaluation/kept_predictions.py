@@ -10,7 +10,8 @@ from functools import partial
 import nibabel
 
 from evaluation.choosing import probability_levels
-from prediction.inference import load_networks, predict_probability
+from prediction.inference import predict_probability
+from prediction.network import load_networks
 from scans.nifti import save_nifti
 from scans.volumes import load_lesion, load_volume, read_voxels, to_original_grid
 from system.files import InputError, Problem, file_hash

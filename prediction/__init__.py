@@ -2,5 +2,5 @@
 
 Comes in: weights in their run folder, a scan.
 Goes out: probability of lesion, a mask cut at an operating point, warnings about unusual scans.
-Imports `system`, `scans`, `training`, `unet` and `config`.
+Imports `system`, `scans`, `training` and `config`. No framework is started.
 """

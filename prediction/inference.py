@@ -6,18 +6,10 @@ from nibabel.processing import resample_from_to
 
 from scans.geometry import look_at
 from scans.volumes import Volume, slices_to_volume, volume_to_slices
-from system.console import starting_keras
 from system.files import InputError
 
 # Both data sets are 1 mm; closer than this the head is as large as one in training.
 TOLERANCE_MM = 0.1
-
-
-def load_networks(files):
-    """Start Keras and load the `prediction.network.Network` of each weights file."""
-    with starting_keras():
-        from prediction.network import load_network
-    return [load_network(file) for file in files]
 
 
 def predict_probability(networks, volume, flip=False, alignment=None):

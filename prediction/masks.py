@@ -8,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from config import load_run_settings
-from prediction.inference import check_extent, load_networks, predict_seen, shared_geometry
+from prediction.inference import check_extent, predict_seen, shared_geometry
+from prediction.network import load_networks
 from prediction.operating_point import (
     empty_ends,
     mask_of,

@@ -1,38 +1,43 @@
-"""A trained network, asked for the probability of lesion in slices. Imports Keras."""
+"""A trained network, asked for the probability of lesion in slices by OpenVINO."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
-import keras
 import numpy as np
+import openvino
 
 from config import Settings, load_run_settings
+from prediction.onnx_export import PRODUCER, export_network
 from scans.intensity import standardise
-from training.weights import load_weights
-from unet import build_unet
+from system.cores import CORES
+from system.files import OutputError, file_hash, whole_file
+from training.stored_weights import read_weights
 
-if keras.backend.backend() == "tensorflow":
-    from prediction.tensorflow_graph import compile_model
-
-BATCH = 16
+BATCH = 4
+# Float32 as in training: it would take a smaller type where the processor has one.
+OPTIONS = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",
+    "INFERENCE_NUM_THREADS": CORES,
+}
+# Goes up with what `export_network` writes.
+VERSION = 1
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network, and the settings and file of its weights."""
+    """A trained network, with the settings and the file of its weights.
 
-    model: keras.Model
+    `run` goes from images, float32 (B, C, H, W), to their probability of lesion, (B, H, W).
+    """
+
+    run: Callable
     settings: Settings
     weights: Path
-
-    @cached_property
-    def compiled(self):
-        """The function from a batch to its answers that is quickest on the backend."""
-        if keras.backend.backend() == "tensorflow":
-            channels = 2 * self.settings.unet.neighbours + 1
-            return compile_model(self.model, BATCH, channels)
-        return self.model.predict_on_batch
 
     def predict(self, images, mean, std):
         """Predict the probability of 8-bit slices, (Z, H, W), in batches of one shape."""
@@ -44,14 +49,28 @@ class Network:
             # be compiled again.
             rows = np.arange(start, start + BATCH)[:, None] + offsets
             batch = images[np.clip(rows, 0, len(images) - 1)]  # (B, C, H, W)
-            batch = np.ascontiguousarray(np.moveaxis(batch, 1, -1))  # (B, H, W, C)
-            found = self.compiled(standardise(batch, mean, std))[..., 0]
+            found = self.run(standardise(batch, mean, std))
             probability[start : start + BATCH] = found[: len(images) - start]
         return probability
 
 
+def run_by_openvino(model):
+    """Return the function that runs an ONNX model; it is compiled for each shape of a batch."""
+    core = openvino.Core()
+
+    @lru_cache(maxsize=4)
+    def compiled(shape):
+        sized = core.read_model(BytesIO(model))
+        sized.reshape(shape)
+        return core.compile_model(sized, "CPU", OPTIONS)
+
+    return lambda images: compiled(images.shape)(images)[0][:, 0]
+
+
 def load_network(weights):
-    """Build the network of a run from the ``config.yaml`` beside its weights, and load them.
+    """Load the network of a run, by the ``config.yaml`` beside its weights.
+
+    Its ONNX model is kept beside the weights, as ``best.onnx``, and made anew when these change.
 
     Raises
     ------
@@ -60,6 +79,22 @@ def load_network(weights):
     """
     weights = Path(weights)
     settings = load_run_settings(weights)
-    model = build_unet(**settings.unet.model_dump())
-    load_weights(model, weights)
-    return Network(model, settings, weights)
+    kept = weights.with_name(f"{weights.name.partition('.')[0]}.onnx")
+    origin = f"version {VERSION}, weights {file_hash(weights)}, {settings.unet!r}"
+    model = b""
+    with contextlib.suppress(OSError):
+        model = kept.read_bytes()
+    # By its first bytes it is known as ours, by its last ones as whole and current.
+    if PRODUCER.encode() not in model[:64] or origin.encode() not in model:
+        ours = not kept.exists() or PRODUCER.encode() in model[:64]
+        model = export_network(read_weights(weights), settings.unet, origin, weights)
+        if ours:
+            # It goes without: the folder may be of somebody else.
+            with contextlib.suppress(OutputError), whole_file(kept) as temporary:
+                temporary.write_bytes(model)
+    return Network(run_by_openvino(model), settings, weights)
+
+
+def load_networks(files):
+    """Load the network of each weights file."""
+    return [load_network(file) for file in files]

@@ -29,11 +29,25 @@ def take_away(names):
 
 
 def probability_of(weights, scan):
-    """Return the probability of lesion, float32 (X, Y, Z), in a scan."""
-    from prediction.inference import load_networks, predict_probability
-    from scans.volumes import load_volume
+    """Return the probability of lesion, float32 (X, Y, Z), in a scan, by Keras on this backend."""
+    from keras.ops import convert_to_numpy
 
-    return predict_probability(load_networks([weights]), load_volume(scan), flip=True)
+    from config import load_run_settings
+    from prediction.inference import predict_probability
+    from prediction.network import Network
+    from scans.volumes import load_volume
+    from training.weights import load_weights
+    from unet import build_unet
+
+    settings = load_run_settings(weights)
+    model = build_unet(**settings.unet.model_dump())
+    load_weights(model, weights)
+
+    def run(images):
+        answer = model(images.transpose(0, 2, 3, 1), training=False)
+        return convert_to_numpy(answer)[..., 0]
+
+    return predict_probability([Network(run, settings, weights)], load_volume(scan), flip=True)
 
 
 def losses_of(weights, settings):

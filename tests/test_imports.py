@@ -31,7 +31,7 @@ ALLOWED = {
     "data": {"system", "scans", "augmentation", "losses", "training"},
     "stage": {"system", "data", "losses", "training", "unet"},
     "training": {"system"},
-    "prediction": {"system", "scans", "training", "unet", "config"},
+    "prediction": {"system", "scans", "training", "config"},
     "evaluation": {"system", "scans", "training", "prediction"},
     "synthetic": {"system", "scans"},
 }
@@ -122,10 +122,19 @@ def test_what_computes_with_pytorch_starts_no_tensorflow(contender):
     assert {"tensorflow", "keras"}.isdisjoint(printed.stdout.decode().split())
 
 
+def test_prediction_and_evaluation_start_no_framework():
+    code = (
+        "import sys, prediction.masks, evaluation.summary, evaluation.scoring; print(*sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True
+    )
+    assert {"tensorflow", "keras", "jax", "torch"}.isdisjoint(printed.stdout.decode().split())
+
+
 # A framework starts only where it is needed, and a script imports what is slow after its arguments.
 LATE_IMPORTS = {
     "system/console.py",
-    "prediction/inference.py",
     "scans/alignment.py",
     *(f"{name}.py" for name in SCRIPTS),
 }

@@ -23,7 +23,8 @@ from config import load_settings
 from evaluation.cases import find_cases
 from evaluation.metrics import subject_metrics
 from evaluation.statistics import compare, summary
-from prediction.inference import load_networks, predict_probability
+from prediction.inference import predict_probability
+from prediction.network import load_networks
 from scans.splits import load_split
 from scans.volumes import load_lesion, load_volume
 

@@ -1,6 +1,5 @@
 """What the network is asked on a scan is what it was trained on, whatever the scan's grid."""
 
-import functools
 import json
 import shutil
 from dataclasses import replace
@@ -14,14 +13,14 @@ from conftest import LPS, OBLIQUE, RAS, SKIP, draw_head, refused, write_nifti
 from nibabel.affines import from_matvec
 
 from config import Geometry, load_settings
-from prediction.inference import load_networks, predict_probability, square_size
-from prediction.network import Network, load_network
+from prediction.inference import predict_probability, square_size
+from prediction.network import BATCH, Network, load_network, load_networks
 from prediction.operating_point import PLAIN, mask_of
 from scans.intensity import standardise
 from scans.manifest import load_manifest
 from scans.reader import SliceReader
 from scans.volumes import Volume, load_volume, volume_to_slices
-from training.weights import save_weights
+from training.weights import load_weights, save_weights
 from unet import build_unet
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
@@ -51,18 +50,24 @@ def network(run_folder):
     return load_network(run_folder / "best.weights.h5")
 
 
+def answer_of_keras(network, images):
+    """Probabilities, (B, H, W), by the model that is trained, of images (B, H, W, C)."""
+    model = build_unet(**network.settings.unet.model_dump())
+    load_weights(model, network.weights)
+    return np.asarray(model(images, training=False))[..., 0]
+
+
 def showing_its_input(size=32, answer=lambda images: images):
     """A network whose probability is the image that it is given."""
     unet = SimpleNamespace(neighbours=0)
     own_grid = Geometry(align="none", brain="keep")
     settings = SimpleNamespace(slices=SimpleNamespace(size=size), unet=unet, geometry=own_grid)
-    return Network(lambda images, training: answer(images), settings, Path("none"))
+    return Network(lambda images: answer(images)[:, 0], settings, Path("none"))
 
 
 def showing_its_square(size):
     """A network whose probability is the side of the square that it is given."""
-    side = functools.partial(keras.ops.full_like, dtype="float32")
-    return showing_its_input(size, lambda images: side(images, keras.ops.shape(images)[1]))
+    return showing_its_input(size, lambda images: np.full_like(images, images.shape[-1]))
 
 
 def volume_of(folder, voxels, affine):
@@ -87,7 +92,7 @@ def test_the_network_sees_what_preparation_stored(network, prepared):
     rows = rows[rows.subject == "sub-r001s003"].reset_index(drop=True)  # the oblique one
     reader = SliceReader(prepared, rows)
     images = [reader.standardise(row, reader.read(row)[0]) for row in range(len(rows))]
-    wanted = np.asarray(network.model(np.stack(images)[..., None], training=False))[..., 0]
+    wanted = answer_of_keras(network, np.stack(images)[..., None])
     facts = json.loads((prepared / "atlas" / "sub-r001s003_1.json").read_text())
     found = predict_probability([network], load_volume(facts["made_from"]["image"]))
     found = volume_to_slices(found, 32)[SKIP:-SKIP]
@@ -108,7 +113,7 @@ def test_a_network_of_several_channels_sees_what_preparation_stored(
     rows = rows[rows.subject == "sub-r002s002"].reset_index(drop=True)
     reader = SliceReader(prepared, rows, neighbours=1)
     images = [reader.standardise(row, reader.read_channels(row)[0]) for row in range(len(rows))]
-    wanted = np.asarray(network.model(np.stack(images), training=False))[..., 0]
+    wanted = answer_of_keras(network, np.stack(images))
     facts = json.loads((prepared / "atlas" / "sub-r002s002_1.json").read_text())
     found = predict_probability([network], load_volume(facts["made_from"]["image"]))
     found = volume_to_slices(found, 32)[SKIP:-SKIP]
@@ -169,12 +174,12 @@ def test_networks_that_see_scans_in_different_ways_are_not_averaged(tmp_path):
         predict_probability(networks, volume)
 
 
-def test_a_network_is_traced_once_for_scans_of_any_depth(tmp_path):
-    traced = []
-    network = showing_its_input(answer=lambda images: traced.append(1) or images)
+def test_scans_of_any_depth_are_given_in_batches_of_one_shape(tmp_path):
+    shapes = set()
+    network = showing_its_input(answer=lambda images: shapes.add(images.shape) or images)
     for depth in (3, 20, 33):
         predict_probability([network], volume_of(tmp_path, head((28, 32, depth)), RAS))
-    assert len(traced) == 1
+    assert shapes == {(BATCH, 1, 32, 32)}
 
 
 @pytest.mark.parametrize("millimetres", [0.01, 100])
@@ -197,14 +202,13 @@ def test_what_is_above_the_threshold_and_large_enough_is_lesion():
     np.testing.assert_array_equal(mask, probability == 0.5)
 
 
-def test_the_networks_of_several_runs_are_loaded_in_order(run_folder, tmp_path, capsys):
+def test_the_networks_of_several_runs_are_loaded_in_order(run_folder, tmp_path):
     for name in ("config.yaml", "best.weights.h5"):
         shutil.copy(run_folder / name, tmp_path)
     files = [run_folder / "best.weights.h5", tmp_path / "best.weights.h5"]
     networks = load_networks(files)
     assert [network.weights for network in networks] == files
     assert all(isinstance(network, Network) for network in networks)
-    assert "TensorFlow" in capsys.readouterr().out
 
 
 def test_weights_without_their_settings_are_refused_by_name(run_folder, tmp_path):
