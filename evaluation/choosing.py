@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from evaluation.comparison import METRICS
+from evaluation.metric_table import METRICS
 from prediction.lesions import (
     keep_predicted,
     label_lesions,

@@ -1,58 +1,14 @@
 """The metrics of all subjects: each run described, and compared with another."""
 
-import math
-from typing import NamedTuple
-
 import pandas
 
-from evaluation.formatting import interval, number, signed
+from evaluation.metric_table import METRICS, RANKINGS, VOLUMES
+from evaluation.sentences import noise_sentence, price_sentence, sentence
 from evaluation.statistics import compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
 
-
-class Metric(NamedTuple):
-    """How a metric of metrics.csv is shown and judged."""
-
-    label: str
-    unit: str
-    digits: int
-    larger_is_better: bool
-
-    @property
-    def title(self):
-        return f"{self.label}, {self.unit}" if self.unit else self.label
-
-
-METRICS = {
-    "dice": Metric("Dice", "", 3, True),
-    "precision": Metric("precision", "", 3, True),
-    "recall": Metric("recall", "", 3, True),
-    "lesion_f1": Metric("lesion F1", "", 3, True),
-    "lesion_dice": Metric("lesion-wise Dice", "", 3, True),
-    "hd95_mm": Metric("HD95", "mm", 1, False),
-    "assd_mm": Metric("surface distance", "mm", 2, False),
-    "volume_difference_ml": Metric("volume difference", "ml", 2, False),
-    "voxel_difference": Metric("voxel difference", "", 0, False),
-    "atlas_lesion_count_difference": Metric("lesion count difference (ATLAS)", "", 2, False),
-    "false_positive_ml": Metric("wrong lesions", "ml", 2, False),
-    "absolute_volume_difference_ml": Metric("absolute volume difference", "ml", 2, False),
-    "lesion_count_difference": Metric("lesion count difference", "", 2, False),
-    "recognition_quality": Metric("recognition quality", "", 3, True),
-    "pr_auc": Metric("PR-AUC", "", 3, True),
-}
-RANKINGS = {
-    "isles26": (
-        "dice",
-        "absolute_volume_difference_ml",
-        "lesion_count_difference",
-        "recognition_quality",
-        "pr_auc",
-    )
-}
-VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
 # The signed-rank test of fewer pairs never falls below p = 0.05.
 FEWEST_SUBJECTS = 6
-MORE_SEEDS = "A second seed tells: cross_validate.py --seeds 2."
 
 
 def describe(rows, seed, strata=None):
@@ -159,67 +115,6 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     }
 
 
-def price_sentence(found, sites):
-    """Say what it costs that a network never saw a subject's site, by the comparison of Dice."""
-    price = {
-        "hurt": "The price of a new scanner",
-        "helped": "No price of a new scanner, but more",
-        "not shown": "Not shown that a new scanner has a price",
-    }[found["verdict"]]
-    return (
-        f"{price}: {signed(found['mean_difference'], 3)} Dice where the network never saw the site "
-        f"({_reach(found, 3)}; {_p(found['p'])}; {found['n']} subjects, {sites} sites)."
-    )
-
-
-def noise_sentence(run, baseline, found):
-    """Say how much the mean Dice of two runs depends on the seed, by the comparison of Dice."""
-    seeds = found["seeds"]
-    lacking = [n for n, count in zip((run, baseline), seeds["counts"], strict=True) if count < 2]
-    if lacking:
-        have = "have one seed each" if len(lacking) > 1 else "has one seed"
-        return f"Noise between seeds is unknown: {' and '.join(lacking)} {have}. {MORE_SEEDS}"
-    if seeds["larger_than_noise"] is None:
-        return "Noise between seeds is unknown: no subject is scored by all of them."
-    larger = "may be that of seeds alone"
-    if seeds["larger_than_noise"]:
-        larger = "is more than seeds alone would make"
-    one, other = (number(sd, 3) for sd in seeds["sd"])
-    few = seeds["subjects"] < found["n"]
-    those = f", of the {seeds['subjects']} subjects that all seeds score" if few else ""
-    return (
-        f"Noise between seeds: mean Dice has an SD of {one} over {seeds['counts'][0]} seeds of {run} "
-        f"and of {other} over {seeds['counts'][1]} of {baseline}; the difference of "
-        f"{signed(found['mean_difference'], 3)} {larger} "
-        f"({_p(seeds['p'])}, t-test of the seeds{those})."
-    )
-
-
-def sentence(metric, run, baseline, found):
-    """Say in one sentence whether a run helped; `found` is from `evaluation.statistics.compare`."""
-    name = metric.label[0].upper() + metric.label[1:]
-    if not found["n"]:
-        return f"{name}: no subject has it in both {run} and {baseline}."
-    unit = f" {metric.unit}" if metric.unit else ""
-    counts = f"{found['wins']} better, {found['ties']} equal, {found['losses']} worse"
-    counts += f", {found['missing']} without" if found["missing"] else ""
-    shown = found["verdict"] != "not shown"
-    claim = f"{run} {found['verdict']}" if shown else f"not shown that {run} helped or hurt"
-    difference = signed(found["mean_difference"], metric.digits) + unit
-    reach, p = _reach(found, metric.digits), _p(found["p"])
-    return f"{name}: {claim}, {difference} against {baseline} ({reach}; {p}; {counts})."
-
-
-def _reach(found, digits):
-    if math.isnan(found["low"]):
-        return "too few subjects for an interval"
-    return f"95 % interval {interval(found, digits, signed)}"
-
-
-def _p(p):
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def rank_runs(rows, ranking):
     """Order runs as a challenge of `RANKINGS` does: each scan and metric ranks them, the mean decides.
 
@@ -244,56 +139,3 @@ def rank_runs(rows, ranking):
         ranks.append(by_scan.rank(axis=1, ascending=smaller_first, na_option="bottom"))
     mean = pandas.concat(ranks).mean().sort_values(kind="stable")
     return {"ranking": ranking, "scans": len(by_scan), "mean_rank": mean.to_dict()}
-
-
-def ranking_sentence(found):
-    """Say in one sentence how runs are ranked; `found` is from `rank_runs`."""
-    runs = ", ".join(f"{name} {rank:.2f}" for name, rank in found["mean_rank"].items())
-    count = len(RANKINGS[found["ranking"]])
-    return (
-        f"Mean rank by {found['ranking']} over {found['scans']} scans and {count} metrics, "
-        f"the best first: {runs}."
-    )
-
-
-def notes(runs):
-    """Say in sentences what no metric tells."""
-    sentences = []
-    first = next(iter(runs.values()))
-    if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
-        outside, below = first["lesion_outside_ml"], first["lesion_below_ml"]
-        empty = []
-        for name, run in runs.items():
-            points = run.get("operating_points", {})
-            own = [predictor for predictor, point in points.items() if point["ends_mm"]]
-            empty += [name] if own and len(own) == len(points) else own
-        fate = "predicted and counted"
-        if empty:
-            fate = f"counted as missed where they are left empty ({'; '.join(empty)})"
-        sentences.append(
-            f"{outside:.1f} ml, {100 * outside / first['lesion_ml']:.1f} % of the lesion volume, lie "
-            f"in the slices that training skipped, {below:.1f} ml at the bottom and "
-            f"{outside - below:.1f} ml at the top; they are {fate}."
-        )
-    for name, run in runs.items():
-        if run.get("subjects_left_out"):
-            sentences.append(
-                f"{name}: not over all folds; {run['subjects_left_out']} subjects are not scored."
-            )
-        healthy = run["without_lesion"]
-        if healthy["scans"]:
-            sentences.append(
-                f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
-                f"lesion are marked, on average {healthy['false_positive_ml']:.2f} ml in "
-                f"{healthy['false_positive_lesions']:.1f} lesions a scan."
-            )
-    return sentences
-
-
-def without_nan(content):
-    """Replace NaN, which JSON does not know, by None, however deep."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content

@@ -1,17 +1,18 @@
 """The report of an evaluation: one page that opens offline and begins with the answer."""
 
 import math
-from datetime import date
 from pathlib import Path
 
 import jinja2
 import pandas
 from markupsafe import Markup
 
-from evaluation.comparison import METRICS, MORE_SEEDS, notes
+from evaluation.answer import describe_scored, make_answer
 from evaluation.formatting import interval, number, signed
 from evaluation.made_from import read_stages, tables_of_settings
+from evaluation.metric_table import METRICS
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
+from evaluation.sentences import notes
 from evaluation.viewer import COLOURS, slice_viewer
 from system.files import whole_file
 from training.pictures import TITLES
@@ -41,17 +42,6 @@ DEFINITIONS = {
     "PR-AUC": "Area under precision against recall over all thresholds (ISLES'26). Nothing marked: a "
     "little more than 0.5, and 1 where there is no lesion; a lesion marked where there is none: 0.",
 }
-HEADLINES = {
-    "helped": ("Yes: {what} helped", "helped"),
-    "hurt": ("No: {what} hurt", "hurt"),
-    "not shown": ("Not shown that {what} helped or hurt", "open"),
-}
-# Where no run is compared with another but by who saw the site.
-PRICES = {
-    "helped": ("A new scanner costs nothing: {price} Dice more", "open"),
-    "hurt": ("A new scanner costs {price} Dice", "hurt"),
-    "not shown": ("Not shown that a new scanner costs Dice", "open"),
-}
 
 
 def save_report(path, subset, scores, runs, comparisons, sentences=()):
@@ -65,12 +55,12 @@ def save_report(path, subset, scores, runs, comparisons, sentences=()):
     subjects = table.groupby(["run", "subject"], as_index=False).mean(numeric_only=True)
     stages = read_stages([Path(folder) for run in runs.values() for folder in run["folders"]])
     titles = _stage_titles(stages)
-    scored_on = {name: _scored_on(subset, run) for name, run in runs.items()}
+    scored_on = {name: describe_scored(subset, run) for name, run in runs.items()}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html").render(
-        answer=_answer(subset, runs, comparisons, stages, scored_on[names[0]]),
+        answer=make_answer(subset, runs, comparisons, stages, scored_on[names[0]]),
         runs=names,
         several_seeds=any(run["seeds"] > 1 for run in runs.values()),
         metrics=_metrics(runs),
@@ -107,98 +97,6 @@ def _stage_titles(stages):
         folder: ", ".join([TITLES[facts["stage"]], *(f"{key} {facts[key]}" for key in telling)])
         for folder, facts in stages.items()
     }
-
-
-def _scored_on(subset, run):
-    """Say in words what a run is scored on, and how many of its folds and seeds are there."""
-    folds = run.get("folds", {})
-    seeds = f", {len(folds)} seeds" if len(folds) > 1 else ""
-    counts = {len(own) for own in folds.values()} or {1}
-    most = max(counts)
-    if most == 1:
-        return f"{subset} subset{seeds}"
-    if subset != "validation":
-        return f"{subset} subset, average of {' or '.join(map(str, counts))} networks{seeds}"
-    what = f"{most} folds" if most == run["of_folds"] else f"{most} of {run['of_folds']} folds"
-    return f"cross-validation over {what}{' of whole sites' * run['sites_held_out']}{seeds}"
-
-
-def _answer(subset, runs, comparisons, stages, scored_on):
-    """Say what heads the report: the answer of the last comparison, or the Dice of the only run.
-
-    Whether something helped goes before the price of a new scanner.
-    """
-    name, first = next(iter(runs.items()))
-    of = f"{scored_on}, " if subset else ""
-    answer = {
-        "overline": f"{of}{first['subjects']} subjects, {first['scans']} scans · "
-        f"{date.today():%d %B %Y}",
-        "warnings": _warnings(subset, first),
-    }
-    prices = [found for found in comparisons if found["price"]]
-    on_new_sites = [found for found in comparisons if found["sites_held_out"]]
-    others = [found for found in comparisons if found not in (*prices, *on_new_sites)]
-    if comparisons:
-        found = [*prices, *on_new_sites, *others][-1]
-        dice = found["metrics"]["dice"]
-        headline, tone = (PRICES if found["price"] else HEADLINES)[dice["verdict"]]
-        price = number(abs(dice["mean_difference"]), 3)
-        sentences = [found["metrics"][key]["sentence"] for key in ("dice", "lesion_f1")]
-        if found["price"]:
-            sentences = []
-        sentences += [
-            own["metrics"]["dice"]["sentence"] for own in on_new_sites if own is not found
-        ]
-        sentences += [own["price"] for own in prices]
-        shown = "not shown" if dice["verdict"] == "not shown" else "shown"
-        return answer | {
-            "verdict": shown if found["price"] else dice["verdict"],
-            "tone": tone,
-            "headline": headline.format(what=_compared(found, runs, stages), price=price),
-            "sentences": [*sentences, found["noise"], *filter(None, [found["caveat"]])],
-        }
-    dice = first["metrics"]["dice"]
-    return answer | {
-        "verdict": "",
-        "tone": "open",
-        "headline": f"{name}: Dice {number(dice['mean'], 3)} ± {number(dice['sd'], 3)}",
-        "sentences": [
-            f"Median {number(dice['median'], 3)}, 95 % interval of the mean {interval(dice, 3)}.",
-            *([_spread(first)] if "folds" in first else []),
-        ],
-    }
-
-
-def _spread(run):
-    """Say how much the mean Dice depends on the seed, of a run that is compared with none."""
-    sd = run["metrics"]["dice"]["sd_between_seeds"]
-    if run["seeds"] < 2:
-        return f"Noise between seeds is unknown: it has one seed. {MORE_SEEDS}"
-    if math.isnan(sd):
-        return "Noise between seeds is unknown: no subject is scored by all of them."
-    return f"Noise between seeds: mean Dice has an SD of {number(sd, 3)} over {run['seeds']} seeds."
-
-
-def _warnings(subset, run):
-    if subset != "validation":
-        return []
-    if max(map(len, run.get("folds", {}).values()), default=1) > 1:
-        return [
-            "Each subject is predicted by the network that was not trained on it; the operating "
-            "point of each fold was chosen on the other folds, but the epoch of its network on these "
-            "very subjects. What no choice has seen is the held-back subset: evaluate.py --subset test."
-        ]
-    return [
-        "The operating point (below) was chosen on these very scans: these metrics are "
-        "kind. The fair ones are those of the held-back subset: evaluate.py --subset test."
-    ]
-
-
-def _compared(comparison, runs, stages):
-    """Name what a comparison is about."""
-    stage_of = {str(folder): facts["stage"] for folder, facts in stages.items()}
-    both = [stage_of.get(runs[comparison[key]]["folders"][0]) for key in ("run", "baseline")]
-    return "transfer learning" if both == ["transfer", "train"] else comparison["run"]
 
 
 def _metrics(runs):

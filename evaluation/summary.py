@@ -1,17 +1,12 @@
 """The results of an evaluation: saved, and printed."""
 
-from evaluation.comparison import (
-    METRICS,
-    compare_runs,
-    describe,
-    divide,
-    notes,
-    rank_runs,
-    ranking_sentence,
-    without_nan,
-)
+import math
+
+from evaluation.comparison import compare_runs, describe, divide, rank_runs
 from evaluation.formatting import interval, number
+from evaluation.metric_table import METRICS
 from evaluation.report import save_report
+from evaluation.sentences import notes, ranking_sentence
 from system.files import InputError, load_json, one_line, refuse_foreign, save_csv, save_json
 
 OUTPUTS = ("metrics.csv", "summary.json", "comparison.json", "report.html")
@@ -32,7 +27,7 @@ def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
 
     `subset` is None for masks that another program made; `seed` is that of the bootstrap; `strata`
     are further columns to divide by (see `evaluation.strata`); `ranking` is one of
-    `evaluation.comparison.RANKINGS`.
+    `evaluation.metric_table.RANKINGS`.
     """
     rows = scores.rows
     ranked = rank_runs(rows, ranking) if ranking else None
@@ -111,3 +106,12 @@ def print_comparisons(comparisons):
         for sentence in (comparison["price"], comparison["noise"], comparison["caveat"]):
             if sentence:
                 print(f"  {sentence}")
+
+
+def without_nan(content):
+    """Replace NaN, which JSON does not know, by None, however deep."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

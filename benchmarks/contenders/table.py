@@ -21,8 +21,9 @@ import pandas
 from benchmarks.bench import RESULTS, markdown
 from benchmarks.contenders.healthy import HEALTHY, SYNTHETIC
 from config import parse_arguments
-from evaluation.comparison import METRICS, compare_runs, describe
+from evaluation.comparison import compare_runs, describe
 from evaluation.formatting import signed
+from evaluation.metric_table import METRICS
 from system.console import run_script
 from system.files import InputError, whole_file
 

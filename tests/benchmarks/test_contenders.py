@@ -16,7 +16,7 @@ from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, healthy, monai_unet, ours, split, table
 from config import as_arguments, load_settings, parse_arguments
 from evaluation.cases import Case, find_cases
-from evaluation.comparison import METRICS
+from evaluation.metric_table import METRICS
 from scans.splits import load_split
 from scans.volumes import load_lesion, load_mask, load_volume
 from system.files import InputError, save_csv, save_json

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation.comparison import METRICS, compare_runs, describe, divide, notes, rank_runs
+from evaluation.comparison import compare_runs, describe, divide, rank_runs
+from evaluation.metric_table import METRICS
+from evaluation.sentences import notes
 from evaluation.strata import volume_stratum
 
 PERFECT = {name: float(metric.larger_is_better) for name, metric in METRICS.items()}

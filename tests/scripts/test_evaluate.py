@@ -15,7 +15,8 @@ from conftest import ATLAS, RAS, SKIP, quickly, refused, write_nifti, write_pred
 import evaluate
 from evaluation import kept_predictions
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, WRONG_ML, probability_levels
-from evaluation.comparison import METRICS, rank_runs
+from evaluation.comparison import rank_runs
+from evaluation.metric_table import METRICS
 from evaluation.metrics import subject_metrics
 from evaluation.strata import VOLUMES
 from evaluation.viewer import COLOURS
