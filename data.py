@@ -191,8 +191,10 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     }
     used = np.concatenate([subsets[name] for name in orders])
     ranges = ranges if augmented else None
-    if _fits_device(settings, augmented, 2 * used.size * settings.slices.size**2):
+    size = 2 * used.size * settings.slices.size**2
+    if _fits_device(settings, augmented, size):
         slices = DeviceSlices(reader, used)
+        print(f"all slices ({size / 1e9:.1f} GB) are kept and augmented on the device")
         training = DeviceBatches(slices, orders["training"], batch_size, seed, ranges)
         validation = DeviceBatches(slices, orders["validation"], batch_size, seed)
     else:
@@ -239,10 +241,7 @@ def _fits_device(settings, augmented, size):
             "free; set hardware.data to host"
         )
     # Half of the memory is for the network.
-    fits = wish == "device" or (not unable and size <= room / 2)
-    if fits:
-        print(f"all slices ({size / 1e9:.1f} GB) are kept and augmented on the device")
-    return fits
+    return wish == "device" or (not unable and size <= room / 2)
 
 
 def _check_prepared(folder, rows, reader, wanted):

@@ -152,6 +152,7 @@ def end_to_end(scans, weights, folder, overlapped):
     from prediction.network import load_network
     from prediction.operating_point import PLAIN
     from prediction.outputs import plan_outputs
+    from prediction.saving import save_prediction
 
     networks = [load_network(weights)]
     # Loaded once, before it is measured.
@@ -173,7 +174,7 @@ def end_to_end(scans, weights, folder, overlapped):
                 raise ValueError(str(problems[0]))
         else:
             for outputs in planned:
-                masks.save_prediction(
+                save_prediction(
                     masks.predict_scan(outputs, networks, options, None, with_probability=False)
                 )
         return {"scans": len(planned)}

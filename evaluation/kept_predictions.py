@@ -27,9 +27,11 @@ def predict_missing(cases, flips):
     missing = {predictor: own for predictor, own in missing.items() if own}
     if not missing:
         return
-    networks = iter(load_networks([file for predictor in missing for file in predictor.weights]))
+    # All are looked at before the first is asked; only those that are asked are held.
+    for predictor in missing:
+        load_networks(predictor.weights)
     for predictor, own in missing.items():
-        predict = partial(predict_probability, [next(networks) for _ in predictor.weights])
+        predict = partial(predict_probability, load_networks(predictor.weights))
         predict_cases(predictor, own, flips[predictor], predict)
 
 

@@ -1,8 +1,6 @@
 """Scans predicted one by one, the results of each written while the next is predicted."""
 
-import contextlib
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -16,16 +14,13 @@ from prediction.operating_point import (
     read_operating_point,
     slices_left_empty,
 )
-from prediction.outputs import Outputs
-from prediction.pictures import save_overlay
 from prediction.quality import measure_lesions, read_training_scales, unlike_training
+from prediction.saving import Prediction, save_outcome
 from scans.alignment import aligner
-from scans.alignment_picture import save_alignment
 from scans.geometry import look_at
-from scans.nifti import save_nifti
 from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
-from system.files import InputError, Problem, file_hash, save_json, whole_file
-from system.parallel import WRITERS, Outcome, attempt, in_parallel
+from system.files import InputError, Problem, file_hash
+from system.parallel import WRITERS, attempt, in_parallel
 
 
 def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_slices=False):
@@ -77,32 +72,13 @@ def predict_scans(planned, weights, options, with_probability):
     # A process would take longer to start than a single scan to be written.
     processes = WRITERS if len(planned) > 1 else 1
     predicted = (attempt(predict, outputs) for outputs in planned)
-    saved, problems = in_parallel(_save, predicted, "scans", processes, len(planned)), []
+    saved, problems = in_parallel(save_outcome, predicted, "scans", processes, len(planned)), []
     for outputs, outcome in zip(planned, saved, strict=True):
         if outcome.error:
             problems.append(Problem.of(outcome.error, outputs.scan))
         else:
             tqdm.write(outcome.result)
     return problems
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was predicted in a scan, ready to be written.
-
-    `images` are on the scan's own grid, by the file they go to; so are the scan in 8 bit, `scaled`,
-    and `mask`, uint8 (X, Y, Z). `aligned` is the scan on the template, None unless that is doubtful.
-    `row` is that of predictions.csv.
-    """
-
-    outputs: Outputs
-    images: dict
-    scaled: np.ndarray
-    spacing_mm: np.ndarray
-    mask: np.ndarray
-    aligned: np.ndarray | None
-    made_from: dict
-    row: dict
 
 
 def predict_scan(outputs, networks, options, training_scales, with_probability):
@@ -150,39 +126,3 @@ def _why_empty(probability, options):
     if highest > options["threshold"]:
         return f"no lesion found: what is probable enough is smaller than {options['smallest_ml']:g} ml"
     return f"no lesion found: no voxel is more probable than {highest:.2f}"
-
-
-def _save(outcome):
-    """Write a prediction, if there is one; the result is the line to print about it."""
-    return outcome if outcome.error else Outcome(save_prediction(outcome.result))
-
-
-def save_prediction(prediction):
-    """Write all results of one scan; return the line to print about it."""
-    started = time.perf_counter()
-    outputs, row = prediction.outputs, prediction.row
-    outputs.clear()
-    lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
-    line = f"{outputs.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"
-    with contextlib.ExitStack() as moves:
-        places = [*prediction.images, outputs.picture]
-        places += [outputs.alignment_picture] * (prediction.aligned is not None)
-        temporary = {path: moves.enter_context(whole_file(path)) for path in places}
-        for path, image in prediction.images.items():
-            save_nifti(image, temporary[path], compresslevel=6)
-        save_overlay(
-            prediction.scaled,
-            prediction.mask,
-            prediction.spacing_mm,
-            line,
-            temporary[outputs.picture],
-        )
-        if prediction.aligned is not None:
-            save_alignment(prediction.aligned, temporary[outputs.alignment_picture])
-        files = {path.name: file_hash(temporary[path]) for path in places}
-        # Before they are moved: after a kill a second start knows them as its own.
-        save_json(outputs.facts, {"files": files})
-    row["seconds"] = round(row["seconds"] + time.perf_counter() - started, 2)
-    facts = {"made_from": prediction.made_from, "prediction": row, "files": files}
-    save_json(outputs.facts, facts)
-    return f"{line}; {row['warnings']}" if row["warnings"] else line

@@ -1,6 +1,5 @@
 """A trained network, asked for the probability of lesion in slices by OpenVINO."""
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,21 +10,13 @@ import numpy as np
 import openvino
 
 from config import Settings, load_run_settings
-from prediction.onnx_export import PRODUCER, export_network
+from prediction.onnx_export import export_network
 from scans.intensity import standardise
-from system.cores import CORES
-from system.files import OutputError, file_hash, whole_file
 from training.stored_weights import read_weights
 
 BATCH = 4
 # Float32 as in training: it would take a smaller type where the processor has one.
-OPTIONS = {
-    "PERFORMANCE_HINT": "LATENCY",
-    "INFERENCE_PRECISION_HINT": "f32",
-    "INFERENCE_NUM_THREADS": CORES,
-}
-# Goes up with what `export_network` writes.
-VERSION = 1
+OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +46,10 @@ class Network:
 
 
 def run_by_openvino(model):
-    """Return the function that runs an ONNX model; it is compiled for each shape of a batch."""
+    """Return the function that runs an ONNX model, compiled for the last shape of a batch."""
     core = openvino.Core()
 
-    @lru_cache(maxsize=4)
+    @lru_cache(maxsize=1)
     def compiled(shape):
         sized = core.read_model(BytesIO(model))
         sized.reshape(shape)
@@ -70,8 +61,6 @@ def run_by_openvino(model):
 def load_network(weights):
     """Load the network of a run, by the ``config.yaml`` beside its weights.
 
-    Its ONNX model is kept beside the weights, as ``best.onnx``, and made anew when these change.
-
     Raises
     ------
     InputError
@@ -79,19 +68,7 @@ def load_network(weights):
     """
     weights = Path(weights)
     settings = load_run_settings(weights)
-    kept = weights.with_name(f"{weights.name.partition('.')[0]}.onnx")
-    origin = f"version {VERSION}, weights {file_hash(weights)}, {settings.unet!r}"
-    model = b""
-    with contextlib.suppress(OSError):
-        model = kept.read_bytes()
-    # By its first bytes it is known as ours, by its last ones as whole and current.
-    if PRODUCER.encode() not in model[:64] or origin.encode() not in model:
-        ours = not kept.exists() or PRODUCER.encode() in model[:64]
-        model = export_network(read_weights(weights), settings.unet, origin, weights)
-        if ours:
-            # It goes without: the folder may be of somebody else.
-            with contextlib.suppress(OutputError), whole_file(kept) as temporary:
-                temporary.write_bytes(model)
+    model = export_network(read_weights(weights), settings.unet, weights)
     return Network(run_by_openvino(model), settings, weights)
 
 

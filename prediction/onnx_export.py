@@ -8,10 +8,9 @@ from system.files import InputError
 # Of the normalisation layers of Keras.
 EPSILON = 1e-3
 OPERATORS, FORMAT = 17, 8  # old enough for the engines of 2022
-PRODUCER = "Lacuna"
 
 
-def export_network(stored, unet, origin, path):
+def export_network(stored, unet, path):
     """Write the network that `unet.build_unet` builds, as it answers when it does not train.
 
     Dropout is gone, batch normalisation folded into the convolutions before it, and of deep
@@ -22,8 +21,6 @@ def export_network(stored, unet, origin, path):
     stored : dict of str to list of ndarray
         The arrays of each layer, from `training.stored_weights.read_weights`.
     unet : config.UNet
-    origin : str
-        Written into the model, to know it again.
     path : Path
         Of the weights, for messages.
 
@@ -68,7 +65,7 @@ def export_network(stored, unet, origin, path):
     kernel, bias = graph.take("head", (1, 1, width, 1), (1,))
     x = graph.add("Conv", "head", x, kernel.transpose(3, 2, 0, 1), bias)
     graph.add("Sigmoid", "probability", x)
-    return graph.as_bytes(2 * unet.neighbours + 1, origin)
+    return graph.as_bytes(2 * unet.neighbours + 1)
 
 
 class _Graph:
@@ -118,7 +115,7 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, [*inputs, *names], [name], name, **attributes))
         return name
 
-    def as_bytes(self, channels, origin):
+    def as_bytes(self, channels):
         if self.stored:
             name = min(self.stored)
             raise InputError(f"{self.path}: layer {name} is not in the network of these settings")
@@ -131,9 +128,8 @@ class _Graph:
         graph = helper.make_graph(self.nodes, "unet", ends[:1], ends[1:], self.constants)
         model = helper.make_model(
             graph,
-            producer_name=PRODUCER,
+            producer_name="Lacuna",
             ir_version=FORMAT,
             opset_imports=[helper.make_opsetid("", OPERATORS)],
         )
-        helper.set_model_props(model, {"origin": origin})
         return model.SerializeToString(deterministic=True)

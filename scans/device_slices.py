@@ -1,5 +1,7 @@
 """All slices in the memory of the device that trains: batches are put together and distorted there."""
 
+from threading import Lock
+
 import numpy as np
 from keras import ops
 
@@ -14,20 +16,28 @@ class DeviceSlices:
     Raises
     ------
     InputError
-        If a slice cannot be read, or the backend cannot do it.
+        If the backend cannot do it.
     """
 
     def __init__(self, reader, rows):
         self._gather, self._distorted = compiled(_gather), compiled(_distorted)
-        self.reader = reader
+        self.reader, self.rows = reader, rows
         self.place_of = np.full(len(reader), -1)
         self.place_of[rows] = np.arange(len(rows))
         self.shape = reader.read(rows[0])[0].shape
-        images, masks = np.empty((2, len(rows), *self.shape), np.uint8)
-        for place, row in enumerate(rows):
-            images[place], masks[place] = reader.read(row)
-        scales = np.array([reader.scale(row) for row in rows], np.float32).T[..., None, None, None]
-        self._kept = [ops.convert_to_tensor(array) for array in (images, masks, *scales)]
+        self._kept, self._loading = None, Lock()
+
+    def _load(self):
+        """Bring the slices to the device, before the first batch: a finished run asks for none."""
+        with self._loading:
+            if self._kept is None:
+                images, masks = np.empty((2, len(self.rows), *self.shape), np.uint8)
+                for place, row in enumerate(self.rows):
+                    images[place], masks[place] = self.reader.read(row)
+                scales = np.array([self.reader.scale(row) for row in self.rows], np.float32)
+                arrays = (images, masks, *scales.T[..., None, None, None])
+                self._kept = [ops.convert_to_tensor(array) for array in arrays]
+        return self._kept
 
     def batch(self, rows, matrices=None, gammas=None):
         """Put together a batch on the device, standardised, float32: images (B, H, W, C), masks (B, H, W, 1).
@@ -36,12 +46,14 @@ class DeviceSlices:
         powers that grey levels are raised to. Without them nothing is distorted.
         """
         channels = np.array([self.reader.channel_rows(row) for row in rows])
-        places = self.place_of[channels].astype(np.int32)
+        places, kept = self.place_of[channels].astype(np.int32), self._load()
+        if (places < 0).any():
+            raise IndexError("a row is asked for that is not kept")
         if matrices is None:
-            return self._gather(*self._kept, places)
+            return self._gather(*kept, places)
         # The transform of Keras is projective; these two are 0 in an affine one.
         flat = np.pad(matrices.reshape(len(rows), 6), ((0, 0), (0, 2))).astype(np.float32)
-        return self._distorted(*self._kept, places, flat, gammas.astype(np.float32))
+        return self._distorted(*kept, places, flat, gammas.astype(np.float32))
 
 
 def _gather(images, masks, mean, factor, places):

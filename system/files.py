@@ -14,8 +14,8 @@ try:
 except ImportError:  # Windows, which has no such limit
     resource = None
 
-# What frameworks, pictures and pipes may need.
-OWN_FILES = 512
+# What frameworks, pictures and pipes may need, and what they need at least.
+OWN_FILES, FEWEST_OWN_FILES = 512, 64
 NOT_PRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -154,17 +154,18 @@ def allow_open_files(count):
     """
     if resource is None:
         return
-    needed = count + OWN_FILES
+    endless = resource.RLIM_INFINITY
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    except (ValueError, OSError):
+    wanted = count + OWN_FILES if hard == endless else min(count + OWN_FILES, hard)
+    if soft != endless and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    if soft != endless and soft < count + FEWEST_OWN_FILES:
         raise InputError(
-            f"{count} files are to be open at once, and the system allows {hard}; raise that "
-            f"(ulimit -n {needed}), or set slices.format to png and run prep.py again"
-        ) from None
+            f"{count} files are to be open at once beside some others, and the system allows {soft}; "
+            f"raise that (ulimit -n {count + OWN_FILES}), or set slices.format to png and run prep.py again"
+        )
 
 
 def file_hash(path):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from system.cores import CORES
 from system.files import InputError
 
-# Enough to keep up with a network on a GPU; with one on a processor they are mostly idle.
+# Enough to keep up with a small network; beside a large one they are mostly idle.
 WRITERS = min(CORES, 4)
 # Items that wait or are done ahead of the next result, per process: a long one holds up no other.
 AHEAD = 4
@@ -59,7 +59,7 @@ def in_parallel(function, items, label, processes=CORES, count=None):
             bar.update()
         bar.close()
         return
-    # Forking a process that has threads, as TensorFlow's, may hang.
+    # Forking a process that has threads, as OpenVINO has, may hang.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(processes, count) or 1, spawn, initializer=_start_worker)
     begun, most = deque(), processes * (AHEAD if isinstance(items, list) else 1)

@@ -2,7 +2,6 @@
 
 import io
 
-import keras
 import numpy as np
 import onnx
 import openvino
@@ -10,8 +9,6 @@ import pytest
 from conftest import refused
 
 from config import load_settings
-from prediction import network as network_module
-from prediction.network import load_network
 from prediction.onnx_export import export_network
 from training.stored_weights import read_weights
 from training.weights import load_weights, save_weights
@@ -51,7 +48,7 @@ def draw_weights(folder, changes):
 @pytest.mark.parametrize("sides", [(32, 48), (64, 64)])
 def test_the_exported_network_answers_as_the_trained_one(changes, sides, tmp_path):
     model, settings, weights = draw_weights(tmp_path, changes)
-    content = export_network(read_weights(weights), settings.unet, "origin", weights)
+    content = export_network(read_weights(weights), settings.unet, weights)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
     channels = 2 * settings.unet.neighbours + 1
     images = np.random.default_rng(1).normal(0, 1, (3, *sides, channels)).astype(np.float32)
@@ -66,11 +63,8 @@ def test_the_exported_network_answers_as_the_trained_one(changes, sides, tmp_pat
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):
     _, settings, weights = draw_weights(tmp_path, [])
-    one, other = (
-        export_network(read_weights(weights), settings.unet, "origin", weights) for _ in range(2)
-    )
+    one, other = (export_network(read_weights(weights), settings.unet, weights) for _ in range(2))
     assert one == other
-    assert export_network(read_weights(weights), settings.unet, "another", weights) != one
 
 
 @pytest.mark.parametrize(
@@ -88,45 +82,6 @@ def test_weights_of_another_network_are_refused_as_keras_would_refuse_them(chang
     _, _, weights = draw_weights(tmp_path, ["unet.levels=4"])
     settings = load_settings(None, ["unet.filters=4", "unet.levels=4", change])
     with refused(weights, "layer"):
-        export_network(read_weights(weights), settings.unet, "origin", weights)
+        export_network(read_weights(weights), settings.unet, weights)
     with refused(weights, "layer"):
         load_weights(build_unet(**settings.unet.model_dump()), weights)
-
-
-def test_the_model_is_kept_beside_the_weights_and_made_anew_when_they_change(tmp_path, monkeypatch):
-    _, _, weights = draw_weights(tmp_path, [])
-    first = load_network(weights)
-    kept = tmp_path / "best.onnx"
-    before = kept.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(network_module, "export_network", None)
-        again = load_network(weights)
-    images = np.random.default_rng(0).normal(0, 1, (4, 1, 32, 32)).astype(np.float32)
-    np.testing.assert_array_equal(first.run(images), again.run(images))
-    keras.utils.set_random_seed(1)
-    draw_weights(tmp_path, [])
-    arrays = read_weights(weights)
-    model = build_unet(**load_settings(None, ["unet.filters=4", "unet.levels=2"]).unet.model_dump())
-    for layer in model.layers:
-        if layer.weights:
-            layer.set_weights([array * 1.1 for array in arrays[layer.name]])
-    save_weights(model, weights)
-    assert np.abs(load_network(weights).run(images) - first.run(images)).max() > 1e-4
-    assert kept.read_bytes() != before
-
-
-def test_a_file_of_the_users_is_not_replaced_and_none_is_needed(tmp_path):
-    _, _, weights = draw_weights(tmp_path, [])
-    (tmp_path / "best.onnx").write_bytes(b"a network of my own")
-    assert load_network(weights).run(np.zeros((4, 1, 16, 16), np.float32)).shape == (4, 16, 16)
-    assert (tmp_path / "best.onnx").read_bytes() == b"a network of my own"
-
-
-def test_a_model_cut_short_is_made_anew(tmp_path):
-    _, _, weights = draw_weights(tmp_path, [])
-    load_network(weights)
-    kept = tmp_path / "best.onnx"
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[: len(whole) // 2])
-    load_network(weights)
-    assert kept.read_bytes() == whole

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import predict
 import prep
-from prediction import masks
+from prediction import saving
 from system.files import InputError, one_line
 
 SHAPE = (14, 16, 8)
@@ -115,7 +115,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         quickly(patch)
         predict_by_rule(patch, lambda volume, flip: volume.voxels > 700)
-        patch.setattr(masks, "save_overlay", lambda *_: _[-1].touch())
+        patch.setattr(saving, "save_overlay", lambda *_: _[-1].touch())
         yield
 
 

@@ -3,7 +3,10 @@
 import csv
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from nibabel.affines import from_matvec
 from scipy.ndimage import center_of_mass, label
 
 import predict
-from prediction import masks
+from prediction import masks, saving
 from prediction.operating_point import PLAIN
 from prediction.outputs import name_outputs
 from system.files import save_json
@@ -571,7 +574,7 @@ def test_a_start_after_a_kill_knows_its_own_files(weights, tmp_path, monkeypatch
         save_json(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(masks, "save_json", killed)
+        patch.setattr(saving, "save_json", killed)
         call(tmp_path / "out", weights, scan)
     assert (tmp_path / "out" / "scan_lesion.nii.gz").exists()
     assert call(tmp_path / "out", weights, scan) == 0
@@ -623,3 +626,26 @@ def test_another_archive_of_our_name_stays(weights, tmp_path):
     archive.unlink()
     for _ in range(2):
         assert call(tmp_path, weights, scan, "--challenge") == 0
+
+
+WITHOUT = """
+import sys
+from on_backend import take_away
+take_away({"keras", "tensorflow", "jax", "torch", "sklearn", "jinja2"})
+import predict
+sys.exit(predict.main(sys.argv[1:]))
+"""
+
+
+def test_a_mask_needs_nothing_but_what_its_own_requirements_install(weights, tiny_trees, tmp_path):
+    scan = next(tiny_trees.atlas.rglob("sub-r001s003*_T1w.nii.gz"))
+    root = Path(__file__).parents[2]
+    words = [str(scan), "--weights", str(weights), "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *words],
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").rglob("*_mask.nii.gz"))) == 1
