@@ -49,8 +49,8 @@ def _with_metadata(scans, folder):
         described.append(replace(scan, site=site, metadata=known))
     notes = [str(problem) for problem in metadata.problems]
     if counts:
-        columns = ", ".join(f"{n.removeprefix(OTHER)} ({count})" for n, count in counts.items())
-        notes.append(f"participants.tsv or *_metadata.csv tell of so many scans: {columns}")
+        columns = (f"{n.removeprefix(OTHER)} of {count} scans" for n, count in counts.items())
+        notes.append(f"known from participants.tsv or *_metadata.csv: {', '.join(columns)}")
     return described, notes
 
 

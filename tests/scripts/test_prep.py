@@ -61,7 +61,7 @@ def test_metadata_go_into_the_manifest_and_their_change_cuts_no_slice_anew(
     people = tree / "participants.tsv"
     people.write_text("participant_id\tsite\tsex\nsub-r001s001\tRome\tF\n")
     assert prep.main([*tiny_overrides, *folders]) == 0
-    assert "tell of so many scans: site (2), sex (2)" in capsys.readouterr().out
+    assert "*_metadata.csv: site of 2 scans, sex of 2 scans" in capsys.readouterr().out
     cut = {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared").rglob("*.npy")}
     people.write_text("participant_id\tsite\tage\nsub-r001s001\tOslo\t60\n")
     assert prep.main([*tiny_overrides, *folders]) == 0
