@@ -6,7 +6,7 @@ from evaluation.comparison import compare_runs, describe, divide, rank_runs
 from evaluation.formatting import interval, number
 from evaluation.metric_table import METRICS
 from evaluation.report import save_report
-from evaluation.sentences import notes, ranking_sentence
+from evaluation.sentences import notes, ranking_sentence, spread_sentence
 from system.files import InputError, load_json, one_line, refuse_foreign, save_csv, save_json
 
 OUTPUTS = ("metrics.csv", "summary.json", "comparison.json", "report.html")
@@ -48,6 +48,9 @@ def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
     print_metrics(runs)
     print_strata(runs)
     print_comparisons(comparisons)
+    if not comparisons and subset:
+        for name, run in runs.items():
+            print(f"{name}: {spread_sentence(run)}")
     sentences = [*scores.notes, *([ranking_sentence(ranked)] if ranked else [])]
     for sentence in sentences:
         print(f"\n{sentence}")
