@@ -43,6 +43,22 @@ def augment(
     return alter(image, rng, gamma, noise, blur, low_resolution, bias_field), mask
 
 
+def draw_for_device(
+    rng, shape, *, rotation_degrees, shift, zoom, flip, gamma, **_done_by_the_host_alone
+):
+    """Draw what `augment` draws without the settings of `HOST_ALONE`; the two must draw alike.
+
+    Returns
+    -------
+    matrix : ndarray, float64, shape (2, 3)
+        As from `draw_distortions`.
+    power : float
+        To which grey levels, as shares of 255, are raised.
+    """
+    (matrix,) = draw_distortions(rng, 1, shape, rotation_degrees, shift, zoom, flip)
+    return matrix, np.exp(rng.uniform(-gamma, gamma)) if gamma else 1.0
+
+
 def draw_distortions(rng, count, shape, rotation_degrees, shift, zoom, flip):
     """Draw one random similarity transform an image: rotation, shift, zoom and mirror image.
 

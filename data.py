@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas
 
-from augmentation import HOST_ALONE, CarveMix, augment, draw_distortions
+from augmentation import HOST_ALONE, CarveMix, augment, draw_for_device
 from losses import NO_IMAGE
 from scans.device_slices import DeviceSlices
 from scans.manifest import load_manifest
@@ -110,12 +110,15 @@ class Batches(keras.utils.PyDataset):
         """Read image, (H, W, C), and mask, (H, W), that stand at one place of a batch."""
         image, mask = self.reader.read_channels(row)
         if self.augmentation:
-            # Each place has draws of its own, in whichever process it is read.
-            rng = np.random.default_rng([self.seed, step, place])
+            rng = self._rng(step, place)
             if self.carve_mix:
                 image, mask = self.carve_mix(row, image, mask, rng)
             image, mask = augment(image, mask, rng, **self.augmentation)
         return image, mask
+
+    def _rng(self, step, place):
+        """Return the generator of one place of a batch, the same in whichever process it is read."""
+        return np.random.default_rng([self.seed, step, place])
 
 
 class DeviceBatches(Batches):
@@ -129,17 +132,12 @@ class DeviceBatches(Batches):
         rows = self.rows(step)
         if not self.augmentation:
             return self.slices.batch(rows)
-        ranges = dict(self.augmentation)
-        gamma = ranges["gamma"]
-        names = ("rotation_degrees", "shift", "zoom", "flip")
-        shape = self.slices.shape
-        matrices, gammas = [], []
-        for place in range(len(rows)):
-            # In the order of `augmentation.augment`.
-            rng = np.random.default_rng([self.seed, step, place])
-            matrices.append(draw_distortions(rng, 1, shape, *(ranges[name] for name in names))[0])
-            gammas.append(np.exp(rng.uniform(-gamma, gamma)) if gamma else 1.0)
-        return self.slices.batch(rows, np.array(matrices), np.array(gammas))
+        drawn = [
+            draw_for_device(self._rng(step, place), self.slices.shape, **self.augmentation)
+            for place in range(len(rows))
+        ]
+        matrices, powers = map(np.array, zip(*drawn, strict=True))
+        return self.slices.batch(rows, matrices, powers)
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ class DeviceSlices:
                 self._kept = [ops.convert_to_tensor(array) for array in arrays]
         return self._kept
 
-    def batch(self, rows, matrices=None, gammas=None):
+    def batch(self, rows, matrices=None, powers=None):
         """Put together a batch on the device, standardised, float32: images (B, H, W, C), masks (B, H, W, 1).
 
-        `matrices`, (B, 2, 3), are from `augmentation.draw_distortions`; `gammas`, (B,), are the
-        powers that grey levels are raised to. Without them nothing is distorted.
+        `matrices`, (B, 2, 3), are from `augmentation.draw_distortions`; `powers`, (B,), are what
+        grey levels are raised to. Without them nothing is distorted.
         """
         channels = np.array([self.reader.channel_rows(row) for row in rows])
         places, kept = self.place_of[channels].astype(np.int32), self._load()
@@ -53,14 +53,14 @@ class DeviceSlices:
             return self._gather(*kept, places)
         # The transform of Keras is projective; these two are 0 in an affine one.
         flat = np.pad(matrices.reshape(len(rows), 6), ((0, 0), (0, 2))).astype(np.float32)
-        return self._distorted(*kept, places, flat, gammas.astype(np.float32))
+        return self._distorted(*kept, places, flat, powers.astype(np.float32))
 
 
 def _gather(images, masks, mean, factor, places):
     return _standardised(*_picked(images, masks, places), mean, factor, places)
 
 
-def _distorted(images, masks, mean, factor, places, matrices, gammas):
+def _distorted(images, masks, mean, factor, places, matrices, powers):
     """Distort as `augmentation.distort` and `augmentation.alter` do: a mask stays binary."""
     images, masks = _picked(images, masks, places)
     images, masks = (
@@ -68,7 +68,7 @@ def _distorted(images, masks, mean, factor, places, matrices, gammas):
         for pixels, way in ((images, "bilinear"), (masks, "nearest"))
     )
     levels = ops.round(images)
-    altered = ops.round(255 * ops.power(levels / 255, ops.reshape(gammas, (-1, 1, 1, 1))))
+    altered = ops.round(255 * ops.power(levels / 255, ops.reshape(powers, (-1, 1, 1, 1))))
     return _standardised(altered, masks, mean, factor, places)
 
 
