@@ -27,7 +27,9 @@ def describe_scored(subset, run):
     if most == 1:
         return f"{subset} subset{seeds}"
     if subset != "validation":
-        return f"{subset} subset, average of {' or '.join(map(str, counts))} networks{seeds}"
+        return (
+            f"{subset} subset, average of {' or '.join(map(str, sorted(counts)))} networks{seeds}"
+        )
     what = f"{most} folds" if most == run["of_folds"] else f"{most} of {run['of_folds']} folds"
     return f"cross-validation over {what}{' of whole sites' * run['sites_held_out']}{seeds}"
 

@@ -1,14 +1,63 @@
 """The metrics of all subjects: each run described, and compared with another."""
 
+from typing import NamedTuple
+
 import pandas
 
 from evaluation.metric_table import METRICS, RANKINGS, VOLUMES
 from evaluation.sentences import noise_sentence, price_sentence, sentence
 from evaluation.statistics import compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
+from training.provenance import differences
 
 # The signed-rank test of fewer pairs never falls below p = 0.05.
 FEWEST_SUBJECTS = 6
+
+
+class Comparison(NamedTuple):
+    """The names of a run and of the one it is compared with.
+
+    `sites_held_out` if neither saw the sites it is scored on; `price` if they differ by nothing but
+    that the first did not.
+    """
+
+    run: str
+    baseline: str
+    sites_held_out: bool = False
+    price: bool = False
+
+
+def comparisons_of(runs):
+    """Say which run is compared with which: with the first, and with its like that saw all sites.
+
+    Runs whose networks never saw the sites they are scored on are compared with each other, and,
+    for the price of a new scanner, with that of the same settings whose networks did.
+
+    Returns
+    -------
+    list of Comparison
+    list of str
+        Why a run that holds sites out has no price, a sentence each.
+    """
+    found, prices, reasons = [], [], []
+    others = [run for run in runs if not run.sites_held_out]
+    for run in runs:
+        first = next(other for other in runs if other.sites_held_out == run.sites_held_out)
+        if first is not run:
+            found.append(Comparison(run.name, first.name, run.sites_held_out))
+        if not run.sites_held_out or not others:
+            continue
+        likes = [other for other in others if other.stage == run.stage]
+        equal = [other for other in likes if other.recipe == run.recipe]
+        if equal:
+            prices.append(Comparison(run.name, equal[0].name, price=True))
+            continue
+        reason = "no run of its stage by subject is beside it"
+        if likes:
+            differing = ", ".join(differences(run.recipe, likes[0].recipe))
+            reason = f"it was trained with another {differing} than {likes[0].name}"
+        reasons.append(f"The price of a new scanner is not known for {run.name}: {reason}.")
+    return found + prices, reasons
 
 
 def describe(rows, seed, strata=None):
@@ -89,7 +138,7 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     Sessions of a subject are averaged first. The volume difference is compared by its size,
     whichever its sign. Each metric has the result of `evaluation.statistics.compare` and a
     ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
-    ``sites_held_out`` is as given (see `evaluation.runs.Comparison`); ``caveat`` is a sentence if there
+    ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if there
     are too few subjects to show anything.
     """
     table = pandas.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Finished runs: the folds and the seeds that belong together, and which run is compared with which."""
+"""Finished runs: the folds and the seeds that belong together."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -65,19 +65,6 @@ class Run:
         return len(set(self.predictors[0].split["training"]) - validating(self.predictors))
 
 
-class Comparison(NamedTuple):
-    """The names of a run and of the one it is compared with.
-
-    `sites_held_out` if neither saw the sites it is scored on; `price` if they differ by nothing but
-    that the first did not.
-    """
-
-    run: str
-    baseline: str
-    sites_held_out: bool = False
-    price: bool = False
-
-
 class Fold(NamedTuple):
     """A finished run folder, and the settings it was made with; `of` folds by subject or by site."""
 
@@ -116,8 +103,9 @@ def find_runs(folders, prepared, subset):
     places = {}
     for folder in folders:
         places.setdefault(place_of(folder), []).append(folder)
-    found = {place: _read_folds(own, prepared) for place, own in places.items()}
-    sites = _sites_of_subjects(prepared)
+    rows = load_manifest(prepared, "atlas")
+    found = {place: _read_folds(own, prepared, rows) for place, own in places.items()}
+    sites = rows.groupby("subject").site.agg(set).to_dict()
     held_out = {p: all(_holds_sites_out(f.split, sites) for f in own) for p, own in found.items()}
     names = {p: p.resolve().name + (" by site" if held_out[p] else "") for p in places}
     if len(set(names.values())) < len(names):
@@ -144,39 +132,6 @@ def validating(folds):
     return {subject for fold in folds for subject in fold.split["validation"]}
 
 
-def comparisons_of(runs):
-    """Say which run is compared with which: with the first, and with its like that saw all sites.
-
-    Runs whose networks never saw the sites they are scored on are compared with each other, and,
-    for the price of a new scanner, with that of the same settings whose networks did.
-
-    Returns
-    -------
-    list of Comparison
-    list of str
-        Why a run that holds sites out has no price, a sentence each.
-    """
-    found, prices, reasons = [], [], []
-    others = [run for run in runs if not run.sites_held_out]
-    for run in runs:
-        first = next(other for other in runs if other.sites_held_out == run.sites_held_out)
-        if first is not run:
-            found.append(Comparison(run.name, first.name, run.sites_held_out))
-        if not run.sites_held_out or not others:
-            continue
-        likes = [other for other in others if other.stage == run.stage]
-        equal = [other for other in likes if other.recipe == run.recipe]
-        if equal:
-            prices.append(Comparison(run.name, equal[0].name, price=True))
-            continue
-        reason = "no run of its stage by subject is beside it"
-        if likes:
-            differing = ", ".join(differences(run.recipe, likes[0].recipe))
-            reason = f"it was trained with another {differing} than {likes[0].name}"
-        reasons.append(f"The price of a new scanner is not known for {run.name}: {reason}.")
-    return found + prices, reasons
-
-
 def is_finished(folder):
     """Say whether a folder holds a run that has come to its end."""
     file = Path(folder) / "run.json"
@@ -192,9 +147,9 @@ def finished_runs(folder):
     return found
 
 
-def _read_folds(folders, prepared):
+def _read_folds(folders, prepared, rows):
     """Read the folds of a run, of all its seeds, in their order."""
-    folds = [_read_fold(folder, prepared) for folder in folders]
+    folds = [_read_fold(folder, prepared, rows) for folder in folders]
     folds = sorted(folds, key=lambda fold: (fold.seed, fold.number))
     for fold, other in pairwise(folds):
         if (fold.seed, fold.number) == (other.seed, other.number):
@@ -219,7 +174,7 @@ def _read_folds(folders, prepared):
     return folds
 
 
-def _read_fold(folder, prepared):
+def _read_fold(folder, prepared, rows):
     facts = load_json(folder / "run.json", "name the folder of a finished run")
     if facts.get("stage") == "pre_train":
         raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
@@ -232,7 +187,6 @@ def _read_fold(folder, prepared):
             "so it may know these subjects; name its own folder by --set paths.prepared=FOLDER"
         )
     by, split = found
-    rows = load_manifest(prepared, "atlas")
     # Runs without the section were made on each scan's own grid.
     trained = facts["identity"].get("geometry", {"align": "none", "brain": "keep"})
     for name, value in trained.items():
@@ -266,12 +220,6 @@ def _predictors(name, folds, subset):
             one = Predictor(name, own_name, seed, fold.number, (file,), kept, fold.split)
             predictors.append(one)
     return predictors
-
-
-def _sites_of_subjects(prepared):
-    """Map each subject to its sites, mostly one."""
-    rows = load_manifest(prepared, "atlas").drop_duplicates(["subject", "site"])
-    return rows.groupby("subject").site.agg(set).to_dict()
 
 
 def _holds_sites_out(split, sites):

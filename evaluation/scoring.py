@@ -15,9 +15,10 @@ from evaluation.choosing import (
     metric_grids,
     save_operating_point,
 )
+from evaluation.comparison import comparisons_of
 from evaluation.kept_predictions import load_scored, predict_missing
 from evaluation.metrics import subject_metrics
-from evaluation.runs import comparisons_of, find_runs
+from evaluation.runs import find_runs
 from evaluation.strata import check_strata
 from prediction.lesions import box_of
 from prediction.operating_point import PLAIN, describe_point, empty_ends, mask_of
@@ -31,7 +32,7 @@ class Scores(NamedTuple):
     """What was scored.
 
     Rows of metrics.csv, facts of each run, a function that loads the `View` of each scan, which runs
-    are compared, each an `evaluation.runs.Comparison`, and sentences on what cannot be.
+    are compared, each an `evaluation.comparison.Comparison`, and sentences on what cannot be.
     """
 
     rows: list

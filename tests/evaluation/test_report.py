@@ -13,9 +13,8 @@ from conftest import RAS, draw_head
 
 from evaluation import report, viewer
 from evaluation.cases import Case
-from evaluation.comparison import compare_runs, describe
+from evaluation.comparison import Comparison, compare_runs, describe
 from evaluation.metrics import subject_metrics
-from evaluation.runs import Comparison
 from evaluation.scoring import Scores, metrics_row
 from evaluation.summary import save_evaluation
 from scans.volumes import Volume

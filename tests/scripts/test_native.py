@@ -241,6 +241,6 @@ def test_a_run_of_another_geometry_than_the_slices_is_refused(native, tmp_path):
         save_json(tmp_path / "run.json", facts | {"identity": identity})
         if wrong:
             with refused(tmp_path, wrong, prepared):
-                _read_fold(tmp_path, prepared)
+                _read_fold(tmp_path, prepared, load_manifest(prepared, "atlas"))
         else:
-            assert _read_fold(tmp_path, prepared).number == 0
+            assert _read_fold(tmp_path, prepared, load_manifest(prepared, "atlas")).number == 0
