@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
+from scans.find import UNKNOWN_SITE
 from scans.metadata import NAMES, OTHER
 from system.files import InputError
 
@@ -43,7 +44,7 @@ def strata_of(table, columns=()):
         found["number of lesions"] = _present(table.lesion_count.map(_count), COUNTS)
     if {"days_post_stroke", "chronicity"} & set(table):
         found["time since stroke"] = _by_time(table)
-    found["site"] = _present(_words(table.site.replace("unknown", "")))
+    found["site"] = _present(_words(table.site.replace(UNKNOWN_SITE, "")))
     if "longest_voxel_side_mm" in table:
         sides = table.longest_voxel_side_mm.map(_voxel)
         found["longest side of a voxel"] = _present(sides, VOXELS)

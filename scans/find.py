@@ -10,6 +10,7 @@ from typing import NamedTuple
 from system.files import InputError, Problem
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+UNKNOWN_SITE = "unknown"
 
 
 LOOKS_LIKE_A_MASK = re.compile(r"lesion|mask|seg|roi|label", re.IGNORECASE)
@@ -263,9 +264,9 @@ def identify(path):
         return (
             subject,
             "_".join([*session_label(text), *entities]),
-            cohort.group(1).upper() if cohort else "unknown",
+            cohort.group(1).upper() if cohort else UNKNOWN_SITE,
         )
-    return stem_of(path), "", "unknown"
+    return stem_of(path), "", UNKNOWN_SITE
 
 
 def session_label(text):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
+from scans.find import UNKNOWN_SITE
 from scans.spreadsheet import read_spreadsheet
 from system.files import InputError, load_json
 
@@ -35,8 +36,8 @@ def make_split(rows, by, folds, test_fraction, seed):
     """
     subjects = _grouped(rows, by)
     groups = _groups(subjects)
-    if by == "site" and (rows.site == "unknown").any():
-        strangers = sorted(rows.subject[rows.site == "unknown"].unique())
+    if by == "site" and (rows.site == UNKNOWN_SITE).any():
+        strangers = sorted(rows.subject[rows.site == UNKNOWN_SITE].unique())
         raise InputError(
             f"split.by = site: the site of {len(strangers)} subjects is not known, as of {strangers[0]}; "
             "tell it in participants.tsv, or set split.by to subject"
@@ -84,7 +85,7 @@ def make_other_folds(rows, split, by, seed):
         not known of all.
     """
     other = "site" if by == "subject" else "subject"
-    if other == "site" and (rows.site == "unknown").any():
+    if other == "site" and (rows.site == UNKNOWN_SITE).any():
         return {}
     rest = rows[~rows.subject.isin(split["test"])]
     folds = min(len(split["folds"]), len(_groups(_grouped(rest, other))))
