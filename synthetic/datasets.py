@@ -35,12 +35,8 @@ def lesion_volume_ml(index, seed):
 
 def make_atlas_subject(index, folder, seed):
     """Write scan and mask of one ATLAS-like subject, unless both exist."""
-    site_number, number = index % len(ATLAS_SITES), index // len(ATLAS_SITES) + 1
-    site = ATLAS_SITES[site_number]
-    subject = f"sub-{site.lower()}s{number:03d}"
-    stem = f"{subject}_ses-1_space-MNI152NLin2009aSym"
-    anat = Path(folder) / "Training" / site / subject / "ses-1" / "anat"
-    scan, lesion = anat / f"{stem}_T1w.nii.gz", anat / f"{stem}_label-L_desc-T1lesion_mask.nii.gz"
+    site_number = index % len(ATLAS_SITES)
+    scan, lesion = atlas_files(folder, ATLAS_SITES[site_number], index // len(ATLAS_SITES) + 1)
     if scan.exists() and lesion.exists():
         return
     rng = np.random.default_rng([seed, ATLAS_DATASET, index])
@@ -50,6 +46,14 @@ def make_atlas_subject(index, folder, seed):
     mask = paint_lesion(rng, image, anatomy, scanner, lesion_volume_ml(index, seed))
     save_scan(scan, acquire(rng, image, scanner), affine)
     save_scan(lesion, mask, affine)
+
+
+def atlas_files(folder, site, number):
+    """Name scan and mask of a site's subject as ATLAS v2.0 does."""
+    subject = f"sub-{site.lower()}s{number:03d}"
+    stem = f"{subject}_ses-1_space-MNI152NLin2009aSym"
+    anat = Path(folder) / "Training" / site / subject / "ses-1" / "anat"
+    return anat / f"{stem}_T1w.nii.gz", anat / f"{stem}_label-L_desc-T1lesion_mask.nii.gz"
 
 
 def onto_brats_grid(volume):
@@ -79,12 +83,20 @@ def make_brats17_subject(index, folder, seed):
 
 
 def make_all(make_subject, folder, subjects, seed, processes=CORES):
-    """Write every subject of one data set into `folder`, with a progress bar.
-
-    A folder that holds anything else, real scans above all, or the scans of another seed raises an
-    `InputError`.
-    """
+    """Write every subject of one data set into `folder`, with a progress bar."""
     folder = Path(folder)
+    claim_folder(folder, seed)
+    task = partial(make_subject, folder=folder, seed=seed)
+    for _ in in_parallel(task, list(range(subjects)), folder.name, processes):
+        pass
+
+
+def claim_folder(folder, seed, parts=None):
+    """Write down what the scans of a folder are made of.
+
+    A folder that holds anything else, real scans above all, or scans of another seed or of other
+    `parts`, raises an `InputError`.
+    """
     description = folder / "dataset_description.json"
     content = {
         "Name": "Synthetic scans made by demo.py",
@@ -92,13 +104,12 @@ def make_all(make_subject, folder, subjects, seed, processes=CORES):
         "GeneratedBy": [{"Name": "Lacuna"}],
         "Seed": seed,
     }
+    content |= parts or {}
     occupied = folder.is_dir() and any(folder.iterdir())
     if occupied and load_json(description, "give demo.py folders of its own") != content:
-        raise InputError(f"{folder}: holds other scans than those of seed {seed}; delete it first")
+        same = f"seed {seed}" + (" and of these heads and lesions" if parts else "")
+        raise InputError(f"{folder}: holds other scans than those of {same}; delete it first")
     save_json(description, content)
-    task = partial(make_subject, folder=folder, seed=seed)
-    for _ in in_parallel(task, list(range(subjects)), folder.name, processes):
-        pass
 
 
 def make_atlas(folder, subjects, seed, processes=CORES):

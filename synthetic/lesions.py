@@ -4,6 +4,8 @@ Every function that draws takes a generator and nothing else that is random. Gre
 relative to white matter.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
 
@@ -16,6 +18,16 @@ TERRITORIES = (
     (0.12, (18, -75, 5), (8, 12, 12)),  # posterior cerebral artery
     (0.15, (12, 35, 30), (5, 20, 18)),  # anterior cerebral artery
 )  # none in the cerebellum: prep.py leaves its slices out
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """What a stroke leaves; 0 is as dark as CSF, 1 as grey matter."""
+
+    cavity: float
+    gliosis: float
+    hollow: float  # level at which the cavity ends
+    bright: bool = False  # brighter than white matter, as after bleeding
 
 
 def grow_region(rng, allowed, centre, volume_ml, ragged, lobes=1):
@@ -54,10 +66,13 @@ def grow_region(rng, allowed, centre, volume_ml, ragged, lobes=1):
     return box, level
 
 
-def blend(image, box, region, value, softness_mm):
-    """Mix `value` into `image` where `region` is, with an edge of `softness_mm`."""
+def blend(image, box, region, value, softness_mm, darker=True):
+    """Mix `value` into `image` where `region` is, with an edge of `softness_mm`.
+
+    Where the image is dark already it stays so, if all is to become `darker`.
+    """
     share = gaussian_filter(region.astype(np.float32), softness_mm)
-    image[box] += share * (np.minimum(value, image[box]) - image[box])
+    image[box] += share * ((np.minimum(value, image[box]) if darker else value) - image[box])
 
 
 def draw_territory(rng, allowed, side):
@@ -90,13 +105,21 @@ def paint_lesion(rng, image, anatomy, scanner, volume_ml):
         box, level = grow_region(
             rng, parenchyma, centre, share * volume_ml, 1.0, rng.integers(1, 4)
         )
-        fine, coarse = (smooth_noise(rng, level.shape, knot_mm) for knot_mm in (2.5, 8))
-        core = 1 / (1 + np.exp((np.minimum(level, 9) + 0.15 * coarse - hollow) / 0.08))
-        share_gm = gliosis + (cavity - gliosis) * core + 0.08 * fine + 0.10 * coarse
-        value = scanner.csf + (scanner.gm - scanner.csf) * np.clip(share_gm, 0, 0.95)
-        blend(image, box, level < 1, value, rng.uniform(0.6, 1.0))
+        paint_region(rng, image, box, level, scanner, Tissue(cavity, gliosis, hollow))
         mask[box] |= level < 1
     return mask
+
+
+def paint_region(rng, image, box, level, scanner, tissue):
+    """Paint what a stroke leaves where `level` is below 1; `box` is where that lies in `image`."""
+    fine, coarse = (smooth_noise(rng, level.shape, knot_mm) for knot_mm in (2.5, 8))
+    core = 1 / (1 + np.exp((np.minimum(level, 9) + 0.15 * coarse - tissue.hollow) / 0.08))
+    share_gm = tissue.gliosis + (tissue.cavity - tissue.gliosis) * core
+    share_gm += 0.08 * fine + 0.10 * coarse
+    value = scanner.csf + (scanner.gm - scanner.csf) * np.clip(share_gm, 0, 0.95)
+    if tissue.bright:
+        value = np.where(core > 0.5, 1.15 + 0.05 * fine, value)
+    blend(image, box, level < 1, value, rng.uniform(0.6, 1.0), darker=not tissue.bright)
 
 
 def paint_look_alikes(rng, image, anatomy, scanner):

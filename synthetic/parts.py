@@ -1,0 +1,131 @@
+"""Training scans from real parts: lesion shapes of strokes painted into heads of healthy people.
+
+Each subject draws from its own generator, so it is the same whatever the number of subjects or
+processes. Every site has heads and lesion shapes of its own: with `split.by: site` a network is
+validated on heads and shapes that it never saw.
+"""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from scans.find import LOOKS_LIKE_A_MASK, NIFTI_ENDINGS, list_files, stem_of
+from scans.template import AFFINE
+from synthetic.controls import anatomy_file, load_anatomy, prepare_control
+from synthetic.datasets import atlas_files, claim_folder, lesion_volume_ml, save_scan
+from synthetic.heads import head
+from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
+from synthetic.lesions import paint_lesion, paint_look_alikes, paint_region
+from synthetic.variety import draw_aged, draw_protocol, scan, take_off
+from system.files import InputError, Problem, file_hash
+from system.parallel import CORES, attempt, in_parallel
+
+PARTS_DATASET = 2  # second word of every seed; see synthetic.datasets
+SITES = 10
+HEALTHY = 0.15  # share of the subjects that have no lesion
+PIECES = (0.75, 0.18, 0.07)  # share of the others that have one, two and three of the shapes
+
+
+def list_parts(paths, masks):
+    """List the NIfTI files among files and folders: the masks, or what is not named like a mask.
+
+    Raises
+    ------
+    InputError
+        If a path does not exist, or holds no such file.
+    """
+    parts = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: not found; give NIfTI files, or folders of them")
+        files = list_files(path)[0] if path.is_dir() else [path]
+        files = [file for file in files if file.name.endswith(NIFTI_ENDINGS)]
+        if path.is_dir():
+            files = [
+                file for file in files if bool(LOOKS_LIKE_A_MASK.search(stem_of(file))) == masks
+            ]
+        if not files:
+            kind = "lesion mask" if masks else "T1-weighted scan"
+            raise InputError(f"{path}: holds no {kind} (.nii, .nii.gz); give another folder")
+        parts += files
+    return parts
+
+
+def make_from_parts(folder, heads, lesions, subjects, seed, processes=CORES):
+    """Write `subjects` scans in the layout of ATLAS v2.0, with masks that are empty for the healthy.
+
+    `heads` and `lesions` are from `list_parts`; where one is empty, the template is the head, or
+    lesions are drawn. Heads that cannot be used are left out; returns them as problems.
+    """
+    folder = Path(folder)
+    sources = {"Heads": heads, "Lesions": lesions}
+    claim_folder(folder, seed, {name: digest(files) for name, files in sources.items()})
+    anatomies, problems = [], []
+    kept = folder / "derivatives" / "heads"
+    prepare = partial(attempt, partial(prepare_control, folder=kept))
+    for path, outcome in zip(heads, in_parallel(prepare, heads, "heads", processes), strict=True):
+        if outcome.error:
+            problems.append(Problem.of(outcome.error, path))
+        else:
+            anatomies.append(anatomy_file(path, kept))
+    if heads and not anatomies:
+        raise InputError(str(problems[0]))
+    make = partial(make_subject, folder=folder, anatomies=anatomies, lesions=lesions, seed=seed)
+    for _ in in_parallel(make, list(range(subjects)), folder.name, processes):
+        pass
+    return problems
+
+
+def digest(files):
+    """Return how many files there are and a hash of what is in them."""
+    content = "".join(file_hash(path) for path in files)
+    return {"Files": len(files), "Content": hashlib.sha256(content.encode()).hexdigest()[:16]}
+
+
+def make_subject(index, folder, anatomies, lesions, seed):
+    """Write scan and mask of one subject, unless both exist."""
+    site = index % SITES
+    image_file, mask_file = atlas_files(folder, f"R{site + 1:03d}", index // SITES + 1)
+    if image_file.exists() and mask_file.exists():
+        return
+    rng = np.random.default_rng([seed, PARTS_DATASET, index])
+    mine = [parts[site::SITES] or parts for parts in (anatomies, lesions)]
+    anatomy = load_anatomy(mine[0][rng.integers(len(mine[0]))]) if anatomies else head()[0]
+    voxels, mask = draw_subject(rng, anatomy, mine[1], lesion_volume_ml(index, seed))
+    save_scan(image_file, voxels, AFFINE)
+    save_scan(mask_file, mask, AFFINE)
+
+
+def draw_subject(rng, anatomy, lesions, volume_ml):
+    """Draw one subject's scan, int16, and mask, uint8, on the template's grid.
+
+    `anatomy` is as `synthetic.heads.head` returns it. `lesions` are masks in MNI space; where there
+    are none, a lesion of `volume_ml` is drawn.
+    """
+    protocol = draw_protocol(rng)
+    image, anatomy = draw_aged(rng, anatomy, protocol.scanner)
+    paint_look_alikes(rng, image, anatomy, protocol.scanner)
+    mask = np.zeros(image.shape, np.uint8)
+    if rng.random() >= HEALTHY:
+        if lesions:
+            for _ in range(rng.choice([1, 2, 3], p=PIECES)):
+                shape = load_shape(lesions[rng.integers(len(lesions))])
+                paint_shape(rng, image, mask, anatomy, protocol.scanner, shape)
+        else:
+            mask = paint_lesion(rng, image, anatomy, protocol.scanner, volume_ml)
+    voxels = scan(rng, image, protocol)
+    take_off(rng, voxels, anatomy, protocol)
+    return voxels, mask
+
+
+def paint_shape(rng, image, mask, anatomy, scanner, shape):
+    """Paint a shape, varied, into `image` and mark it in `mask`."""
+    grey, depth_mm = anatomy[..., 0], anatomy[..., 1]
+    brain = (depth_mm < 0) & ((grey > 0.42) | (depth_mm > -12))  # without its ventricles
+    box, shape = fit_into(*vary_shape(rng, shape), brain)
+    tissue = draw_tissue(rng)
+    if shape.any():
+        paint_region(rng, image, box, level_of(shape), scanner, tissue)
+        mask[box] |= shape

@@ -1,0 +1,308 @@
+"""Scans of real heads and lesion shapes: alike by seed, unlike each other, true to what is given."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import write_nifti
+from nibabel.affines import apply_affine, from_matvec
+
+import demo
+from scans.resampling import resample
+from scans.template import AFFINE, SHAPE, load_template
+from synthetic import parts
+from synthetic.controls import anatomy_file, load_anatomy, prepare_control, signed_distance_mm
+from synthetic.heads import enlarge, head
+from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
+from synthetic.lesions import Tissue, paint_region
+from synthetic.variety import Protocol, draw_protocol, scan, take_off
+from system.files import InputError
+
+# As most scanners store it: sagittal, 2 mm, the head turned by 8 degrees.
+COSINE, SINE = np.cos(np.radians(8)), np.sin(np.radians(8))
+TURNED = np.array([[0, 0, 1], [COSINE, SINE, 0], [SINE, -COSINE, 0]]) * 2
+
+
+def write_control(path, gain=1.0):
+    """Write the template's head, skull and all, as a scanner would; return the path."""
+    anatomy, _ = head()
+    shape = (120, 100, 100)
+    affine = from_matvec(TURNED, (3, -15, 10) - TURNED @ ((np.array(shape) - 1) / 2))
+    write_nifti(path, resample(anatomy[..., 0], AFFINE, shape, affine) * gain, affine)
+    return path
+
+
+def write_shape(path, centre_mm, radius_mm, spacing_mm=1.0):
+    """Write a ball as a mask in MNI space, on a grid of its own; return the path."""
+    shape = np.array((160, 190, 140))
+    affine = from_matvec(np.diag([-spacing_mm, spacing_mm, spacing_mm]), (78, -112, -60))
+    places = apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    inside = np.linalg.norm(places - centre_mm, axis=-1) <= radius_mm
+    write_nifti(path, inside.astype(np.uint8), affine)
+    return path
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory):
+    """One healthy head, and the folder of its anatomy."""
+    folder = tmp_path_factory.mktemp("controls")
+    path = write_control(folder / "control_T1w.nii.gz", gain=730)
+    prepare_control(path, folder / "kept")
+    return path, folder / "kept"
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory):
+    """Twelve shapes, each elsewhere."""
+    folder = tmp_path_factory.mktemp("lesions")
+    places = [(x, y, 15) for x in (-40, -28, 28, 40) for y in (-50, -20, 10)]
+    for number, place in enumerate(places):
+        write_shape(folder / f"{number:02d}_mask.nii.gz", place, 6 + number)
+    return parts.list_parts([folder], masks=True)
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.nii.gz")}
+
+
+def test_a_control_of_any_grid_becomes_an_anatomy_in_template_space(controls):
+    anatomy = load_anatomy(anatomy_file(*controls))
+    assert anatomy.shape == (*SHAPE, 2) and anatomy.dtype == np.float32
+    brain, found = load_template().brain, anatomy[..., 1] < 0
+    reference = head()[0][..., 0]
+    assert (found & brain).sum() > 0.99 * found.sum()
+    tissue = brain & (reference > 0.6)  # fluid about the brain may be left out
+    assert (found & tissue).sum() > 0.9 * tissue.sum()
+    deep = anatomy[..., 1] < -8
+    assert np.corrcoef(anatomy[deep, 0], reference[deep])[0, 1] > 0.9
+    # White matter, grey matter and fluid are as bright as the template's.
+    for low, high in ((0.84, 0.9), (0.6, 0.7), (0.2, 0.35)):
+        tissue = deep & (reference > low) & (reference < high)
+        assert low - 0.06 < np.median(anatomy[tissue, 0]) < high + 0.06
+
+
+def test_an_anatomy_does_not_depend_on_the_scanner_s_units(controls, tmp_path):
+    other = write_control(tmp_path / "other_T1w.nii.gz", gain=0.02)
+    prepare_control(other, tmp_path)
+    one, two = (load_anatomy(anatomy_file(*c))[..., 0] for c in (controls, (other, tmp_path)))
+    assert np.abs(one - two).mean() < 0.01
+
+
+def test_a_shape_lies_where_its_affine_says_and_is_as_large(tmp_path):
+    for number, spacing_mm in enumerate((1.0, 1.2)):
+        path = tmp_path / f"{number}_mask.nii.gz"
+        shape = load_shape(write_shape(path, (-31, 22, 14), 9, spacing_mm))
+        assert shape.sum() == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.03)
+        centre = apply_affine(AFFINE, np.argwhere(shape)).mean(axis=0)
+        np.testing.assert_allclose(centre, (-31, 22, 14), atol=0.3)
+
+
+def test_a_mask_outside_of_mni_space_is_refused(tmp_path):
+    path = write_shape(tmp_path / "far_mask.nii.gz", (500, 0, 0), 5)
+    with pytest.raises(InputError, match="marks nothing"):
+        load_shape(path)
+
+
+def test_a_shape_is_varied_but_keeps_its_place_and_size_within_bounds(lesions):
+    shape = load_shape(lesions[-1])
+    centre, volumes, sides = np.argwhere(shape).mean(axis=0), [], set()
+    for seed in range(20):
+        low, varied = vary_shape(np.random.default_rng(seed), shape)
+        volumes.append(varied.sum() / shape.sum())
+        place = low + np.argwhere(varied).mean(axis=0)
+        mirrored = abs(place[0] - centre[0]) > 30
+        sides.add(bool(mirrored))
+        expected = [SHAPE[0] - 1 - centre[0], *centre[1:]] if mirrored else centre
+        assert np.abs(place - expected).max() < 12
+    assert sides == {True, False}
+    assert 0.2 < min(volumes) < 0.9 and 1 < max(volumes) < 4
+    assert len({round(float(v), 3) for v in volumes}) > 15
+
+
+def test_a_shape_at_the_edge_of_the_grid_is_cut_there():
+    allowed = np.ones((20, 20, 20), bool)
+    allowed[:, :, 10:] = False
+    shape = np.ones((8, 8, 8), bool)
+    box, left = fit_into(np.array((-3, 16, 6)), shape, allowed)
+    assert box == (slice(0, 5), slice(16, 20), slice(6, 14))
+    assert left.shape == (5, 4, 8) and left.sum() == 5 * 4 * 4
+
+
+def test_the_level_of_a_shape_falls_to_its_core():
+    shape = np.zeros((15, 15, 15), bool)
+    shape[3:12, 3:12, 3:12] = True
+    level = level_of(shape)
+    assert (level[shape] < 1).all() and (level[~shape] > 1).all()
+    assert level[7, 7, 7] == level.min() < 0.1
+    assert (np.diff(level[7, 7, 3:8]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("tissue", "expected"),
+    [
+        (Tissue(cavity=0.1, gliosis=0.6, hollow=np.float64(2)), 0.25),  # all of it a cavity
+        (Tissue(cavity=0.1, gliosis=0.6, hollow=np.float64(-1)), 0.5),  # none of it
+        (Tissue(cavity=0.1, gliosis=0.6, hollow=np.float64(2), bright=True), 1.15),
+    ],
+)
+def test_a_lesion_is_as_dark_as_its_tissue(tissue, expected):
+    rng = np.random.default_rng(0)
+    scanner = draw_protocol(rng).scanner
+    scanner = type(scanner)(**vars(scanner) | {"csf": 0.2, "gm": 0.7})
+    image = np.ones((30, 30, 30), np.float32)
+    shape = np.zeros((20, 20, 20), bool)
+    shape[3:17, 3:17, 3:17] = True
+    box = (slice(5, 25),) * 3
+    paint_region(rng, image, box, level_of(shape), scanner, tissue)
+    assert np.median(image[11:19, 11:19, 11:19]) == pytest.approx(expected, abs=0.06)
+    assert (image[:5] == 1).all() and (image[26:] == 1).all()
+
+
+def test_every_kind_of_tissue_is_drawn():
+    drawn = [draw_tissue(np.random.default_rng(seed)) for seed in range(300)]
+    assert {np.sign(t.hollow) if t.hollow in (-1, 2) else 0 for t in drawn} == {-1, 0, 1}
+    assert 0 < sum(t.bright for t in drawn) < 40
+
+
+def test_protocols_are_as_different_as_clinics():
+    drawn = [draw_protocol(np.random.default_rng(seed)) for seed in range(300)]
+    voxels = np.array([p.voxel_mm for p in drawn])
+    assert voxels.min() >= 0.7 and voxels.max() <= 6
+    thick = voxels > 2.5
+    assert thick.any(axis=0).all() and not thick.all(axis=1).any()
+    ratio = [p.scanner.gm for p in drawn]
+    assert min(ratio) < 0.62 and max(ratio) > 0.82
+    for decided in ("stripped", "defaced"):
+        assert 0.2 < np.mean([getattr(p, decided) for p in drawn]) < 0.5
+
+
+def quiet(voxel_mm, stripped=False, defaced=False):
+    scanner = draw_protocol(np.random.default_rng(0)).scanner
+    scanner = type(scanner)(**vars(scanner) | {"noise": 0.0, "bias": 0.0, "white_level": 1000})
+    return Protocol(scanner, voxel_mm, (0, 0, 0), stripped, defaced)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_thick_slices_blur_along_their_own_axis_alone(axis):
+    image = np.zeros(SHAPE, np.float32)
+    image[90:110, 110:130, 80:100] = 1
+    voxel_mm = np.where(np.arange(3) == axis, 5.0, 1.0)
+    seen = scan(np.random.default_rng(0), image, quiet(tuple(voxel_mm))) / 1000
+    assert seen.max() == pytest.approx(1, abs=0.01)
+    edges = [
+        np.count_nonzero((line > 0.05) & (line < 0.95))
+        for line in (seen[:, 120, 90], seen[100, :, 90], seen[100, 120])
+    ]
+    assert edges[axis] >= 8 and max(edges[:axis] + edges[axis + 1 :]) <= 4
+
+
+def test_what_is_taken_off_is_skull_or_face_and_never_brain():
+    depth_mm = enlarge(signed_distance_mm(load_template().brain[::2, ::2, ::2]), SHAPE)
+    anatomy = np.stack([np.ones(SHAPE, np.float32), depth_mm], axis=-1)
+    for seed in range(4):
+        for stripped in (True, False):
+            voxels = np.ones(SHAPE, np.int16)
+            protocol = quiet((1, 1, 1), stripped, defaced=True)
+            take_off(np.random.default_rng(seed), voxels, anatomy, protocol)
+            assert voxels[depth_mm < -4].all()
+            gone = (voxels == 0).mean()
+            assert gone > 0.6 if stripped else 0.01 < gone < 0.35
+            if stripped:
+                assert not voxels[depth_mm > 12].any()
+            else:
+                assert voxels[:, :100].all()  # the back of the head
+                assert not voxels[98, -1, 0]  # the chin
+
+
+def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_path):
+    for folder, count in (("two", 2), ("one", 1)):
+        made = parts.make_from_parts(tmp_path / folder, [controls[0]], lesions, count, 3, 1)
+        assert made == []
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert len(one) == 2 and len(two) == 4
+    assert all(two[name] == bytes_of for name, bytes_of in one.items())
+    scans = [nib.load(tmp_path / "two" / name) for name in two if name.match("*_T1w.nii.gz")]
+    assert all(s.shape == SHAPE and np.array_equal(s.affine, AFFINE) for s in scans)
+
+
+def test_other_parts_or_seeds_never_mix(controls, lesions, tmp_path):
+    parts.make_from_parts(tmp_path, [], lesions, 1, 0, 1)
+    before = contents(tmp_path)
+    for changed in ([[], lesions[1:], 1, 0, 1], [[], lesions, 1, 1, 1]):
+        with pytest.raises(InputError, match="holds other scans"):
+            parts.make_from_parts(tmp_path, *changed)
+    assert contents(tmp_path) == before
+
+
+def test_no_site_shares_a_shape_with_another(lesions, tmp_path, monkeypatch):
+    used = {}
+
+    def note(rng, anatomy, lesions, volume_ml):
+        used.setdefault(len(used), set(lesions))
+        return np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8)
+
+    monkeypatch.setattr(parts, "draw_subject", note)
+    monkeypatch.setattr(parts, "save_scan", lambda *_: None)
+    parts.make_from_parts(tmp_path, [], lesions, parts.SITES, 0, 1)
+    assert len(used) == parts.SITES
+    assert set.union(*used.values()) == set(lesions)
+    assert sum(map(len, used.values())) == len(lesions)
+
+
+def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions):
+    anatomy, _ = head()
+    volumes = []
+    for seed in range(12):
+        _, mask = parts.draw_subject(np.random.default_rng(seed), anatomy, lesions, 5.0)
+        assert set(np.unique(mask)) <= {0, 1}
+        volumes.append(mask.sum() / 1000)
+        if mask.any():
+            # People are deformed: no further from the template's brain than they differ from it.
+            assert anatomy[mask > 0, 1].max() < 12
+    assert 0 < sum(v == 0 for v in volumes) < 6
+    assert max(volumes) > 5
+
+
+def test_without_shapes_lesions_are_drawn():
+    for seed in range(8):
+        _, mask = parts.draw_subject(np.random.default_rng(seed), head()[0], [], 7.0)
+        if mask.any():
+            assert mask.sum() / 1000 == pytest.approx(7, rel=0.1)
+            return
+    pytest.fail("nobody had a lesion")
+
+
+def test_a_head_that_cannot_be_used_costs_itself_alone(controls, lesions, tmp_path, capsys):
+    noise = np.random.default_rng(0).random((60, 60, 60)).astype(np.float32)
+    bad = tmp_path / "noise_T1w.nii.gz"
+    write_nifti(bad, noise, np.diag([3, 3, 3, 1.0]))
+    arguments = ["--set", f"paths.atlas={tmp_path / 'made'}", "--subjects", "1"]
+    arguments += ["--lesions", *map(str, lesions)]
+    assert demo.main([*arguments, "--heads", str(bad), str(controls[0])]) == 1
+    assert f"left out {bad}: " in capsys.readouterr().out
+    assert len(list((tmp_path / "made").rglob("*_T1w.nii.gz"))) == 1
+
+
+def test_without_any_usable_head_nothing_is_made(tmp_path):
+    bad = tmp_path / "empty_T1w.nii.gz"
+    write_nifti(bad, np.zeros((20, 20, 20), np.float32), np.eye(4))
+    with pytest.raises(InputError, match="there is no image in it"):
+        parts.make_from_parts(tmp_path / "made", [bad], [], 1, 0, 1)
+    assert not list((tmp_path / "made").rglob("*_T1w.nii.gz"))
+
+
+def test_lists_tell_scans_from_masks(tmp_path):
+    for name in ("a_T1w.nii.gz", "a_lesion_mask.nii.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in parts.list_parts([tmp_path], masks=False)] == ["a_T1w.nii.gz"]
+    assert [p.name for p in parts.list_parts([tmp_path], masks=True)] == ["a_lesion_mask.nii.gz"]
+    (tmp_path / "a_lesion_mask.nii.gz").unlink()
+    with pytest.raises(InputError, match="no lesion mask"):
+        parts.list_parts([tmp_path], masks=True)
+    with pytest.raises(InputError, match="nowhere: not found"):
+        parts.list_parts([tmp_path / "nowhere"], masks=False)
+
+
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_a_number_of_subjects_below_one_is_refused(number):
+    with pytest.raises(InputError, match="--subjects"):
+        demo.main(["--subjects", number])
