@@ -159,6 +159,15 @@ class StageData:
     def has_lesion(self):
         return self.rows.lesion_pixels.to_numpy() > 0
 
+    @property
+    def intensities(self):
+        """Mean over the scans, and SD, of what is the mean and the SD of each: 8-bit grey levels."""
+        of_scans = self.rows.drop_duplicates("content")[["mean", "std"]]
+        return {
+            name: {"mean": round(own.mean(), 2), "std": round(own.std(ddof=0), 2)}
+            for name, own in of_scans.items()
+        }
+
     def slice_name(self, row):
         """Return `subject session z` of a slice, as the user knows it."""
         found = self.rows.iloc[row]

@@ -157,7 +157,7 @@ def end_to_end(scans, weights, folder, overlapped):
     networks = [load_network(weights)]
     # Loaded once, before it is measured.
     masks.load_networks = lambda files: networks
-    masks.read_training_scales = lambda network: None
+    masks.read_intensities = lambda weights: None
     output = folder / f"masks, {overlapped}"
     layout = SimpleNamespace(
         image_suffix="_T1w", mask_suffix="_label-L_desc-T1lesion_mask", labels=None

@@ -14,7 +14,7 @@ from prediction.operating_point import (
     read_operating_point,
     slices_left_empty,
 )
-from prediction.quality import measure_lesions, read_training_scales, unlike_training
+from prediction.quality import measure_lesions, read_intensities, unlike_training
 from prediction.saving import Prediction, save_outcome
 from scans.alignment import aligner
 from scans.geometry import look_at
@@ -62,12 +62,15 @@ def predict_scans(planned, weights, options, with_probability):
     The networks of several weights are averaged. `options` are from `choose_options`.
     """
     networks = load_networks(weights)
-    training_scales = read_training_scales(networks[0])
-    if training_scales is None:
-        print("the training slices are not at hand: intensities are not compared with theirs")
+    intensities = read_intensities(weights[0])
+    if intensities is None:
+        print(
+            f"intensities are not compared with those of training: no run.json beside {weights[0]} "
+            "tells them"
+        )
 
     def predict(outputs):
-        return predict_scan(outputs, networks, options, training_scales, with_probability)
+        return predict_scan(outputs, networks, options, intensities, with_probability)
 
     # A process would take longer to start than a single scan to be written.
     processes = WRITERS if len(planned) > 1 else 1
@@ -81,7 +84,7 @@ def predict_scans(planned, weights, options, with_probability):
     return problems
 
 
-def predict_scan(outputs, networks, options, training_scales, with_probability):
+def predict_scan(outputs, networks, options, intensities, with_probability):
     """Read a scan and mark its lesions; return a `Prediction`."""
     started = time.perf_counter()
     volume = load_volume(outputs.scan)
@@ -95,7 +98,7 @@ def predict_scan(outputs, networks, options, training_scales, with_probability):
         soft = probability if mask.any() else np.zeros_like(probability)
         images[outputs.probability] = to_original_grid(soft, volume)
     ends = slices_left_empty(options, volume, seen.alignment)
-    warnings = unlike_training(seen, training_scales)
+    warnings = unlike_training(seen, intensities)
     if options["ends_mm"] and not ends:
         warnings.append(
             f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"

@@ -1,14 +1,15 @@
 """Quality checks of a scan, and the lesions that were marked in it."""
 
+from pathlib import Path
+
 import numpy as np
 
 from prediction.inference import format_sizes, is_about_1_mm
 from prediction.lesions import box_of, label_lesions
 from scans.geometry import places_seen
 from scans.head import head_planes
-from scans.manifest import load_manifest
 from scans.template import SHAPE
-from system.files import InputError
+from system.files import InputError, load_json
 
 # Less than that to the right, front and top cuts into nearly every adult's brain.
 WHOLE_BRAIN_MM = (120, 150, 100)
@@ -17,10 +18,10 @@ FEWEST_LEVELS = 32
 COARSE_MM = 2
 
 
-def unlike_training(seen, training_scales):
+def unlike_training(seen, intensities):
     """Say how a scan differs from those that the network learned from, as a list of warnings.
 
-    `training_scales`, from `read_training_scales`, may be None.
+    `intensities`, from `read_intensities`, may be None.
     """
     volume, alignment = seen.scan, seen.alignment
     found = list(volume.warnings)
@@ -38,9 +39,10 @@ def unlike_training(seen, training_scales):
     levels = np.count_nonzero(np.bincount(volume.scaled[0].ravel("K")))
     if levels < FEWEST_LEVELS:
         found.append(f"only {levels} grey levels, more like a mask than a T1 scan")
-    if training_scales is not None:
-        middle, spread = training_scales.mean(0), np.maximum(training_scales.std(0), 5)
-        if np.any(np.abs((mean, std) - middle) > 3 * spread):
+    if intensities is not None:
+        middle = [intensities[name]["mean"] for name in ("mean", "std")]
+        spread = [max(intensities[name]["std"], 5) for name in ("mean", "std")]
+        if np.any(np.abs(np.subtract((mean, std), middle)) > 3 * np.array(spread)):
             found.append(
                 f"unusual intensities: mean {mean:.0f} and SD {std:.0f} of 255, in training "
                 f"{middle[0]:.0f} and {middle[1]:.0f}"
@@ -48,21 +50,27 @@ def unlike_training(seen, training_scales):
     return found
 
 
-def read_training_scales(network):
-    """Read mean and SD, (scans, 2), in 8 bit, of all scans that the run's slices came from.
+def read_intensities(weights):
+    """Read from the run.json beside weights how bright the scans of their training were.
 
-    None where the prepared slices are no longer at hand, or show another geometry.
+    Of the mean and the SD of the scans, in 8 bit, ``mean`` and ``std``; see
+    `data.StageData.intensities`. None where the run wrote nothing down.
     """
-    dataset = "brats17" if network.weights.parent.name == "pre_train" else "atlas"
+    path = Path(weights).with_name("run.json")
+    if not path.is_file():
+        return None
+    facts = load_json(path, "copy it anew from the run, or delete it")
     try:
-        rows = load_manifest(network.settings.paths.prepared, dataset)
-    except InputError:
-        return None
-    first, geometry = rows.iloc[0], network.settings.geometry
-    # "align" is also a method of a row.
-    if (first["align"], first.brain) != (geometry.align, geometry.brain):
-        return None
-    return rows.drop_duplicates("content")[["mean", "std"]].to_numpy()
+        if (stored := facts.get("intensities")) is None:
+            return None
+        return {
+            name: {key: float(stored[name][key]) for key in ("mean", "std")}
+            for name in ("mean", "std")
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: `intensities` is not as a run wrote it; copy it anew, or delete the file"
+        ) from None
 
 
 def measure_lesions(mask, seen):

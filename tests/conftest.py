@@ -169,7 +169,7 @@ def predict_by_rule(patch, rule):
         "load_networks",
         lambda files: [SimpleNamespace(settings=load_run_settings(f), weights=f) for f in files],
     )
-    patch.setattr(masks, "read_training_scales", lambda network: None)
+    patch.setattr(masks, "read_intensities", lambda weights: None)
     patch.setattr(masks, "predict_seen", answer)
 
 

@@ -63,6 +63,7 @@ class RunFolder:
             "initial_weights": None if initial_weights is None else str(initial_weights),
             "identity": identity,
             "subjects": seen_by_a_run(data.subjects, initial_weights),
+            "intensities": data.intensities,
         }
         with (
             in_turns(Path(settings.paths.runs, stage)) as self.folder,

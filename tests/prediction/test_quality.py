@@ -1,7 +1,7 @@
 """Scans unlike those of training are told from the others, and what was marked in them is measured."""
 
+import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,18 +9,17 @@ from conftest import RAS, draw_head, write_nifti
 from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
 
-from config import Geometry, load_settings
-from prediction.network import Network
-from prediction.quality import measure_lesions, read_training_scales, unlike_training
+from prediction.quality import measure_lesions, read_intensities, unlike_training
 from scans.alignment import Alignment
 from scans.geometry import Seen
 from scans.volumes import Volume, load_volume
+from system.files import InputError
 
 
-def warnings(folder, voxels, affine, training_scales=None):
+def warnings(folder, voxels, affine, intensities=None):
     volume = load_volume(write_nifti(folder / "scan.nii", voxels, affine))
     _, mean, std = volume.scaled
-    return unlike_training(Seen(volume, volume, None), training_scales), (mean, std)
+    return unlike_training(Seen(volume, volume, None), intensities), (mean, std)
 
 
 def seen_of(voxels, mean, spacing_mm):
@@ -28,6 +27,10 @@ def seen_of(voxels, mean, spacing_mm):
     volume = Volume(voxels, from_matvec(np.diag(spacing_mm)), None)
     volume.__dict__["scaled"] = voxels, mean, 1.0
     return Seen(volume, volume, None)
+
+
+def intensities_about(mean, std):
+    return {"mean": {"mean": mean, "std": 1.0}, "std": {"mean": std, "std": 1.0}}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def whole_head():
 def test_a_whole_head_of_1_mm_is_no_reason_to_warn(whole_head, tmp_path):
     found, scale = warnings(tmp_path, whole_head, RAS)
     assert found == []
-    found, _ = warnings(tmp_path, whole_head, RAS, np.array([scale, scale]))
+    found, _ = warnings(tmp_path, whole_head, RAS, intensities_about(*scale))
     assert found == []
 
 
@@ -48,7 +51,7 @@ def test_a_piece_of_a_head_thick_slices_and_other_intensities_are_warned_of(whol
     thick_slices = from_matvec(np.diag([1, 1, 3]), (0, 0, 0))
     (thick,), (mean, std) = warnings(tmp_path, whole_head[:, :, ::3], thick_slices)
     assert "1×1×3 mm" in thick
-    elsewhere = np.array([(mean + 60, std), (mean + 62, std)])
+    elsewhere = intensities_about(mean + 60, std)
     (other,), _ = warnings(tmp_path, whole_head, RAS, elsewhere)
     assert "unusual intensities" in other
     (flat,), _ = warnings(tmp_path, np.round(whole_head / 200), RAS)
@@ -68,12 +71,15 @@ def test_an_aligned_scan_is_judged_as_the_scanner_gave_it(tmp_path):
     assert len(unlike_training(replace(seen, scan=fine), None)) == 2
 
 
-def test_slices_of_another_geometry_say_nothing_about_intensities(prepared, tiny_overrides):
-    settings = load_settings(None, [*tiny_overrides[1::2], f"paths.prepared={prepared}"])
-    network = Network(None, settings, Path("train", "best.weights.h5"))
-    assert read_training_scales(network).shape == (9, 2)
-    other = settings.model_copy(update={"geometry": Geometry(align="template", brain="keep")})
-    assert read_training_scales(replace(network, settings=other)) is None
+def test_without_a_record_there_are_none_and_a_broken_one_is_named(tmp_path):
+    weights, record = tmp_path / "best.weights.h5", tmp_path / "run.json"
+    assert read_intensities(weights) is None
+    record.write_text('{"stage": "train"}')
+    assert read_intensities(weights) is None
+    for broken in ("[]", '{"intensities": 3}', '{"intensities": {"mean": {"mean": "x"}}}'):
+        record.write_text(broken)
+        with pytest.raises(InputError, match=re.escape(str(record))):
+            read_intensities(weights)
 
 
 def test_lesions_are_counted_and_measured_left_and_right_of_the_middle_of_the_head():

@@ -17,6 +17,8 @@ import train_model
 import transfer_learning
 from config import load_settings
 from losses import OverlapMetrics, WeightedDiceLoss
+from prediction.quality import read_intensities
+from scans.manifest import load_manifest
 from training.weights import load_weights, read_weights
 from unet import build_unet
 
@@ -108,6 +110,14 @@ def test_run_json_tells_how_to_do_it_again(runs, arguments):
     assert facts["best"] == best
     saved = load_settings(runs / "transfer" / "config.yaml")
     assert saved == load_settings(None, arguments[1::2])
+
+
+def test_the_run_folder_keeps_how_bright_its_scans_were(runs, prepared):
+    stored = read_intensities(runs / "train" / "best.weights.h5")
+    rows = load_manifest(prepared, "atlas").drop_duplicates("content")
+    for name in ("mean", "std"):
+        assert stored[name]["mean"] == pytest.approx(rows[name].mean(), abs=0.01)
+        assert stored[name]["std"] == pytest.approx(rows[name].std(ddof=0), abs=0.01)
 
 
 @pytest.mark.parametrize("picture", ["learning_curves.png", "predictions.png"])
