@@ -1,7 +1,8 @@
 """Outline the lesion in T1-weighted scans, each on its own grid.
 
 Reads   NIfTI files, or folders of them at any depth (BIDS, ATLAS without masks, or any names);
-        weights in their run folder, by default <paths.runs>/transfer/best.weights.h5
+        weights in their run folder, by default <paths.runs>/transfer/best.weights.h5, or those of
+        the network in the box (weights/) where nothing was trained
 Writes  a mask, a picture and a json file a scan, and predictions.csv, below --output
 
 A bad scan is named and left out, and the exit code is 1; so is one whose results would replace a
@@ -61,7 +62,8 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from prediction.outputs import check_table, leave_out_foreign, plan_outputs, read_facts
+    from prediction.box import default_weights
+    from prediction.outputs import check_table, plan_outputs, read_facts
 
     output, with_probability = arguments.output, arguments.probability
     make_folder(output)
@@ -74,17 +76,11 @@ def main(argv=None):
 
     if arguments.challenge:
         check_archive(archive)
-    weights = arguments.weights or [Path(settings.paths.runs, "transfer", "best.weights.h5")]
+    weights = arguments.weights or [default_weights(settings.paths.runs)]
     options = choose_options(
         weights, arguments.threshold, arguments.smallest_ml, arguments.flip, arguments.all_slices
     )
-    waiting = [outputs for outputs in planned if not outputs.are_current(options, with_probability)]
-    if len(waiting) < len(planned):
-        print(f"{len(planned) - len(waiting)} of {len(planned)} scans are done already")
-    waiting, foreign = leave_out_foreign(waiting)
-    problems += foreign
-    if waiting:
-        problems += predict_scans(waiting, weights, options, with_probability)
+    problems += predict_scans(planned, weights, options, with_probability)
     facts = [read_facts(path) for path in sorted(output.rglob("*lesion*.json"))]
     rows = [own["prediction"] for own in facts if "prediction" in own]
     if rows:

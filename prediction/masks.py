@@ -14,7 +14,13 @@ from prediction.operating_point import (
     read_operating_point,
     slices_left_empty,
 )
-from prediction.quality import measure_lesions, read_intensities, unlike_training
+from prediction.outputs import leave_out_foreign
+from prediction.quality import (
+    describe_lesions,
+    measure_lesions,
+    read_intensities,
+    unlike_training,
+)
 from prediction.saving import Prediction, save_outcome
 from scans.alignment import aligner
 from scans.geometry import look_at
@@ -57,10 +63,17 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
 
 
 def predict_scans(planned, weights, options, with_probability):
-    """Predict the scans of some `Outputs` and write their results; return the problems.
+    """Predict the scans of some `Outputs` that are not done yet, and write their results.
 
-    The networks of several weights are averaged. `options` are from `choose_options`.
+    The networks of several weights are averaged. `options` are from `choose_options`. Returns the
+    problems.
     """
+    waiting = [outputs for outputs in planned if not outputs.are_current(options, with_probability)]
+    if len(waiting) < len(planned):
+        print(f"{len(planned) - len(waiting)} of {len(planned)} scans are done already")
+    waiting, problems = leave_out_foreign(waiting)
+    if not waiting:
+        return problems
     networks = load_networks(weights)
     intensities = read_intensities(weights[0])
     if intensities is None:
@@ -73,10 +86,10 @@ def predict_scans(planned, weights, options, with_probability):
         return predict_scan(outputs, networks, options, intensities, with_probability)
 
     # A process would take longer to start than a single scan to be written.
-    processes = WRITERS if len(planned) > 1 else 1
-    predicted = (attempt(predict, outputs) for outputs in planned)
-    saved, problems = in_parallel(save_outcome, predicted, "scans", processes, len(planned)), []
-    for outputs, outcome in zip(planned, saved, strict=True):
+    processes = WRITERS if len(waiting) > 1 else 1
+    predicted = (attempt(predict, outputs) for outputs in waiting)
+    saved = in_parallel(save_outcome, predicted, "scans", processes, len(waiting))
+    for outputs, outcome in zip(waiting, saved, strict=True):
         if outcome.error:
             problems.append(Problem.of(outcome.error, outputs.scan))
         else:
@@ -92,10 +105,11 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     seen = look_at(volume, networks[0].settings.geometry)
     probability = seen.bring_back(predict_seen(networks, seen.volume, options["flip"]))
     mask = mask_of(probability, options["threshold"], options, volume, seen.alignment)
-    images = {outputs.mask: to_original_grid(mask, volume)}
+    # ISLES'26 asks for a map without contrast where there is no lesion.
+    soft = probability if mask.any() else np.zeros_like(probability)
+    images, texts = outputs.further_results(mask, soft, seen)
+    images[outputs.mask] = to_original_grid(mask, volume)
     if with_probability:
-        # ISLES'26 asks for a map without contrast where there is no lesion.
-        soft = probability if mask.any() else np.zeros_like(probability)
         images[outputs.probability] = to_original_grid(soft, volume)
     ends = slices_left_empty(options, volume, seen.alignment)
     warnings = unlike_training(seen, intensities)
@@ -114,12 +128,14 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     return Prediction(
         outputs=outputs,
         images=images,
+        texts=texts,
         scaled=volume.scaled[0],
         spacing_mm=volume.spacing_mm,
         mask=mask,
         aligned=seen.volume.voxels if seen.alignment and seen.alignment.doubts else None,
         made_from=outputs.made_from(options),
         row=row,
+        lesions=describe_lesions(mask, seen),
     )
 
 

@@ -46,6 +46,22 @@ class Outputs:
         """Written last: where it names what the others were made from, they are whole."""
         return self.folder / f"{self.mask_stem}.json"
 
+    @property
+    def results(self):
+        """Every file that may be there besides `facts`."""
+        return (self.mask, self.picture, self.alignment_picture, self.probability)
+
+    def further_results(self, mask, probability, seen):
+        """Return what else is made of a scan: images, and texts, each by its file.
+
+        `mask` and `probability` lie on the grid of the scan; `seen` is a `scans.geometry.Seen`.
+        """
+        return {}, {}
+
+    def about_mask(self):
+        """Return what `facts` says about the mask as a file."""
+        return {}
+
     def made_from(self, options):
         """Return what decides the results: the scan as it is now, and the options."""
         changed_ns = self.scan.stat().st_mtime_ns if self.scan.exists() else None
@@ -53,16 +69,17 @@ class Outputs:
 
     def are_current(self, options, with_probability):
         """Say whether all results are there and were made from this scan with these options."""
-        wanted = [self.facts, self.mask, self.picture] + [self.probability] * with_probability
+        facts = read_facts(self.facts)
+        wanted = {self.mask, self.picture, *([self.probability] * with_probability)}
+        wanted |= {path for path in self.results if path.name in facts.get("files", {})}
         if not all(path.exists() for path in wanted):
             return False
-        return read_facts(self.facts).get("made_from") == self.made_from(options)
+        return facts.get("made_from") == self.made_from(options)
 
     def foreign(self):
         """List the files in the places of the results that predict.py did not write as they are."""
         written = read_facts(self.facts).get("files", {})
-        results = (self.mask, self.picture, self.alignment_picture, self.probability)
-        found = [p for p in results if p.exists() and written.get(p.name) != file_hash(p)]
+        found = [p for p in self.results if p.exists() and written.get(p.name) != file_hash(p)]
         return found + [self.facts] * (self.facts.exists() and not written)
 
     def other_scan(self):
@@ -73,7 +90,7 @@ class Outputs:
     def clear(self):
         """Delete the results of an earlier run with other options: no stale file looks new."""
         # The record last, so that a second start knows what is left after a kill.
-        for path in (self.mask, self.picture, self.alignment_picture, self.probability, self.facts):
+        for path in (*self.results, self.facts):
             path.unlink(missing_ok=True)
 
 
@@ -91,13 +108,13 @@ def leave_out_foreign(planned):
     free, problems = [], []
     for outputs in planned:
         if files := outputs.foreign():
-            reason = f"{files[0]} is not as predict.py wrote it, so it stays; move it"
+            reason = f"{files[0]} is not as this program wrote it, so it stays; move it"
         elif other := outputs.other_scan():
             reason = f"its mask would overwrite that of {other}"
         else:
             free.append(outputs)
             continue
-        problems.append(Problem(str(outputs.scan), f"{reason}; choose another --output"))
+        problems.append(Problem(str(outputs.scan), f"{reason}; choose another folder for the results"))
     return free, problems
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 
 from prediction.inference import format_sizes, is_about_1_mm
 from prediction.lesions import box_of, label_lesions
 from scans.geometry import places_seen
 from scans.head import head_planes
-from scans.template import SHAPE
+from scans.template import AFFINE, SHAPE, is_on_template
+from scans.volumes import NO_ORIENTATION
 from system.files import InputError, load_json
 
 # Less than that to the right, front and top cuts into nearly every adult's brain.
@@ -71,6 +73,36 @@ def read_intensities(weights):
         raise InputError(
             f"{path}: `intensities` is not as a run wrote it; copy it anew, or delete the file"
         ) from None
+
+
+def describe_lesions(mask, seen):
+    """Describe each lesion of a mask, the largest first.
+
+    Returns
+    -------
+    list of dict
+        ``volume_ml``; ``side``, left or right where nine tenths of it lie there, else both;
+        ``x_mm``, ``y_mm``, ``z_mm``, its centre in MNI space. Of a scan that the template was not
+        found in, or whose left and right cannot be told, what is unknown is None.
+    """
+    box = box_of(mask)
+    labels, sizes = label_lesions(mask[box])
+    voxel_ml = float(np.prod(seen.scan.spacing_mm)) / 1000
+    on_template = seen.alignment or is_on_template(seen.scan.voxels.shape, seen.scan.affine)
+    told = NO_ORIENTATION not in seen.scan.warnings
+    lesions = []
+    for number in np.argsort(-sizes, kind="stable"):
+        voxels = np.argwhere(labels == number + 1) + [axis.start for axis in box]
+        places = apply_affine(AFFINE @ seen.to_seen, voxels)
+        left, right = (places[:, 0] < 0).mean(), (places[:, 0] > 0).mean()
+        side = "left" if left >= 0.9 else "right" if right >= 0.9 else "both"
+        centre = places.mean(axis=0).round(1)
+        lesion = {"volume_ml": round(float(sizes[number]) * voxel_ml, 4)}
+        lesion |= {"side": side if on_template and told else None}
+        for axis, mm in zip("xyz", centre, strict=True):
+            lesion[f"{axis}_mm"] = float(mm) if on_template and (told or axis != "x") else None
+        lesions.append(lesion)
+    return lesions
 
 
 def measure_lesions(mask, seen):

@@ -18,19 +18,22 @@ from system.parallel import Outcome
 class Prediction:
     """What was predicted in a scan, ready to be written.
 
-    `images` are on the scan's own grid, by the file they go to; so are the scan in 8 bit, `scaled`,
-    and `mask`, uint8 (X, Y, Z). `aligned` is the scan on the template, None unless that is doubtful.
-    `row` is that of predictions.csv.
+    `images` and `texts` are by the file they go to. `scaled`, the scan in 8 bit, and `mask`, uint8,
+    are on its own grid, (X, Y, Z). `aligned` is the scan on the template, None unless that is
+    doubtful. `row` is that of predictions.csv; `lesions` has a row a lesion, see
+    `prediction.quality.describe_lesions`.
     """
 
     outputs: Outputs
     images: dict
+    texts: dict
     scaled: np.ndarray
     spacing_mm: np.ndarray
     mask: np.ndarray
     aligned: np.ndarray | None
     made_from: dict
     row: dict
+    lesions: list
 
 
 def save_outcome(outcome):
@@ -46,11 +49,13 @@ def save_prediction(prediction):
     lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
     line = f"{outputs.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"
     with contextlib.ExitStack() as moves:
-        places = [*prediction.images, outputs.picture]
+        places = [*prediction.images, *prediction.texts, outputs.picture]
         places += [outputs.alignment_picture] * (prediction.aligned is not None)
         temporary = {path: moves.enter_context(whole_file(path)) for path in places}
         for path, image in prediction.images.items():
             save_nifti(image, temporary[path], compresslevel=6)
+        for path, text in prediction.texts.items():
+            temporary[path].write_text(text, "utf-8")
         save_overlay(
             prediction.scaled,
             prediction.mask,
@@ -64,6 +69,11 @@ def save_prediction(prediction):
         # Before they are moved: after a kill a second start knows them as its own.
         save_json(outputs.facts, {"files": files})
     row["seconds"] = round(row["seconds"] + time.perf_counter() - started, 2)
-    facts = {"made_from": prediction.made_from, "prediction": row, "files": files}
+    facts = outputs.about_mask() | {
+        "made_from": prediction.made_from,
+        "prediction": row,
+        "lesions": prediction.lesions,
+        "files": files,
+    }
     save_json(outputs.facts, facts)
     return f"{line}; {row['warnings']}" if row["warnings"] else line

@@ -538,7 +538,7 @@ def test_what_a_person_made_is_named_and_stays(weights, tmp_path, capsys, scan, 
     (tmp_path / mask).write_bytes(b"drawn by hand")
     for _ in range(2):
         assert call(tmp_path, weights, tmp_path / scan, tmp_path / "other.nii.gz") == 1
-        assert f"{tmp_path / mask} is not as predict.py wrote it" in capsys.readouterr().out
+        assert f"{tmp_path / mask} is not as this program wrote it" in capsys.readouterr().out
         assert (tmp_path / mask).read_bytes() == b"drawn by hand"
         assert list(rows_of(tmp_path)) == ["other.nii.gz"]
 
@@ -557,7 +557,7 @@ def test_a_mask_that_a_person_corrected_stays_and_one_of_ours_is_made_anew(
     content = corrected.read_bytes()
     assert call(tmp_path / "out", weights, *scans) == 0  # nothing to do
     assert call(tmp_path / "out", weights, *scans, "--smallest-ml", "1") == 1
-    assert f"{corrected} is not as predict.py wrote it" in capsys.readouterr().out
+    assert f"{corrected} is not as this program wrote it" in capsys.readouterr().out
     assert corrected.read_bytes() == content
     assert rows_of(tmp_path / "out")["b.nii.gz"]["lesions"] == "0"
 

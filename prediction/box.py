@@ -1,0 +1,15 @@
+"""The weights that are taken where none are named: the user's own, or those in the box."""
+
+from pathlib import Path
+
+IN_THE_BOX = Path(__file__).parents[1] / "weights" / "best.weights.h5"
+
+
+def default_weights(runs):
+    """Return what transfer_learning.py left in `runs`; where nothing was trained, what is in the box."""
+    own = Path(runs, "transfer", "best.weights.h5")
+    # Of a pipeline that is under way the next step is named, not another network taken.
+    if any(Path(runs).glob("**/best.weights.h5")) or not IN_THE_BOX.exists():
+        return own
+    print(f"nothing was trained in {runs}: the network in the box is taken (weights/README.md)")
+    return IN_THE_BOX
