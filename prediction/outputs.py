@@ -114,7 +114,9 @@ def leave_out_foreign(planned):
         else:
             free.append(outputs)
             continue
-        problems.append(Problem(str(outputs.scan), f"{reason}; choose another folder for the results"))
+        problems.append(
+            Problem(str(outputs.scan), f"{reason}; choose another folder for the results")
+        )
     return free, problems
 
 

@@ -1,0 +1,169 @@
+"""The ISLES'26 service: lesions of one scan a request, over HTTP; the network is loaded once.
+
+GET  /health   200 as soon as the network is loaded
+POST /invoke   reads   INPUT/images/t1-brain-mri/*  (.mha, .nii.gz and what else SimpleITK reads)
+                       INPUT/stroke-metadata.json   (not needed)
+               writes  OUTPUT/images/stroke-lesion-segmentation/output.mha   0 or 1
+                       OUTPUT/images/lesion-probability-map/output.mha       float32, 0 to 1
+               201, or 422 with a line that says what is wrong with the scan
+
+    python -m containers.isles26_service --input /input --output /output
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import SimpleITK
+
+from prediction.box import IN_THE_BOX
+from prediction.masks import choose_options, predict_scan
+from prediction.network import load_networks
+from prediction.outputs import Outputs
+from prediction.quality import read_intensities
+from scans.nifti import save_nifti
+from system.console import run_script
+from system.files import InputError, make_folder, whole_file
+
+PORT = 4743
+LARGEST_REQUEST = 1 << 20  # bytes; a request has nothing to say
+LONGEST_SILENCE = 20  # seconds until a client is hung up on
+IMAGES = {"mask": "stroke-lesion-segmentation", "probability": "lesion-probability-map"}
+
+
+class Predictor:
+    """The network of some weights, and the two folders; a scan at a time."""
+
+    def __init__(self, weights, input, output):
+        self.input, self.output, self.lock = input, output, threading.Lock()
+        self.options = choose_options(weights)
+        self.networks = load_networks(weights)
+        self.intensities = read_intensities(weights[0])
+
+    def predict(self):
+        """Predict the scan that lies in the input folder; return what was found in it."""
+        with self.lock, tempfile.TemporaryDirectory() as folder:
+            file = find_image(self.input / "images" / "t1-brain-mri")
+            image = read_image(file)
+            scan = Path(folder, "scan.nii.gz")
+            SimpleITK.WriteImage(image, str(scan))
+            outputs = Outputs(scan, Path(folder), "mask", "probability")
+            found = predict_scan(outputs, self.networks, self.options, self.intensities, True)
+            for path, voxels in found.images.items():
+                save_nifti(voxels, path, compresslevel=1)
+            for path in (outputs.mask, outputs.probability):
+                result = SimpleITK.ReadImage(str(path))
+                # To the last digit, where a NIfTI header holds fewer.
+                result.CopyInformation(image)
+                kind = IMAGES[path.name.removesuffix(".nii.gz")]
+                with whole_file(self.output / "images" / kind / "output.mha") as temporary:
+                    SimpleITK.WriteImage(result, str(temporary), useCompression=True)
+            return {
+                "scan": file.name,
+                **{k: found.row[k] for k in ("lesions", "volume_ml", "warnings")},
+            }
+
+
+def find_image(folder):
+    """Return the one image of a folder."""
+    files = [path for path in sorted(folder.glob("[!.]*")) if path.is_file()]
+    if len(files) != 1:
+        raise InputError(f"{folder}: holds {len(files)} files; it must be one image")
+    return files[0]
+
+
+def read_image(file):
+    """Read an image as SimpleITK has it: one value a voxel, three dimensions."""
+    try:
+        image = SimpleITK.ReadImage(str(file))
+    except RuntimeError:
+        raise InputError(
+            f"{file}: cannot be read as an image; repair or leave out the scan"
+        ) from None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{file}: is not one 3D image; leave out the scan")
+    return image
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers requests; `server.predictor` does what they ask for."""
+
+    server_version, sys_version = "Lacuna", ""
+    timeout = LONGEST_SILENCE
+
+    def do_GET(self):
+        if self.path == "/health":
+            self.answer(200, {"status": "ready"})
+        else:
+            self.answer(404, {"error": "GET /health, POST /invoke"})
+
+    def do_POST(self):
+        if self.path != "/invoke":
+            return self.answer(404, {"error": "GET /health, POST /invoke"})
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isdigit() or int(length) > LARGEST_REQUEST:
+            self.close_connection = True
+            return self.answer(413, {"error": "the request must be empty or short"})
+        self.rfile.read(int(length))
+        try:
+            return self.answer(201, self.server.predictor.predict())
+        except InputError as error:
+            return self.answer(422, {"error": str(error)})
+        except Exception as error:
+            # Whatever it is, the client gets an answer and the next request is served.
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            return self.answer(500, {"error": f"{type(error).__name__}: {error}"})
+
+    def answer(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address, predictor):
+        self.predictor = predictor
+        super().__init__(address, Handler)
+
+    def handle_error(self, request, client_address):
+        """Say in one line what broke in a request; the next one is served."""
+        print(
+            f"request from {client_address[0]}: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True
+        )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", type=Path, default=Path("/input"), metavar="FOLDER")
+    parser.add_argument("--output", type=Path, default=Path("/output"), metavar="FOLDER")
+    parser.add_argument("--weights", nargs="+", type=Path, default=[IN_THE_BOX], metavar="FILE")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
+    parser.add_argument("--port", type=int, default=PORT)
+    arguments = parser.parse_args(argv)
+    for kind in IMAGES.values():
+        make_folder(arguments.output / "images" / kind)
+    predictor = Predictor(arguments.weights, arguments.input, arguments.output)
+    try:
+        server = Server((arguments.host, arguments.port), predictor)
+    except OSError as error:
+        raise InputError(
+            f"{arguments.host}:{arguments.port}: {error.strerror}; choose another --port"
+        ) from None
+    with server:
+        print(f"serves on {arguments.host}:{server.server_address[1]}", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    run_script(main)

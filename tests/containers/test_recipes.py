@@ -1,0 +1,76 @@
+"""What the container recipes copy and install is enough for the programs in them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
+APPTAINER = (ROOT / "containers" / "lacuna.def").read_text()
+# Of the packages that pip would bring along, those that install.sh leaves out.
+LEFT_OUT = ("pandas", "sklearn", "joblib", "lxml", "requests")
+FRAMEWORKS = ("keras", "tensorflow", "jax", "torch", "jinja2")
+START = f"""
+import runpy, sys
+from on_backend import take_away
+take_away({LEFT_OUT + FRAMEWORKS})
+import prediction.masks, prediction.group_pictures
+sys.argv = ["program", "--help"]
+runpy.run_module(sys.argv.pop(), run_name="__main__")
+"""
+
+
+def copied(text):
+    """List what a recipe copies of the repository into /app."""
+    lines = re.findall(r"^(?:COPY| +)(?! --from)(.+) /app/?[a-z]*/?$", text, re.MULTILINE)
+    return {name for line in lines for name in line.split()}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    for name in copied(DOCKERFILE):
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+def test_both_recipes_hold_the_same_program():
+    service = {"containers/isles26_service.py"}
+    assert copied(DOCKERFILE) - service == copied(APPTAINER)
+    assert {"config.yaml", "participant.py", "prediction", "weights"} <= copied(APPTAINER)
+
+
+@pytest.mark.parametrize("module", ["participant", "containers.isles26_service"])
+def test_the_program_starts_from_what_is_copied_and_installed(program, module):
+    paths = os.pathsep.join([str(program), str(ROOT / "tests")])
+    words = [sys.executable, "-c", START.replace('"--help"', f'"--help", {module!r}')]
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(words, cwd=program, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_neither_runs_as_root_nor_needs_the_network():
+    assert re.search(r"^USER \d+$", DOCKERFILE, re.MULTILINE)
+    last = DOCKERFILE[DOCKERFILE.index("FROM program AS participant") :]
+    assert "RUN" not in last and "participant.py" in last
+    assert subprocess.run(["sh", "-n", ROOT / "containers" / "install.sh"]).returncode == 0
+
+
+def test_install_leaves_out_what_is_said_here():
+    script = (ROOT / "containers" / "install.sh").read_text()
+    wanted = (ROOT / "requirements" / "predict.txt").read_text()
+    pattern = re.search(r"grep -v '(.*?)'", script)[1].replace("\\|", "|")
+    kept = [line for line in wanted.splitlines() if not re.match(pattern, line)]
+    assert not any(line.startswith(LEFT_OUT) for line in kept)
+    assert re.search(r"^nilearn", wanted, re.MULTILINE)
