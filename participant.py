@@ -3,7 +3,8 @@
 Reads   BIDS_DIR/sub-*/[ses-*/]anat/*_T1w.nii[.gz]; weights as predict.py
 Writes  OUT_DIR, a derivative data set: of each scan mask and probability on its own grid and in
         MNI152NLin2009aSym, the transform between them, a picture; of all lesions.tsv (a row a
-        lesion), scans.tsv (a row a scan) and figures/
+        lesion), scans.tsv (a row a scan), figures/ and report.html to look at the masks
+        (python review.py serves it)
 
 `participant` outlines the lesions of the chosen participants, and then the tables and pictures of
 all are made; `group` makes these alone. A bad scan is named and left out, and the exit code is 1.
@@ -40,6 +41,8 @@ def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from prediction.bids import claim_derivatives, plan_data_set, save_tables
     from prediction.box import default_weights
+    from prediction.decisions import read_decisions
+    from prediction.review_page import check_page, save_page
 
     source, output = arguments.bids_dir, arguments.output_dir
     planned, problems = plan_data_set(
@@ -47,6 +50,8 @@ def main(argv=None):
     )
     make_folder(output)
     claim_derivatives(output, source)
+    check_page(output)
+    read_decisions(output)
     if arguments.level == "participant":
         # This takes a second to import: only now, with the scans known to be there.
         from prediction.masks import choose_options, predict_scans
@@ -62,8 +67,11 @@ def main(argv=None):
     from prediction.group_pictures import save_group_pictures
 
     problems += save_group_pictures(save_tables(output), output)
+    page = save_page(output)
     for problem in problems:
         print(f"left out {problem}")
+    if page:
+        print(f"to look at: {page}")
     return 1 if problems else 0
 
 

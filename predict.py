@@ -3,7 +3,8 @@
 Reads   NIfTI files, or folders of them at any depth (BIDS, ATLAS without masks, or any names);
         weights in their run folder, by default <paths.runs>/transfer/best.weights.h5, or those of
         the network in the box (weights/) where nothing was trained
-Writes  a mask, a picture and a json file a scan, and predictions.csv, below --output
+Writes  a mask, a picture and a json file a scan, predictions.csv, and report.html to look at them,
+        below --output (python review.py serves it)
 
 A bad scan is named and left out, and the exit code is 1; so is one whose results would replace a
 file that predict.py did not write. Started again, it goes on with the scans that are not done yet.
@@ -63,12 +64,16 @@ def add_arguments(parser):
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from prediction.box import default_weights
+    from prediction.decisions import read_decisions
     from prediction.outputs import check_table, plan_outputs, read_facts
+    from prediction.review_page import check_page, save_page
 
     output, with_probability = arguments.output, arguments.probability
     make_folder(output)
     table, archive = output / "predictions.csv", output / "atlas2_prediction.zip"
     check_table(table)
+    check_page(output)
+    read_decisions(output)
     planned, problems = plan_outputs(arguments.scans, settings.atlas, output)
     # These take a second to import: only now, with the scans known to be there.
     from prediction.challenge import check_archive, pack_challenge
@@ -85,8 +90,11 @@ def main(argv=None):
     rows = [own["prediction"] for own in facts if "prediction" in own]
     if rows:
         save_csv(table, rows)
+    page = save_page(output)
     for problem in problems:
         print(f"left out {problem}")
+    if page:
+        print(f"to look at: {page}")
     if arguments.challenge and problems:
         print(f"{archive.name} was not made: the challenge wants every scan")
     elif arguments.challenge:

@@ -22,6 +22,8 @@ IGNORED = (
     "figures",
     "lesions.*",
     "scans.*",
+    "decisions.tsv",
+    "report.html",
 )
 README = """# Lesions outlined by Lacuna
 
@@ -257,6 +259,7 @@ SCAN_COLUMNS = {
     "left_ml": "of what lies left of the middle",
     "right_ml": "of what lies right of the middle",
     "similarity": "of the edges of scan and template after alignment, 0 to 1",
+    "certainty": "mean probability of what is marked; of an empty mask 1 - the highest",
     "warnings": "why the mask may be wrong",
 }
 

@@ -16,8 +16,10 @@ from prediction.operating_point import (
 )
 from prediction.outputs import leave_out_foreign
 from prediction.quality import (
+    certainty,
     describe_lesions,
     measure_lesions,
+    reaches_edge,
     read_intensities,
     unlike_training,
 )
@@ -117,6 +119,8 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
         warnings.append(
             f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"
         )
+    if reaches_edge(mask):
+        warnings.append("a lesion reaches the edge of the scan")
     if not mask.any():
         warnings.append(_why_empty(empty_ends(probability, volume, seen.alignment, ends), options))
     row = {"scan": str(outputs.scan), "mask": str(outputs.mask)}
@@ -124,6 +128,7 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     if NO_ORIENTATION in volume.warnings:
         row |= {"left_ml": None, "right_ml": None}
     row["similarity"] = round(seen.alignment.similarity, 3) if seen.alignment else None
+    row["certainty"] = round(certainty(probability, mask), 3)
     row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
     return Prediction(
         outputs=outputs,

@@ -126,3 +126,16 @@ def measure_lesions(mask, seen):
         "right_ml": sizes.sum() - left,
     }
     return {"lesions": sizes.size} | {n: round(float(v) * voxel_ml, 4) for n, v in voxels.items()}
+
+
+def certainty(probability, mask):
+    """Say how sure the network is of a mask, 0 to 1.
+
+    The mean probability of what is marked; where nothing is, how improbable the likeliest voxel is.
+    """
+    return float(probability[mask > 0].mean() if mask.any() else 1 - probability.max())
+
+
+def reaches_edge(mask):
+    """Say whether a lesion touches the frame of its scan, so that it may go on outside."""
+    return any(np.take(mask, (0, -1), axis).any() for axis in range(3))

@@ -1,0 +1,92 @@
+"""One page for a folder of masks: each scan with its outline, the most doubtful first, to be judged."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from prediction.decisions import read_decisions, words_of
+from prediction.outputs import read_facts
+from system.files import refuse_foreign, whole_file
+
+PAGE = "report.html"
+TEMPLATE = Path(__file__).with_name("templates") / "review.html"
+GENERATOR = '<meta name="generator" content="Lacuna">'
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A mask that is to be judged; `name` is its path below the folder, `facts` what is known of it."""
+
+    name: str
+    mask: Path
+    picture: Path
+    scan: Path
+    facts: dict
+
+
+def find_masks(folder):
+    """List the masks that were predicted into a folder, the most doubtful first.
+
+    That is the one with the most warnings; among equals the one that the network is least sure of.
+    """
+    found = []
+    for file in sorted(Path(folder).rglob("*.json")):
+        facts = read_facts(file)
+        mask = file.with_suffix(".nii.gz")
+        if "prediction" not in facts or not mask.is_file():
+            continue
+        pictures = (file.with_suffix(".png"), file.parent.parent / "figures" / f"{file.stem}.png")
+        picture = next((path for path in pictures if path.is_file()), pictures[0])
+        name = mask.relative_to(folder).as_posix()
+        found.append(Judged(name, mask, picture, Path(facts["made_from"]["scan"]), facts))
+    return sorted(found, key=_doubt)
+
+
+def _doubt(judged):
+    row = judged.facts["prediction"]
+    return -len(_warnings(row)), row.get("certainty") or 0, judged.name
+
+
+def _warnings(row):
+    return [warning for warning in (row.get("warnings") or "").split("; ") if warning]
+
+
+def make_page(masks, folder, decisions, served):
+    """Return the page as text; `served` by review.py it saves decisions at once."""
+    scans = [
+        {
+            "number": number,
+            "place": number,
+            "mask": judged.name,
+            "name": judged.scan.name,
+            "picture": quote(os.fsencode(judged.picture.relative_to(folder))),
+            "lesions": judged.facts["prediction"]["lesions"],
+            "volume": judged.facts["prediction"]["volume_ml"],
+            "certainty": judged.facts["prediction"].get("certainty"),
+            "warnings": _warnings(judged.facts["prediction"]),
+        }
+        for number, judged in enumerate(masks)
+    ]
+    data = json.dumps({"scans": scans, "decisions": decisions, "served": served})
+    # So that no name of a file can end the script that holds it.
+    return TEMPLATE.read_text("utf-8").replace("DATA", data.replace("<", "\\u003c"), 1)
+
+
+def check_page(folder):
+    """Refuse to replace another page of that name."""
+    path = Path(folder, PAGE)
+    ours = path.is_file() and GENERATOR in path.read_text("utf-8", "replace")
+    refuse_foreign(folder, [PAGE], ours, "this program")
+
+
+def save_page(folder):
+    """Write the page of a folder, to be opened as a file; return its path, None without any mask."""
+    masks, decisions = find_masks(folder), words_of(read_decisions(folder))
+    if not masks:
+        return None
+    path = Path(folder, PAGE)
+    with whole_file(path) as temporary:
+        temporary.write_text(make_page(masks, folder, decisions, served=False), "utf-8")
+    return path

@@ -1,0 +1,82 @@
+"""Look at the masks in a folder one after another: accept, mend or reject each.
+
+Reads   OUT_DIR, as predict.py or participant.py wrote it
+Writes  OUT_DIR/decisions.tsv; and with --mend, beside each mask that was accepted or mended, what a
+        person made of it: ..._desc-manual_mask.nii.gz (NAME_manual_mask.nii.gz where the scan is
+        not named as BIDS has it), with who and when in its json file
+
+Without --mend it serves the page on this machine until Ctrl-C. With --mend it opens the masks to be
+mended, one by one, in ITK-SNAP, FSLeyes or $MASK_EDITOR. prep.py takes the results as training data:
+atlas.mask_suffix=_label-L_desc-manual_mask.
+
+    python review.py masks
+    python review.py masks --mend
+"""
+
+import webbrowser
+from pathlib import Path
+
+from config import parse_arguments
+from system.console import run_script
+from system.files import InputError
+
+
+def add_arguments(parser):
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR")
+    parser.add_argument(
+        "--mend", action="store_true", help="open the masks to be mended, keep the accepted ones"
+    )
+    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+
+
+def main(argv=None):
+    _, arguments = parse_arguments(__doc__, argv, add_arguments)
+    from prediction.decisions import read_decisions
+    from prediction.review_page import find_masks
+
+    folder = arguments.folder
+    masks = find_masks(folder)
+    if not masks:
+        raise InputError(f"{folder}: holds no mask of predict.py or participant.py; name another")
+    decisions = read_decisions(folder)
+    if arguments.mend:
+        return mend(masks, decisions)
+    return serve(folder, masks, arguments.port)
+
+
+def mend(masks, decisions):
+    """Mend and keep what was decided so."""
+    from prediction.mending import find_editor, keep_judged, waiting
+
+    command = find_editor() if waiting(masks, decisions) else None
+    lines, problems = keep_judged(masks, decisions, command)
+    for line in lines or ["nothing to do: no mask was newly accepted or is to be mended"]:
+        print(line)
+    for problem in problems:
+        print(f"left out {problem}")
+    return 1 if problems else 0
+
+
+def serve(folder, masks, port):
+    """Serve the page until Ctrl-C."""
+    from evaluation.viewer import slice_viewer
+    from prediction.review_server import ReviewServer
+    from scans.volumes import load_mask, load_volume
+
+    def make_viewer(judged):
+        volume = load_volume(judged.scan)
+        mask = load_mask(judged.mask, None, volume)
+        return slice_viewer(volume, mask * 0, mask)[0]
+
+    try:
+        server = ReviewServer(folder, masks, make_viewer, port)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--port {port}: {error}; choose another") from None
+    with server:
+        print(f"open {server.address}  (Ctrl-C ends it)", flush=True)
+        webbrowser.open(server.address)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,454 @@
+"""Masks accepted, mended and rejected, in a browser and by the editor, become training data."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import RAS, draw_head, predict_by_rule, quickly, refused, write_nifti
+
+import predict
+import prep
+import review
+from config import load_settings
+from prediction.decisions import decide, read_decisions, words_of
+from prediction.mending import find_editor, manual_file
+from prediction.review_page import find_masks, make_page, save_page
+from prediction.review_server import ReviewServer
+from scans import preparation
+from system.files import load_json
+
+SHAPE = (28, 32, 6)
+PEOPLE = ("sub-1", "sub-2", "sub-3")
+HOSTILE = "sub-9<script>alert(1)</script>\"'&amp;"
+# An editor that draws one more voxel, and others that do what they should not.
+EDITORS = {
+    "draws": "mask = np.asarray(image.dataobj).copy(); mask[0, 0, 0] = 1",
+    "looks": "mask = np.asarray(image.dataobj)",
+    "crops": "mask = np.asarray(image.dataobj)[:-1]",
+    "scribbles": "mask = np.asarray(image.dataobj) * 3.7",
+    "fails": "sys.exit(3)",
+}
+EDITOR = """
+import sys
+import nibabel as nib, numpy as np
+scan, file = sys.argv[-2:]
+image = nib.load(file)
+assert nib.load(scan).shape == image.shape
+{what}
+nib.save(nib.Nifti1Image(mask.astype(image.get_data_dtype() if {exact} else float), image.affine), file)
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    load_settings(None, ["geometry.align=none", "geometry.brain=keep"]).save(folder / "config.yaml")
+    (folder / "best.weights.h5").write_bytes(b"not read")
+    return folder / "best.weights.h5"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    quickly(monkeypatch)
+
+
+@pytest.fixture
+def study(weights, tmp_path):
+    """Three scans in a BIDS tree and their masks among its derivatives: `.raw`, `.masks`."""
+    raw = tmp_path / "raw"
+    for seed, person in enumerate(PEOPLE):
+        head, _ = draw_head(np.random.default_rng(seed), SHAPE, 0.4, background=5)
+        write_nifti(raw / person / "anat" / f"{person}_T1w.nii.gz", head, RAS)
+    output = raw / "derivatives" / "lacuna"
+    with pytest.MonkeyPatch.context() as patch:
+        quickly(patch)
+        predict_by_rule(
+            patch, lambda volume, flip: volume.voxels > np.percentile(volume.voxels, 97)
+        )
+        words = [raw, "--output", output, "--weights", weights]
+        assert predict.main([str(word) for word in words]) == 0
+    return SimpleNamespace(raw=raw, folder=output, masks=find_masks(output))
+
+
+def mask_of(study, person):
+    (found,) = (judged for judged in study.masks if f"{person}_" in judged.name)
+    return found
+
+
+def use_editor(monkeypatch, folder, kind):
+    program = folder / f"{kind}.py"
+    program.write_text(EDITOR.format(what=EDITORS[kind], exact=kind != "scribbles"))
+    monkeypatch.setenv("MASK_EDITOR", f"{sys.executable} {program}")
+
+
+def mend(study):
+    return review.main([str(study.folder), "--mend"])
+
+
+def test_the_page_lists_every_mask_with_the_most_doubtful_first(study):
+    page = (study.folder / "report.html").read_text()
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert [s["mask"] for s in data["scans"]] == [judged.name for judged in study.masks]
+    assert all((study.folder / s["picture"]).is_file() for s in data["scans"])
+    doubts = [len(s["warnings"]) for s in data["scans"]]
+    assert doubts == sorted(doubts, reverse=True) and doubts[0] > 0
+    assert data["served"] is False
+
+
+def test_among_equals_the_least_certain_mask_comes_first(study):
+    for certainty, person in ((0.9, "sub-1"), (0.55, "sub-2"), (0.7, "sub-3")):
+        file = mask_of(study, person).mask.with_name(f"{person}_label-L_desc-lesion_mask.json")
+        facts = load_json(file, "")
+        facts["prediction"] |= {"certainty": certainty, "warnings": ""}
+        file.write_text(json.dumps(facts))
+    order = [judged.scan.name[:5] for judged in find_masks(study.folder)]
+    assert order == ["sub-2", "sub-3", "sub-1"]
+
+
+def test_names_cannot_break_out_of_the_page(study):
+    hostile = mask_of(study, "sub-1")
+    facts = hostile.facts | {"made_from": {"scan": f"/data/{HOSTILE}</script><img src=x>"}}
+    hostile = type(hostile)(hostile.name, hostile.mask, hostile.picture, Path(HOSTILE), facts)
+    page = make_page([hostile], study.folder, {}, served=True)
+    assert HOSTILE not in page and page.count("<script") == 2 and page.count("</script>") == 2
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert data["scans"][0]["name"] == Path(HOSTILE).name
+
+
+def test_a_page_of_the_user_s_is_never_replaced(study, weights, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "report.html").write_text("mine")
+    with refused(other / "report.html", "so it stays"):
+        predict.main([str(study.raw), "--output", str(other), "--weights", str(weights)])
+    assert (other / "report.html").read_text() == "mine"
+
+
+def test_decisions_are_kept_changed_and_taken_back(study):
+    one, two, _ = (judged.name for judged in study.masks)
+    decide(study.folder, one, "accept")
+    decide(study.folder, two, "mend")
+    decide(study.folder, one, "reject")
+    assert words_of(read_decisions(study.folder)) == {two: "mend", one: "reject"}
+    assert all(row["by"] and row["when"] for row in read_decisions(study.folder).values())
+    decide(study.folder, one, "")
+    assert words_of(read_decisions(study.folder)) == {two: "mend"}
+
+
+def test_names_with_tabs_quotes_and_broken_bytes_come_back_whole(tmp_path):
+    names = ["a\tb_lesion.nii.gz", 'say "no"_lesion.nii.gz', "bad\udcff_lesion.nii.gz"]
+    for name in names:
+        decide(tmp_path, name, "accept")
+    assert list(words_of(read_decisions(tmp_path))) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mask\tdecision\na.nii.gz\tmaybe\n", "line 2"),
+        ("a.nii.gz\taccept\n", "no columns mask and decision"),
+        ("", "no columns"),
+    ],
+)
+def test_a_broken_table_is_refused_by_line_and_stays(study, weights, text, said):
+    file = study.folder / "decisions.tsv"
+    file.write_text(text)
+    for call in (
+        lambda: mend(study),
+        lambda: predict.main(
+            [str(study.raw), "--output", str(study.folder), "--weights", str(weights)]
+        ),
+    ):
+        with refused(file, said):
+            call()
+    assert file.read_text() == text
+
+
+def test_the_table_that_the_page_offers_is_read(study):
+    name = study.masks[0].name
+    (study.folder / "decisions.tsv").write_text(f"mask\tdecision\n{name}\taccept\n")
+    assert mend(study) == 0
+    assert manual_file(study.masks[0].mask).is_file()
+
+
+def test_accepted_mended_and_rejected_masks_become_training_data(
+    study, tmp_path, monkeypatch, capsys
+):
+    accepted, mended, rejected = (mask_of(study, person) for person in PEOPLE)
+    for judged, word in ((accepted, "accept"), (mended, "mend"), (rejected, "reject")):
+        decide(study.folder, judged.name, word)
+    before = mended.mask.read_bytes()
+    use_editor(monkeypatch, tmp_path, "draws")
+    assert mend(study) == 0
+    said = capsys.readouterr().out
+    assert "accepted as it was predicted" in said and "mended" in said
+    assert manual_file(accepted.mask).read_bytes() == accepted.mask.read_bytes()
+    assert mended.mask.read_bytes() == before
+    assert not manual_file(rejected.mask).exists()
+    drawn = nibabel.load(manual_file(mended.mask))
+    predicted = nibabel.load(mended.mask)
+    changed = np.argwhere(np.asarray(drawn.dataobj) != np.asarray(predicted.dataobj))
+    assert changed.tolist() == [[0, 0, 0]]
+    np.testing.assert_array_equal(drawn.affine, predicted.affine)
+    about = load_json(
+        manual_file(mended.mask).with_name(manual_file(mended.mask).name[:-7] + ".json"), ""
+    )
+    assert about["Manual"] is True and about["By"] and about["When"].startswith("20")
+    assert about["PredictedMask"] == mended.mask.name
+
+    monkeypatch.setattr(preparation, "find_near_duplicates", lambda found: range(len(found)))
+    settings = {
+        "paths.atlas": study.raw,
+        "paths.brats17": "none",
+        "paths.prepared": tmp_path / "prepared",
+        "atlas.mask_suffix": "_label-L_desc-manual_mask",
+        "geometry.align": "none",
+        "geometry.brain": "keep",
+        "slices.size": 32,
+        "slices.skip": 0,
+        "split.folds": 2,
+        "split.test_fraction": 0,
+    }
+    prep.main([word for name, value in settings.items() for word in ("--set", f"{name}={value}")])
+    rows = preparation.pandas.read_csv(tmp_path / "prepared" / "slices.csv")
+    assert sorted(rows.subject.unique()) == ["sub-1", "sub-2"]
+    pixels = rows.groupby("subject").lesion_pixels.sum()
+    assert pixels["sub-2"] == np.count_nonzero(predicted.dataobj) + 1
+
+    # What is done stays done, and what is no longer accepted goes.
+    monkeypatch.setenv("MASK_EDITOR", "false")
+    assert mend(study) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    decide(study.folder, accepted.name, "reject")
+    assert mend(study) == 0
+    assert not manual_file(accepted.mask).exists() and manual_file(mended.mask).exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        ("looks", 0, "still to be mended"),
+        ("crops", 1, "voxels in its image"),
+        ("scribbles", 1, "must be binary"),
+        ("fails", 1, "ended with 3"),
+    ],
+)
+def test_what_is_no_mended_mask_is_not_kept(study, tmp_path, monkeypatch, capsys, kind, code, said):
+    judged = study.masks[0]
+    before = {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file()}
+    decide(study.folder, judged.name, "mend")
+    use_editor(monkeypatch, tmp_path, kind)
+    assert mend(study) == code
+    assert said in capsys.readouterr().out
+    (study.folder / "decisions.tsv").unlink()
+    assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys):
+    judged = study.masks[0]
+    manual_file(judged.mask).write_bytes(b"drawn last year")
+    decide(study.folder, judged.name, "accept")
+    assert mend(study) == 1
+    assert "is there already, so it stays" in capsys.readouterr().out
+    decide(study.folder, judged.name, "reject")
+    assert mend(study) == 0
+    assert manual_file(judged.mask).read_bytes() == b"drawn last year"
+
+
+def test_a_scan_that_is_gone_costs_that_mask(study, tmp_path, monkeypatch, capsys):
+    gone, there = study.masks[:2]
+    gone.scan.unlink()
+    for judged in (gone, there):
+        decide(study.folder, judged.name, "mend")
+    use_editor(monkeypatch, tmp_path, "draws")
+    assert mend(study) == 1
+    said = capsys.readouterr().out
+    assert f"{gone.scan}: not found" in said
+    assert manual_file(there.mask).is_file() and not manual_file(gone.mask).exists()
+
+
+def test_the_editor_is_the_user_s_or_one_that_is_installed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MASK_EDITOR", raising=False)
+    with refused("no editor for masks", "MASK_EDITOR"):
+        find_editor()
+    for name in ("fsleyes", "itksnap", "mine"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert find_editor() == ["itksnap", "-g", "{scan}", "-s", "{mask}"]
+    monkeypatch.setenv("MASK_EDITOR", "mine --layers {mask} {scan}")
+    assert find_editor() == ["mine", "--layers", "{mask}", "{scan}"]
+    monkeypatch.setenv("MASK_EDITOR", "mine 'with space'")
+    assert find_editor() == ["mine", "with space", "{scan}", "{mask}"]
+    for wrong in ("missing", "mine 'unclosed"):
+        monkeypatch.setenv("MASK_EDITOR", wrong)
+        with refused(f"MASK_EDITOR={wrong}"):
+            find_editor()
+
+
+def test_a_folder_without_masks_is_refused(tmp_path):
+    for more in ([], ["--mend"]):
+        with refused(tmp_path, "holds no mask"):
+            review.main([str(tmp_path), *more])
+
+
+def test_names_that_are_not_of_bids_have_a_place_that_is_no_image():
+    file = manual_file(Path("out/Größe 脳 №1_lesion.nii.gz"))
+    assert file == Path("out/Größe 脳 №1_manual_mask.nii.gz")
+    bids = manual_file(Path("out/sub-1_desc-lesion_mask.nii.gz"))
+    assert bids.name == "sub-1_desc-manual_mask.nii.gz"
+
+
+@contextlib.contextmanager
+def serving(study, make_viewer=lambda judged: f"<p>{judged.scan.name}</p>"):
+    with ReviewServer(study.folder, study.masks, make_viewer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(server, method, path, body=None, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, names)
+    reply = connection.getresponse()
+    content = reply.read()
+    connection.close()
+    return reply.status, content
+
+
+def test_who_knows_the_token_gets_page_pictures_and_viewer_and_decides(study):
+    with serving(study) as server:
+        home = f"/{server.token}/"
+        status, page = ask(server, "GET", home)
+        assert status == 200 and b'"served": true' in page
+        status, picture = ask(server, "GET", f"{home}picture/1")
+        assert status == 200 and picture == study.masks[1].picture.read_bytes()
+        status, viewer = ask(server, "GET", f"{home}viewer/2")
+        assert (status, viewer.decode()) == (200, f"<p>{study.masks[2].scan.name}</p>")
+        body = json.dumps({"mask": study.masks[1].name, "decision": "mend"})
+        assert (
+            ask(server, "POST", f"{home}decision", body, Content_Type="application/json")[0] == 200
+        )
+        assert words_of(read_decisions(study.folder)) == {study.masks[1].name: "mend"}
+        assert b'"mend"' in ask(server, "GET", home)[1]
+
+
+def test_everybody_else_is_refused_and_nothing_is_written(study):
+    with serving(study) as server:
+        home, json_type = f"/{server.token}/", {"Content_Type": "application/json"}
+        good = json.dumps({"mask": study.masks[0].name, "decision": "accept"})
+        port = server.server_port
+        tries = [
+            ("GET", "/", None, {}, 404),
+            ("GET", "/wrong/", None, {}, 404),
+            ("GET", f"/{server.token}", None, {}, 404),
+            ("GET", f"{home}../../etc/passwd", None, {}, 404),
+            ("GET", f"{home}picture/99", None, {}, 404),
+            ("GET", f"{home}picture/-1", None, {}, 404),
+            ("GET", f"{home}picture/..%2f..%2fetc", None, {}, 404),
+            ("GET", f"{home}picture/1/2", None, {}, 404),
+            ("GET", f"{home}viewer/%C2%B2", None, {}, 404),
+            ("GET", home, None, {"Host": f"evil.example:{port}"}, 404),
+            ("GET", home, None, {"Host": "127.0.0.1"}, 404),
+            ("POST", f"{home}decision", good, json_type | {"Origin": "http://evil.example"}, 404),
+            ("POST", f"{home}decision", good, json_type | {"Host": "evil.example"}, 404),
+            ("POST", "/decision", good, json_type, 404),
+            ("POST", "/wrong/decision", good, json_type, 404),
+            ("POST", f"{home}decision", good, {"Content_Type": "text/plain"}, 415),
+            ("POST", f"{home}decision", "x" * 70_000, json_type, 413),
+            ("POST", f"{home}decision", "[" * 50_000, json_type, 400),
+            ("POST", f"{home}decision", "not json", json_type, 400),
+            ("POST", f"{home}decision", "[]", json_type, 400),
+            ("POST", f"{home}decision", good.replace("accept", "delete"), json_type, 400),
+            ("POST", f"{home}decision", good.replace("sub-", "../sub-"), json_type, 400),
+            ("POST", f"{home}decision", '{"mask": [], "decision": "accept"}', json_type, 400),
+            ("POST", f"{home}decision", '{"mask": "x", "decision": {}}', json_type, 400),
+            ("PUT", home, good, json_type, 501),
+        ]
+        for method, path, body, headers, status in tries:
+            assert ask(server, method, path, body, **headers)[0] == status, (method, path)
+        assert not (study.folder / "decisions.tsv").exists()
+        assert ask(server, "GET", home)[0] == 200
+
+
+def test_a_decision_that_cannot_be_saved_is_said(study, monkeypatch):
+    from prediction import review_server
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(review_server, "decide", full)
+    with serving(study) as server:
+        body = json.dumps({"mask": study.masks[0].name, "decision": "accept"})
+        path = f"/{server.token}/decision"
+        status, said = ask(server, "POST", path, body, Content_Type="application/json")
+    assert status == 500 and b"No space left" in said
+
+
+@pytest.mark.slow
+def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program and not os.environ.get("CI"):
+        pytest.skip("needs chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, serving(study) as server:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        problems = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(server.address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        rows = page.locator("article")
+        rows.nth(0).focus()
+        for key in "amr":  # each leads on to the next
+            with page.expect_response("**/decision"):
+                page.keyboard.press(key)
+        names = [judged.name for judged in study.masks]
+        assert words_of(read_decisions(study.folder)) == dict(
+            zip(names, ("accept", "mend", "reject"), strict=True)
+        )
+        assert page.locator("#count").inner_text() == "3 of 3 decided"
+        with page.expect_response("**/decision"):
+            page.keyboard.press("u")
+        assert list(words_of(read_decisions(study.folder))) == names[:2]
+        page.select_option("#order", "open")
+        assert "sub" in rows.nth(0).inner_text() and rows.nth(0).get_attribute("class") in (
+            "",
+            None,
+        )
+        rows.nth(1).locator(".picture").click()
+        frame = page.frame_locator("dialog iframe")
+        assert frame.locator("p").inner_text().endswith("_T1w.nii.gz")
+        page.keyboard.press("Escape")
+        # As a file: kept by the browser, and offered as a table that review.py reads.
+        (study.folder / "decisions.tsv").unlink()
+        save_page(study.folder)
+        page.goto((study.folder / "report.html").as_uri())
+        page.locator("article").nth(1).focus()
+        page.keyboard.press("m")
+        page.wait_for_timeout(500)  # until the browser has stored it
+        page.reload()
+        assert page.locator("#count").inner_text() == "1 of 3 decided"
+        with page.expect_download() as download:
+            page.locator("#download").click()
+        download.value.save_as(study.folder / "decisions.tsv")
+        assert words_of(read_decisions(study.folder)) == {names[1]: "mend"}
+        assert page.locator("article img").first.evaluate("image => image.naturalWidth") > 100
+        browser.close()
+    assert problems == []
