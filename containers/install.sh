@@ -6,7 +6,7 @@ requirements=$1 venv=$2
 shift 2
 python3 -m venv "$venv"
 # Of nilearn the template alone is read: what it needs for the rest would be another 200 MB.
-grep -v '^nilearn\|^pandas' "$requirements" > "$venv/wanted.txt"
+grep -v '^nilearn' "$requirements" > "$venv/wanted.txt"
 nilearn=$(grep -o '^nilearn[^ ]*' "$requirements")
 "$venv/bin/pip" install --no-cache-dir --disable-pip-version-check -r "$venv/wanted.txt" "$@"
 "$venv/bin/pip" install --no-cache-dir --disable-pip-version-check --no-deps "$nilearn"

@@ -87,7 +87,8 @@ def digest(files):
 def make_subject(index, folder, anatomies, lesions, seed):
     """Write scan and mask of one subject, unless both exist."""
     site = index % SITES
-    image_file, mask_file = atlas_files(folder, f"R{site + 1:03d}", index // SITES + 1)
+    # P for painted: no subject of ATLAS has such a name, so that none is taken for another.
+    image_file, mask_file = atlas_files(folder, f"P{site + 1:03d}", index // SITES + 1)
     if image_file.exists() and mask_file.exists():
         return
     rng = np.random.default_rng([seed, PARTS_DATASET, index])
