@@ -25,7 +25,12 @@ def add_arguments(parser):
     parser.add_argument("output_dir", type=Path, metavar="OUT_DIR")
     parser.add_argument("level", choices=("participant", "group"))
     parser.add_argument(
-        "--participant-label", nargs="+", default=[], metavar="LABEL", help="default: all"
+        "--participant-label",
+        "--participant_label",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="default: all",
     )
     parser.add_argument("--session", nargs="+", default=[], metavar="LABEL", help="default: all")
     parser.add_argument(
@@ -39,7 +44,7 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from prediction.bids import claim_derivatives, plan_data_set, save_tables
+    from prediction.bids import claim_derivatives, plan_data_set, save_tables, taking_turns
     from prediction.box import default_weights
     from prediction.decisions import read_decisions
     from prediction.review_page import check_page, save_page
@@ -49,7 +54,8 @@ def main(argv=None):
         source, output, arguments.participant_label, arguments.session
     )
     make_folder(output)
-    claim_derivatives(output, source)
+    with taking_turns(output):
+        claim_derivatives(output, source)
     check_page(output)
     read_decisions(output)
     if arguments.level == "participant":
@@ -66,8 +72,9 @@ def main(argv=None):
         problems += predict_scans(planned, weights, options, with_probability=True)
     from prediction.group_pictures import save_group_pictures
 
-    problems += save_group_pictures(save_tables(output), output)
-    page = save_page(output)
+    with taking_turns(output):
+        problems += save_group_pictures(save_tables(output), output)
+        page = save_page(output)
     for problem in problems:
         print(f"left out {problem}")
     if page:

@@ -6,25 +6,29 @@ Writes  OUT_DIR/decisions.tsv; and with --mend, beside each mask that was accept
         not named as BIDS has it), with who and when in its json file
 
 Without --mend it serves the page on this machine until Ctrl-C. With --mend it opens the masks to be
-mended, one by one, in ITK-SNAP, FSLeyes or $MASK_EDITOR. prep.py takes the results as training data:
-atlas.mask_suffix=_label-L_desc-manual_mask.
+mended, one by one, in ITK-SNAP, FSLeyes or $MASK_EDITOR. prep.py takes the results as training data, by
+atlas.mask_suffix=_label-L_desc-manual_mask (of other names _T1w_manual_mask).
 
     python review.py masks
     python review.py masks --mend
 """
 
+import threading
 import webbrowser
 from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
-from system.files import InputError
+from system.files import InputError, Problem
 
 
 def add_arguments(parser):
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument(
         "--mend", action="store_true", help="open the masks to be mended, keep the accepted ones"
+    )
+    parser.add_argument(
+        "--scans", type=Path, metavar="BIDS_DIR", help="the data set, where it was moved since"
     )
     parser.add_argument("--port", type=int, default=0, help="default: any that is free")
 
@@ -35,23 +39,31 @@ def main(argv=None):
     from prediction.review_page import find_masks
 
     folder = arguments.folder
-    masks = find_masks(folder)
+    masks = find_masks(folder, arguments.scans)
     if not masks:
         raise InputError(f"{folder}: holds no mask of predict.py or participant.py; name another")
     decisions = read_decisions(folder)
     if arguments.mend:
-        return mend(masks, decisions)
+        return mend_all(masks, decisions)
     return serve(folder, masks, arguments.port)
 
 
-def mend(masks, decisions):
-    """Mend and keep what was decided so."""
-    from prediction.mending import find_editor, keep_judged, waiting
+def mend_all(masks, decisions):
+    """Keep what was accepted, then open what is to be mended."""
+    from prediction.mending import find_editor, keep_accepted, masks_to_mend, mend
 
-    command = find_editor() if waiting(masks, decisions) else None
-    lines, problems = keep_judged(masks, decisions, command)
-    for line in lines or ["nothing to do: no mask was newly accepted or is to be mended"]:
+    lines, problems = keep_accepted(masks, decisions)
+    for line in lines:
         print(line)
+    to_mend = masks_to_mend(masks, decisions)
+    command = find_editor() if to_mend else None
+    for judged in to_mend:
+        try:
+            print(mend(judged, command))
+        except InputError as error:
+            problems.append(Problem.of(error, judged.mask))
+    if not lines and not to_mend and not problems:
+        print("nothing to do: no mask was newly accepted or is to be mended")
     for problem in problems:
         print(f"left out {problem}")
     return 1 if problems else 0
@@ -72,9 +84,10 @@ def serve(folder, masks, port):
         server = ReviewServer(folder, masks, make_viewer, port)
     except (OSError, OverflowError) as error:
         raise InputError(f"--port {port}: {error}; choose another") from None
-    with server:
+    with server, server.way_in() as page:
         print(f"open {server.address}  (Ctrl-C ends it)", flush=True)
-        webbrowser.open(server.address)
+        # In a thread: a browser in the terminal would wait for the server, and the server for it.
+        threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
         server.serve_forever()
 
 

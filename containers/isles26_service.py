@@ -47,6 +47,9 @@ class Predictor:
     def predict(self):
         """Predict the scan that lies in the input folder; return what was found in it."""
         with self.lock, tempfile.TemporaryDirectory() as folder:
+            # Whatever comes, no reader finds the results of the scan before.
+            for kind in IMAGES.values():
+                (self.output / "images" / kind / "output.mha").unlink(missing_ok=True)
             file = find_image(self.input / "images" / "t1-brain-mri")
             image = read_image(file)
             scan = Path(folder, "scan.nii.gz")
@@ -105,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/invoke":
             return self.answer(404, {"error": "GET /health, POST /invoke"})
         length = self.headers.get("Content-Length") or "0"
-        if not length.isdigit() or int(length) > LARGEST_REQUEST:
+        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_REQUEST:
             self.close_connection = True
             return self.answer(413, {"error": "the request must be empty or short"})
         self.rfile.read(int(length))

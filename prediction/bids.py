@@ -8,10 +8,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from prediction.outputs import BIDS_NAME, Outputs, read_facts
+from prediction.outputs import BIDS_NAME, Outputs, read_facts, sidecar
 from scans.find import NIFTI_ENDINGS, stem_of
 from scans.template import AFFINE
 from system.files import InputError, Problem, load_json, refuse_foreign, save_json, whole_file
+from system.locks import waiting_for_lock
 
 SPACE = "MNI152NLin2009aSym"
 TEMPLATE = "https://www.bic.mni.mcgill.ca/~vfonov/icbm/2009/mni_icbm152_nlin_sym_09a_nifti.zip"
@@ -24,6 +25,7 @@ IGNORED = (
     "scans.*",
     "decisions.tsv",
     "report.html",
+    ".*",
 )
 README = """# Lesions outlined by Lacuna
 
@@ -36,9 +38,11 @@ Made by `participant.py`; dataset_description.json says from what.
 - `lesions.tsv`: a row a lesion; `scans.tsv`: a row a scan, with why a mask may be wrong.
 - `figures/`: a picture a scan, and two of all.
 
-No mask here was checked by a person. Not for diagnosis.
+A mask is a program's guess until a person has looked at it: decisions.tsv says who did, and
+`*_desc-manual_mask` is what was accepted or mended. Not for diagnosis.
 """
-MASK = {"Type": "Lesion", "Description": "lesions outlined by a U-Net, checked by nobody"}
+GENERATED = {"Name": "Lacuna", "Description": "outlines of lesions by participant.py"}
+MASK = {"Type": "Lesion", "Description": "lesions as a U-Net outlined them"}
 PROBABILITY = {"Description": "probability of lesion; 0 everywhere where the mask is empty"}
 # RAS, as here, to LPS, as ITK has it, and back.
 _FLIP = np.diag([-1.0, -1, 1, 1])
@@ -110,11 +114,6 @@ class BidsOutputs(Outputs):
         return {"Sources": [where], "SpatialReference": TEMPLATE if on_template else where}
 
 
-def sidecar(path):
-    """Name the json file that describes an image."""
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-
-
 def as_itk(to_scan):
     """Write a transform as ITK's text, for `antsApplyTransforms -i SCAN -r TEMPLATE`.
 
@@ -165,11 +164,14 @@ def plan_data_set(folder, output, participants=(), sessions=()):
         labels = [part for part in file.relative_to(folder).parts if part[:4] in ("sub-", "ses-")]
         if not named or named[1].split("_")[: len(labels) - 1] != labels[:-1]:
             problems.append(Problem(str(file), "not named as BIDS names a scan of this folder"))
-        elif (outputs := _outputs(file, folder, output, named[1])).mask in taken:
-            reason = f"its mask would overwrite that of {taken[outputs.mask]}"
+            continue
+        outputs = _outputs(file, folder, output, named[1])
+        places = (*outputs.results, outputs.facts)
+        if other := next((taken[place] for place in places if place in taken), None):
+            reason = f"its results would overwrite those of {other}; leave one of the two out"
             problems.append(Problem(str(file), reason))
         else:
-            taken[outputs.mask] = file
+            taken |= dict.fromkeys(places, file)
             planned.append(outputs)
     if not planned:
         raise InputError(str(problems[0]) if problems else f"{folder}: no T1w scan of these labels")
@@ -207,13 +209,18 @@ def _outputs(file, folder, output, entities):
     )
 
 
+def taking_turns(output):
+    """Let one of several jobs after another write what is of the whole data set."""
+    return waiting_for_lock(output / ".participant.lock")
+
+
 def claim_derivatives(output, source):
     """Write what a derivative data set needs: its description, and what validators are to pass over.
 
     A folder that holds another data set raises an `InputError`.
     """
     file = output / "dataset_description.json"
-    ours = file.is_file() and '"Lacuna"' in file.read_text("utf-8", "replace")
+    ours = file.is_file() and GENERATED["Description"] in file.read_text("utf-8", "replace")
     names = [f"{stem}.{ending}" for stem in ("lesions", "scans") for ending in ("tsv", "json")]
     names += ["dataset_description.json", ".bidsignore", "README.md"]
     refuse_foreign(output, names, ours, "participant.py")
@@ -228,7 +235,7 @@ def claim_derivatives(output, source):
             "Name": f"Lesions of {about.get('Name', source.resolve().name)}",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "Lacuna", "Description": "lesions outlined by a U-Net"}],
+            "GeneratedBy": [GENERATED],
             "SourceDatasets": [origin],
             "DatasetLinks": {"raw": source.resolve().as_uri()},
         }
@@ -272,10 +279,11 @@ def save_tables(output):
     everything = [
         read_facts(path) for path in sorted(output.glob("sub-*/**/*_desc-lesion_mask.json"))
     ]
-    everything = [facts for facts in everything if "prediction" in facts]
+    # Of predict.py, in the same folder, there may be others.
+    everything = [f for f in everything if "prediction" in f and _raw(f) is not None]
     scans, lesions = [], []
     for facts in everything:
-        raw = facts["Sources"][0].removeprefix("bids:raw:")
+        raw = _raw(facts)
         labels = {part[:4]: part for part in Path(raw).parts[:-1]}
         name = {
             "participant_id": labels["sub-"],
@@ -297,6 +305,12 @@ def save_tables(output):
             output / f"{stem}.json", {name: {"Description": text} for name, text in columns.items()}
         )
     return everything
+
+
+def _raw(facts):
+    """Return the scan that a mask is of, below its data set, or None."""
+    source = next(iter(facts.get("Sources", ())), "")
+    return source.removeprefix("bids:raw:") if source.startswith("bids:raw:sub-") else None
 
 
 def _cell(value):

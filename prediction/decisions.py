@@ -6,15 +6,19 @@ from datetime import datetime
 from pathlib import Path
 
 from system.files import InputError, whole_file
+from system.locks import waiting_for_lock
 
 FILE = "decisions.tsv"
-WORDS = ("accept", "mend", "reject")
+DECISIONS = ("accept", "mend", "reject")
+COLUMNS = ("mask", "decision", "content", "by", "when")
 ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # names of files are bytes
-COLUMNS = ("mask", "decision", "by", "when")
 
 
 def read_decisions(folder):
-    """Read the decisions in a folder: rows by mask; a table of the page has two columns alone.
+    """Read the decisions in a folder: rows by mask, with whatever columns a person added.
+
+    ``content`` is the hash of the mask that the decision is about; empty where it is not known, as
+    in a table that a person wrote.
 
     Raises
     ------
@@ -25,41 +29,55 @@ def read_decisions(folder):
     if not path.exists():
         return {}
     try:
+        # Excel begins a file by a mark of its encoding.
         with path.open(newline="", **ENCODING) as file:
             rows = list(csv.reader(file, csv.excel_tab))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); repair or delete it") from None
-    if not rows or not {"mask", "decision"} <= set(rows[0]):
+    head = [name.removeprefix("\ufeff") for name in rows[0]] if rows else []
+    if not {"mask", "decision"} <= set(head):
         raise InputError(f"{path}: has no columns mask and decision; repair or delete it")
     decisions = {}
     for number, cells in enumerate(rows[1:], 2):
-        row = dict(zip(rows[0], cells, strict=False))
-        if row.get("decision") not in WORDS:
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(head, cells, strict=False))
+        if not any(cells):
+            continue
+        if not row["mask"] or row["decision"] not in DECISIONS:
             raise InputError(
-                f"{path}: line {number}: the decision must be {', '.join(WORDS)}; repair the line"
+                f"{path}: line {number}: must have a mask, and as decision {', '.join(DECISIONS)}; "
+                "repair the line"
             )
-        decisions[row["mask"]] = {name: row.get(name, "") for name in COLUMNS}
+        decisions[row["mask"]] = row
     return decisions
 
 
-def words_of(decisions):
-    """Return the decision by mask."""
-    return {mask: row["decision"] for mask, row in decisions.items()}
+def words_of(decisions, masks):
+    """Return the decision by mask, of those masks that are still what was decided about."""
+    rows = {judged.name: decisions.get(judged.name) for judged in masks}
+    contents = {judged.name: judged.content for judged in masks}
+    return {
+        name: row["decision"]
+        for name, row in rows.items()
+        if row and row["content"] in ("", contents[name])
+    }
 
 
-def decide(folder, mask, word):
-    """Write down a decision, or take it back where `word` is empty."""
-    decisions = read_decisions(folder)
-    decisions.pop(mask, None)
-    if word:
-        decisions[mask] = dict(zip(COLUMNS, (mask, word, *signature()), strict=True))
-    with (
-        whole_file(Path(folder, FILE)) as temporary,
-        temporary.open("w", newline="", **ENCODING) as file,
-    ):
-        table = csv.DictWriter(file, COLUMNS, dialect=csv.excel_tab, lineterminator="\n")
-        table.writeheader()
-        table.writerows(decisions.values())
+def decide(folder, judged, decision):
+    """Write down a decision about a mask, or take it back where `decision` is empty."""
+    with waiting_for_lock(Path(folder, f".{FILE}.lock")):
+        decisions = read_decisions(folder)
+        earlier = decisions.pop(judged.name, {})
+        if decision:
+            values = (judged.name, decision, judged.content, *signature())
+            decisions[judged.name] = earlier | dict(zip(COLUMNS, values, strict=True))
+        columns = dict.fromkeys([*COLUMNS, *(name for row in decisions.values() for name in row)])
+        with (
+            whole_file(Path(folder, FILE)) as temporary,
+            temporary.open("w", newline="", **ENCODING) as file,
+        ):
+            table = csv.DictWriter(file, columns, dialect=csv.excel_tab, lineterminator="\n")
+            table.writeheader()
+            table.writerows(decisions.values())
 
 
 def signature():

@@ -71,7 +71,6 @@ def save_map(count, participants, path):
     bar.locator.set_params(integer=True)
     people = "1 participant" if participants == 1 else f"{participants} participants"
     figure.suptitle(f"Where the lesions of {people} lie", color="white", fontsize=13)
-    path.parent.mkdir(exist_ok=True)
     save_figure(figure, path, 110)
 
 
@@ -92,5 +91,4 @@ def save_volumes(rows, path):
     without = np.count_nonzero(volumes == 0)
     title = f"{len(rows)} scans: median {np.median(volumes):.1f} ml, {without} without lesion"
     panel.set_title(title, loc="left", fontweight="bold")
-    path.parent.mkdir(exist_ok=True)
     save_figure(figure, path, 110)

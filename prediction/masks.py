@@ -128,7 +128,8 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     if NO_ORIENTATION in volume.warnings:
         row |= {"left_ml": None, "right_ml": None}
     row["similarity"] = round(seen.alignment.similarity, 3) if seen.alignment else None
-    row["certainty"] = round(certainty(probability, mask), 3)
+    seen_by_mask = empty_ends(probability, volume, seen.alignment, ends)
+    row["certainty"] = round(certainty(seen_by_mask, mask), 3)
     row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
     return Prediction(
         outputs=outputs,
@@ -140,6 +141,7 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
         aligned=seen.volume.voxels if seen.alignment and seen.alignment.doubts else None,
         made_from=outputs.made_from(options),
         row=row,
+        warnings=warnings,
         lesions=describe_lesions(mask, seen),
     )
 

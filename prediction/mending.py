@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from prediction.decisions import signature, words_of
-from prediction.outputs import BIDS_NAME, read_facts
+from prediction.outputs import BIDS_NAME, sidecar
 from scans.nifti import save_nifti
 from scans.volumes import load_mask, load_volume, read_voxels, to_original_grid
-from system.files import InputError, OutputError, Problem, file_hash, load_json, save_json
+from system.files import InputError, Problem, file_hash, load_json, save_json, whole_file
 
 # What people draw masks with, and how each is given a scan and its mask.
 EDITORS = {
@@ -61,114 +61,116 @@ def manual_file(mask):
     return mask.with_name(f"{stem}.nii.gz")
 
 
-def keep_judged(masks, decisions, command=None):
-    """Keep accepted masks, and with an editor's `command` those that a person mends now.
+def draft_file(mask):
+    """Name the file that a person draws in, until it is taken over."""
+    file = manual_file(mask)
+    return file.with_name(file.name.replace("manual", "draft"))
+
+
+def keep_accepted(masks, decisions):
+    """Keep accepted masks beside the predicted ones; return lines and problems.
 
     `masks` are from `prediction.review_page.find_masks`, `decisions` from `read_decisions`. Of a
-    mask that is no longer accepted what was kept of it goes, unless a person changed it. Returns
-    lines about what was done, and the problems.
+    mask that is not accepted any more what was kept goes; what a person drew stays.
     """
-    words, lines, problems = words_of(decisions), [], []
+    decided, lines, problems = words_of(decisions, masks), [], []
     for judged in masks:
-        word, file = words.get(judged.name), manual_file(judged.mask)
+        file = manual_file(judged.mask)
         try:
-            if word == "accept":
-                if _take_over(judged, file):
-                    lines.append(f"{file.name}: accepted as it was predicted")
-            elif word == "mend":
-                if file.exists() and not _is_copy(file):
-                    continue
-                if command and _mend(judged, file, command):
-                    lines.append(f"{file.name}: mended")
-                elif command:
-                    lines.append(f"{judged.name}: not changed, so it is still to be mended")
-            elif _is_copy(file):
-                for path in (file, _sidecar(file)):
-                    path.unlink()
-                lines.append(f"{file.name}: deleted, as it is no longer accepted")
-        except (InputError, OutputError) as error:
+            kind = _kind(file)
+            if kind == "accepted" and (
+                decided.get(judged.name) != "accept" or file_hash(file) != file_hash(judged.mask)
+            ):
+                file.unlink()
+                sidecar(file).unlink()
+                lines.append(f"{file.name}: deleted, as its mask is not accepted any more")
+                kind = None
+            if decided.get(judged.name) == "accept" and kind is None:
+                _take_over(judged, file, judged.mask.read_bytes(), "accepted")
+                lines.append(f"{file.name}: accepted as it was predicted")
+            elif decided.get(judged.name) == "accept" and kind == "foreign":
+                raise InputError(
+                    f"{file}: is there already, so it stays; move it to accept the mask"
+                )
+            elif decided.get(judged.name) == "reject" and kind in ("mended", "foreign"):
+                lines.append(
+                    f"{file.name}: stays, though its mask is rejected; delete it if it is wrong"
+                )
+        except (InputError, OSError) as error:
             problems.append(Problem.of(error, judged.mask))
     return lines, problems
 
 
-def waiting(masks, decisions):
+def masks_to_mend(masks, decisions):
     """Return the masks that are to be mended and are not yet."""
-    words = words_of(decisions)
-    return [
-        judged
-        for judged in masks
-        if words.get(judged.name) == "mend"
-        and (not manual_file(judged.mask).exists() or _is_copy(manual_file(judged.mask)))
-    ]
+    decided = words_of(decisions, masks)
+    chosen = [judged for judged in masks if decided.get(judged.name) == "mend"]
+    return [judged for judged in chosen if not manual_file(judged.mask).exists()]
 
 
-def _sidecar(file):
-    return file.with_name(file.name.removesuffix(".nii.gz") + ".json")
+def mend(judged, command):
+    """Open a mask in an editor by its command, keep the result, and return a line about it.
 
+    The person draws in a file beside the mask, which stays until its content was taken over.
 
-def _is_copy(file):
-    """Say whether a file is an accepted mask as `_take_over` wrote it."""
-    if not (file.exists() and _sidecar(file).exists()):
-        return False
-    about = load_json(_sidecar(file), "repair or delete it")
-    return isinstance(about, dict) and about.get("Copy") == file_hash(file)
-
-
-def _about(judged, file, how):
-    who, when = signature()
-    about = {
-        "Type": "Lesion",
-        "Manual": True,
-        "Description": f"{how} by a person",
-        "Sources": [*read_facts(_sidecar(judged.mask)).get("Sources", [])],
-        "PredictedMask": judged.mask.name,
-        "By": who,
-        "When": when,
-    }
-    save_json(_sidecar(file), about | ({"Copy": file_hash(file)} if how == "accepted" else {}))
-
-
-def _take_over(judged, file):
-    """Copy an accepted mask; False where that was done already."""
-    if _is_copy(file):
-        return False
-    if file.exists():
-        raise InputError(
-            f"{file}: is there already, so it stays; move it to accept the predicted mask"
-        )
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".") as folder:
-        copy = Path(folder, file.name)
-        shutil.copyfile(judged.mask, copy)
-        copy.replace(file)
-    _about(judged, file, "accepted")
-    return True
-
-
-def _mend(judged, file, command):
-    """Open a mask in the editor and keep the result; False where nothing was changed."""
+    Raises
+    ------
+    InputError
+        If the scan is gone, the editor fails, or the result is no mask of the scan.
+    """
+    file, draft = manual_file(judged.mask), draft_file(judged.mask)
     if not judged.scan.is_file():
-        raise InputError(f"{judged.scan}: not found, so its mask cannot be mended; bring it back")
+        raise InputError(f"{judged.scan}: not found; say by --scans where the data set is now")
     scan = load_volume(judged.scan)
-    before = load_mask(judged.mask, None, scan)
+    if not draft.exists():
+        with whole_file(draft) as temporary:
+            shutil.copyfile(judged.mask, temporary)
+    places = {"{scan}": str(judged.scan), "{mask}": str(draft)}
+    words = [re.sub(r"\{scan\}|\{mask\}", lambda m: places[m[0]], word) for word in command]
+    try:
+        code = subprocess.run(words).returncode
+    except OSError as error:
+        raise InputError(f"{command[0]}: cannot be run ({error.strerror})") from None
+    if code:
+        raise InputError(f"{command[0]} ended with {code}; what was drawn is in {draft}, try again")
+    mask = load_mask(draft, None, scan)
+    if np.array_equal(mask, load_mask(judged.mask, None, scan)):
+        return f"{draft}: not changed, so the mask is still to be mended"
+    # On the grid of the predicted mask, whatever the editor made of the header.
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, file.name)
-        shutil.copyfile(judged.mask, copy)
-        words = [
-            word.replace("{scan}", str(judged.scan)).replace("{mask}", str(copy))
-            for word in command
-        ]
-        try:
-            code = subprocess.run(words).returncode
-        except OSError as error:
-            raise InputError(f"{command[0]}: cannot be run ({error.strerror})") from None
-        if code:
-            raise InputError(
-                f"{command[0]} ended with {code}, so its result was not kept; try again"
-            )
-        mask = load_mask(copy, None, scan)
-        # Refused before, were it of another grid: so only its own header may differ.
-        if np.array_equal(mask, before):
-            return False
-        save_nifti(to_original_grid(mask, read_voxels(judged.mask)), file, compresslevel=6)
-    _about(judged, file, "mended")
-    return True
+        made = Path(folder, file.name)
+        save_nifti(to_original_grid(mask, read_voxels(judged.mask)), made, compresslevel=6)
+        _take_over(judged, file, made.read_bytes(), "mended")
+    draft.unlink()
+    return f"{file.name}: mended"
+
+
+def _take_over(judged, file, content, how):
+    """Write a mask and, before it is there, what is known of it."""
+    who, when = signature()
+    of_mask = ("Sources", "SpatialReference")
+    with whole_file(file) as temporary:
+        temporary.write_bytes(content)
+        about = {
+            "Type": "Lesion",
+            "Manual": True,
+            "Description": f"{how} by a person",
+            **{name: judged.facts[name] for name in of_mask if name in judged.facts},
+            "PredictedMask": judged.mask.name,
+            "By": who,
+            "When": when,
+            "Decision": how,
+            "Content": file_hash(temporary),
+        }
+        save_json(sidecar(file), about)
+
+
+def _kind(file):
+    """Say what stands in the place of a manual mask: accepted or mended here, foreign, or None."""
+    if not file.exists():
+        return None
+    if not sidecar(file).exists():
+        return "foreign"
+    about = load_json(sidecar(file), "repair or delete it")
+    ours = isinstance(about, dict) and about.get("Content") == file_hash(file)
+    return about.get("Decision") if ours else "foreign"

@@ -94,6 +94,11 @@ class Outputs:
             path.unlink(missing_ok=True)
 
 
+def sidecar(path):
+    """Name the json file that describes an image."""
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
 def read_facts(path):
     """Read the json file of a scan's results; empty where it is missing or is none of ours."""
     try:

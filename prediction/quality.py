@@ -90,18 +90,26 @@ def describe_lesions(mask, seen):
     voxel_ml = float(np.prod(seen.scan.spacing_mm)) / 1000
     on_template = seen.alignment or is_on_template(seen.scan.voxels.shape, seen.scan.affine)
     told = NO_ORIENTATION not in seen.scan.warnings
+    voxels = np.argwhere(labels)
+    numbers = labels[tuple(voxels.T)]
+    corner = [axis.start or 0 for axis in box]
+    places = apply_affine(AFFINE @ seen.to_seen, voxels + corner)
+    # All lesions at once: there may be hundreds.
+    count = np.maximum(sizes, 1)
+    sums = [np.bincount(numbers, column, sizes.size + 1)[1:] for column in places.T]
+    centres = (np.stack(sums, axis=-1) / count[:, None]).round(1)
+    left, right = (
+        np.bincount(numbers, on_side, sizes.size + 1)[1:] / count
+        for on_side in (places[:, 0] < 0, places[:, 0] > 0)
+    )
     lesions = []
-    for number in np.argsort(-sizes, kind="stable"):
-        voxels = np.argwhere(labels == number + 1) + [axis.start for axis in box]
-        places = apply_affine(AFFINE @ seen.to_seen, voxels)
-        left, right = (places[:, 0] < 0).mean(), (places[:, 0] > 0).mean()
-        side = "left" if left >= 0.9 else "right" if right >= 0.9 else "both"
-        centre = places.mean(axis=0).round(1)
-        lesion = {"volume_ml": round(float(sizes[number]) * voxel_ml, 4)}
-        lesion |= {"side": side if on_template and told else None}
-        for axis, mm in zip("xyz", centre, strict=True):
-            lesion[f"{axis}_mm"] = float(mm) if on_template and (told or axis != "x") else None
-        lesions.append(lesion)
+    for lesion in np.argsort(-sizes, kind="stable"):
+        side = "left" if left[lesion] >= 0.9 else "right" if right[lesion] >= 0.9 else "both"
+        row = {"volume_ml": round(float(sizes[lesion]) * voxel_ml, 4)}
+        row |= {"side": side if on_template and told else None}
+        for axis, mm in zip("xyz", centres[lesion], strict=True):
+            row[f"{axis}_mm"] = float(mm) if on_template and (told or axis != "x") else None
+        lesions.append(row)
     return lesions
 
 

@@ -25,36 +25,42 @@ class Judged:
     scan: Path
     facts: dict
 
+    @property
+    def content(self):
+        """The hash of the mask as it was predicted: a decision is about this one alone."""
+        return self.facts["files"].get(self.mask.name)
 
-def find_masks(folder):
+
+def find_masks(folder, scans=None):
     """List the masks that were predicted into a folder, the most doubtful first.
 
     That is the one with the most warnings; among equals the one that the network is least sure of.
+    `scans` is the BIDS data set that they were made from, where it lies elsewhere now.
     """
     found = []
     for file in sorted(Path(folder).rglob("*.json")):
         facts = read_facts(file)
-        mask = file.with_suffix(".nii.gz")
+        mask = file.with_name(f"{file.stem}.nii.gz")
         if "prediction" not in facts or not mask.is_file():
             continue
         pictures = (file.with_suffix(".png"), file.parent.parent / "figures" / f"{file.stem}.png")
         picture = next((path for path in pictures if path.is_file()), pictures[0])
+        scan = Path(facts["made_from"]["scan"])
+        source = next(iter(facts.get("Sources", ())), "")
+        if scans and source.startswith("bids:raw:"):
+            scan = Path(scans, source.removeprefix("bids:raw:"))
         name = mask.relative_to(folder).as_posix()
-        found.append(Judged(name, mask, picture, Path(facts["made_from"]["scan"]), facts))
+        found.append(Judged(name, mask, picture, scan, facts))
     return sorted(found, key=_doubt)
 
 
 def _doubt(judged):
-    row = judged.facts["prediction"]
-    return -len(_warnings(row)), row.get("certainty") or 0, judged.name
-
-
-def _warnings(row):
-    return [warning for warning in (row.get("warnings") or "").split("; ") if warning]
+    certainty = judged.facts["prediction"].get("certainty") or 0
+    return -len(judged.facts.get("warnings", ())), certainty, judged.name
 
 
 def make_page(masks, folder, decisions, served):
-    """Return the page as text; `served` by review.py it saves decisions at once."""
+    """Return the page as text; `served` by review.py it saves decisions, of `read_decisions`, at once."""
     scans = [
         {
             "number": number,
@@ -65,11 +71,13 @@ def make_page(masks, folder, decisions, served):
             "lesions": judged.facts["prediction"]["lesions"],
             "volume": judged.facts["prediction"]["volume_ml"],
             "certainty": judged.facts["prediction"].get("certainty"),
-            "warnings": _warnings(judged.facts["prediction"]),
+            "warnings": judged.facts.get("warnings", []),
+            "content": judged.content,
         }
         for number, judged in enumerate(masks)
     ]
-    data = json.dumps({"scans": scans, "decisions": decisions, "served": served})
+    words = words_of(decisions, masks)
+    data = json.dumps({"scans": scans, "decisions": words, "served": served})
     # So that no name of a file can end the script that holds it.
     return TEMPLATE.read_text("utf-8").replace("DATA", data.replace("<", "\\u003c"), 1)
 
@@ -83,7 +91,7 @@ def check_page(folder):
 
 def save_page(folder):
     """Write the page of a folder, to be opened as a file; return its path, None without any mask."""
-    masks, decisions = find_masks(folder), words_of(read_decisions(folder))
+    masks, decisions = find_masks(folder), read_decisions(folder)
     if not masks:
         return None
     path = Path(folder, PAGE)

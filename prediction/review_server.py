@@ -1,14 +1,16 @@
 """The review page on the loopback: what it shows, and each decision saved at once."""
 
+import contextlib
 import json
 import secrets
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
-from prediction.decisions import WORDS, decide, read_decisions, words_of
+from prediction.decisions import DECISIONS, decide, read_decisions
 from prediction.review_page import make_page
-from system.files import InputError
 
 LARGEST_REQUEST = 1 << 16
 LONGEST_SILENCE = 20  # seconds until a client is hung up on
@@ -30,12 +32,21 @@ class ReviewServer(ThreadingHTTPServer):
     def __init__(self, folder, masks, make_viewer, port=0):
         super().__init__(("127.0.0.1", port), Handler)
         self.folder, self.masks, self.make_viewer = folder, masks, make_viewer
+        self.by_name = {judged.name: judged for judged in masks}
         self.token, self.lock = secrets.token_urlsafe(16), threading.Lock()
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
 
     @property
     def address(self):
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+    @contextlib.contextmanager
+    def way_in(self):
+        """Give a file that leads to the page: others can read a browser's command line, not this."""
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder, "review.html")
+            page.write_text(f'<meta http-equiv="refresh" content="0; url={self.address}">')
+            yield page
 
     def handle_error(self, request, client_address):
         """Say in one line what broke in a request; the next one is served."""
@@ -47,48 +58,56 @@ class Handler(BaseHTTPRequestHandler):
     timeout = LONGEST_SILENCE
 
     def do_GET(self):
-        asked = self.asked()
+        self.attempt(self.get)
+
+    def do_POST(self):
+        self.attempt(self.post)
+
+    def attempt(self, answer):
+        """Answer a request; whatever breaks is said, and the next one is served."""
+        try:
+            answer()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self.refuse(500, f"{error}" or type(error).__name__)
+
+    def get(self):
+        server, asked = self.server, self.asked()
+        judged = self.judged(asked) if asked else None
         if asked == [""]:
-            with self.server.lock:
-                decisions = words_of(read_decisions(self.server.folder))
-            page = make_page(self.server.masks, self.server.folder, decisions, served=True)
+            page = make_page(
+                server.masks, server.folder, read_decisions(server.folder), served=True
+            )
             self.answer(200, page.encode(), "text/html; charset=utf-8")
-        elif asked and asked[0] == "picture" and (judged := self.judged(asked)):
-            if judged.picture.is_file():
-                self.answer(200, judged.picture.read_bytes(), "image/png")
-            else:
-                self.refuse(404, f"{judged.picture}: not found")
-        elif asked and asked[0] == "viewer" and (judged := self.judged(asked)):
-            try:
-                page = self.server.make_viewer(judged)
-            except InputError as error:
-                return self.refuse(422, str(error))
+        elif judged and asked[0] == "picture" and judged.picture.is_file():
+            self.answer(200, judged.picture.read_bytes(), "image/png")
+        elif judged and asked[0] == "viewer":
+            # One at a time: each holds a whole scan.
+            with server.lock:
+                page = server.make_viewer(judged)
             self.answer(200, page.encode(), "text/html; charset=utf-8", VIEWER_POLICY)
         else:
             self.refuse(404, "not found")
 
-    def do_POST(self):
+    def post(self):
         if self.asked() != ["decision"]:
             return self.refuse(404, "not found")
         length = self.headers.get("Content-Length") or ""
-        if not length.isdigit() or int(length) > LARGEST_REQUEST:
+        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_REQUEST:
             self.close_connection = True
             return self.refuse(413, "the request is too long")
         if self.headers.get("Content-Type") != "application/json":
             return self.refuse(415, "the request must be JSON")
         try:
             said = json.loads(self.rfile.read(int(length)))
-            mask, word = said["mask"], said["decision"]
-            known = word in ("", *WORDS) and mask in {judged.name for judged in self.server.masks}
+            judged = self.server.by_name.get(said["mask"])
+            known = judged and said["decision"] in ("", *DECISIONS)
         except (ValueError, TypeError, KeyError, RecursionError):
             known = False
         if not known:
             return self.refuse(400, "no decision about a mask of this folder")
-        try:
-            with self.server.lock:
-                decide(self.server.folder, mask, word)
-        except Exception as error:
-            return self.refuse(500, str(error))
+        decide(self.server.folder, judged, said["decision"])
         self.answer(200, b"{}", "application/json")
 
     def asked(self):

@@ -33,6 +33,7 @@ class Prediction:
     aligned: np.ndarray | None
     made_from: dict
     row: dict
+    warnings: list
     lesions: list
 
 
@@ -72,6 +73,7 @@ def save_prediction(prediction):
     facts = outputs.about_mask() | {
         "made_from": prediction.made_from,
         "prediction": row,
+        "warnings": prediction.warnings,
         "lesions": prediction.lesions,
         "files": files,
     }

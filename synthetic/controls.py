@@ -21,13 +21,14 @@ from scans.volumes import load_volume
 from synthetic.heads import CSF_GREY, GM_GREY, WM_GREY, enlarge
 from system.files import InputError, file_hash, whole_file
 
+FEWEST_LEVELS = 8  # in the brain; fewer are a mask
 _STORED_GREY = 150  # 8 bit then hold grey levels up to 1.7
 _STORED_MM = 2  # and distances of up to 63 mm, in halves
 
 
 def anatomy_file(path, folder):
     """Name the file that keeps the anatomy of a head, after the head's content."""
-    return Path(folder) / f"{file_hash(path)[:16]}.npz"
+    return Path(folder) / f"{file_hash(path)}.npz"
 
 
 def prepare_control(path, folder):
@@ -53,24 +54,26 @@ def prepare_control(path, folder):
     with whole_file(file) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
             stream,
+            voxel_mm=volume.spacing_mm.max(),
             grey=np.rint(np.clip(grey * _STORED_GREY, 0, 255)).astype(np.uint8),
             depth=np.rint(np.clip(depth_mm * _STORED_MM, -127, 127)).astype(np.int8),
         )
 
 
 def load_anatomy(file):
-    """Load what `prepare_control` kept: grey levels and depths, as `synthetic.heads.head` has them."""
+    """Load what `prepare_control` kept: an anatomy as `synthetic.heads.head` has it, and its voxels' mm."""
     with np.load(file) as stored:
-        grey, depth = stored["grey"], stored["depth"]
-    return np.stack([grey / np.float32(_STORED_GREY), depth / np.float32(_STORED_MM)], axis=-1)
+        grey, depth, voxel_mm = stored["grey"], stored["depth"], float(stored["voxel_mm"])
+    levels = (grey / np.float32(_STORED_GREY), depth / np.float32(_STORED_MM))
+    return np.stack(levels, axis=-1), voxel_mm
 
 
 def in_template_greys(voxels, path):
     """Return grey levels on the template's scale, and what is brain, of a head on its grid."""
     inside = binary_erosion(load_template().brain, iterations=3) & (voxels > 0)
+    if np.unique(voxels[inside][::7]).size < FEWEST_LEVELS:
+        raise InputError(f"{path}: is no T1-weighted scan of a whole brain; leave it out")
     low, high = np.percentile(voxels[inside], (1, 99.5))
-    if not high > low:
-        raise InputError(f"{path}: nothing is seen where its brain is; leave it out")
     # White matter is as bright everywhere, but for the shading of the scanner's coil.
     for _ in range(4):
         fluid_to_grey, grey_to_white = threshold_multiotsu(
@@ -93,7 +96,10 @@ def in_template_greys(voxels, path):
     ends = [0, csf, gm, wm, 2.2 * wm]
     grey = np.interp(voxels.ravel(), ends, [0, CSF_GREY, GM_GREY, WM_GREY, 1.6])
     grey = grey.reshape(voxels.shape).astype(np.float32)
-    return grey, find_brain(grey)
+    brain = find_brain(grey)
+    if not brain[inside].mean() > 0.5:
+        raise InputError(f"{path}: no brain can be told in it; leave it out")
+    return grey, brain
 
 
 def coarse_blur(voxels):
@@ -106,8 +112,8 @@ def find_brain(grey):
     half = (slice(None, None, 2),) * 3  # in steps of 2 mm
     tissue = (grey[half] > (CSF_GREY + GM_GREY) / 2) & (grey[half] < 1.15)
     pieces = label(binary_opening(tissue & brain_and_margin()[half], iterations=1))
-    largest = np.bincount(pieces.ravel())[1:].argmax() + 1
-    closed = binary_closing(np.pad(pieces == largest, 6), iterations=4)[6:-6, 6:-6, 6:-6]
+    sizes = np.bincount(pieces.ravel(), minlength=2)[1:]
+    closed = binary_closing(np.pad(pieces == sizes.argmax() + 1, 6), iterations=4)[6:-6, 6:-6, 6:-6]
     # At the vertex, far from the coil, tissue may be too dark to be told.
     core = binary_erosion(load_template().brain[half], iterations=3)
     return enlarge(binary_fill_holes(closed | core).astype(np.float32), grey.shape) > 0.5

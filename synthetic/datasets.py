@@ -106,7 +106,10 @@ def claim_folder(folder, seed, parts=None):
     }
     content |= parts or {}
     occupied = folder.is_dir() and any(folder.iterdir())
-    if occupied and load_json(description, "give demo.py folders of its own") != content:
+    found = load_json(description, "give demo.py folders of its own") if occupied else content
+    if not isinstance(found, dict) or found.get("Name") != content["Name"]:
+        raise InputError(f"{folder}: holds scans that demo.py did not make; give it another folder")
+    if found != content:
         same = f"seed {seed}" + (" and of these heads and lesions" if parts else "")
         raise InputError(f"{folder}: holds other scans than those of {same}; delete it first")
     save_json(description, content)

@@ -55,7 +55,8 @@ def fit_into(low, shape, allowed):
 
     Returns the box, a tuple of slices within the volume, and what is left of the shape in it.
     """
-    start, stop = np.maximum(low, 0), np.minimum(low + shape.shape, allowed.shape)
+    start = np.clip(low, 0, allowed.shape)
+    stop = np.clip(low + shape.shape, start, allowed.shape)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     within = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
     return box, shape[within] & allowed[box]
@@ -64,14 +65,19 @@ def fit_into(low, shape, allowed):
 def level_of(shape):
     """Say how deep in a shape each voxel lies: 0 at its core, 1 at its edge, above 1 outside."""
     depth = distance_transform_edt(np.pad(shape, 1))[1:-1, 1:-1, 1:-1].astype(np.float32)
-    return np.where(shape, 0.999 - np.minimum(depth / max(depth.max(), 1), 0.999), 9)
+    return np.where(shape, 0.999 - np.minimum(depth / max(depth.max(), 1), 0.999), 3)
 
 
 def draw_tissue(rng):
-    """Draw what a stroke left: a cavity, gliosis as dark as anything down to grey matter, or both."""
+    """Draw what a stroke left: a cavity, gliosis as dark as anything down to grey matter, or both.
+
+    One in twenty is bright throughout.
+    """
+    bright = rng.random() < 0.05
+    hollow = rng.choice([-1, rng.uniform(0.2, 0.9), 2], p=[0.35, 0.4, 0.25])
     return Tissue(
         cavity=rng.uniform(0, 0.4),
         gliosis=rng.uniform(0.1, 0.85),
-        hollow=rng.choice([-1, rng.uniform(0.2, 0.9), 2], p=[0.35, 0.4, 0.25]),
-        bright=rng.random() < 0.05,
+        hollow=2.0 if bright else hollow,
+        bright=bright,
     )

@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from scans.find import LOOKS_LIKE_A_MASK, NIFTI_ENDINGS, list_files, stem_of
+from scans.nifti import check_is_file
 from scans.template import AFFINE
 from synthetic.controls import anatomy_file, load_anatomy, prepare_control
 from synthetic.datasets import atlas_files, claim_folder, lesion_volume_ml, save_scan
 from synthetic.heads import head
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
 from synthetic.lesions import paint_lesion, paint_look_alikes, paint_region
-from synthetic.variety import draw_aged, draw_protocol, scan, take_off
+from synthetic.variety import blurred, draw_aged, draw_protocol, scan, sharpen, take_off
 from system.files import InputError, Problem, file_hash
 from system.parallel import CORES, attempt, in_parallel
 
 PARTS_DATASET = 2  # second word of every seed; see synthetic.datasets
 SITES = 10
 HEALTHY = 0.15  # share of the subjects that have no lesion
+SHARPNESS = 0.42  # SD of the blur that a voxel is, as a share of its side
 PIECES = (0.75, 0.18, 0.07)  # share of the others that have one, two and three of the shapes
 
 
@@ -40,7 +42,9 @@ def list_parts(paths, masks):
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: not found; give NIfTI files, or folders of them")
-        files = list_files(path)[0] if path.is_dir() else [path]
+        files, problems = list_files(path) if path.is_dir() else ([path], [])
+        if problems:
+            raise InputError(str(problems[0]))
         files = [file for file in files if file.name.endswith(NIFTI_ENDINGS)]
         if path.is_dir():
             files = [
@@ -49,6 +53,8 @@ def list_parts(paths, masks):
         if not files:
             kind = "lesion mask" if masks else "T1-weighted scan"
             raise InputError(f"{path}: holds no {kind} (.nii, .nii.gz); give another folder")
+        for file in files:
+            check_is_file(file)
         parts += files
     return parts
 
@@ -57,7 +63,8 @@ def make_from_parts(folder, heads, lesions, subjects, seed, processes=CORES):
     """Write `subjects` scans in the layout of ATLAS v2.0, with masks that are empty for the healthy.
 
     `heads` and `lesions` are from `list_parts`; where one is empty, the template is the head, or
-    lesions are drawn. Heads that cannot be used are left out; returns them as problems.
+    lesions are drawn. Heads that cannot be used, and subjects whose lesion mask cannot, are left out;
+    returns them as problems.
     """
     folder = Path(folder)
     sources = {"Heads": heads, "Lesions": lesions}
@@ -73,8 +80,11 @@ def make_from_parts(folder, heads, lesions, subjects, seed, processes=CORES):
     if heads and not anatomies:
         raise InputError(str(problems[0]))
     make = partial(make_subject, folder=folder, anatomies=anatomies, lesions=lesions, seed=seed)
-    for _ in in_parallel(make, list(range(subjects)), folder.name, processes):
-        pass
+    numbers = list(range(subjects))
+    made = in_parallel(partial(attempt, make), numbers, folder.name, processes)
+    for number, outcome in zip(numbers, made, strict=True):
+        if outcome.error:
+            problems.append(Problem.of(outcome.error, f"subject {number}"))
     return problems
 
 
@@ -86,27 +96,33 @@ def digest(files):
 
 def make_subject(index, folder, anatomies, lesions, seed):
     """Write scan and mask of one subject, unless both exist."""
-    site = index % SITES
+    # No more sites than there are heads or shapes, so that each has its own.
+    sites = min([SITES, *(len(parts) for parts in (anatomies, lesions) if parts)])
+    site = index % sites
     # P for painted: no subject of ATLAS has such a name, so that none is taken for another.
-    image_file, mask_file = atlas_files(folder, f"P{site + 1:03d}", index // SITES + 1)
+    image_file, mask_file = atlas_files(folder, f"P{site + 1:03d}", index // sites + 1)
     if image_file.exists() and mask_file.exists():
         return
     rng = np.random.default_rng([seed, PARTS_DATASET, index])
-    mine = [parts[site::SITES] or parts for parts in (anatomies, lesions)]
-    anatomy = load_anatomy(mine[0][rng.integers(len(mine[0]))]) if anatomies else head()[0]
-    voxels, mask = draw_subject(rng, anatomy, mine[1], lesion_volume_ml(index, seed))
+    heads, shapes = anatomies[site::sites], lesions[site::sites]
+    if heads:
+        anatomy, voxel_mm = load_anatomy(heads[rng.integers(len(heads))])
+    else:
+        anatomy, voxel_mm = head()[0], 1.0
+    voxels, mask = draw_subject(rng, anatomy, voxel_mm, shapes, lesion_volume_ml(index, seed))
     save_scan(image_file, voxels, AFFINE)
     save_scan(mask_file, mask, AFFINE)
 
 
-def draw_subject(rng, anatomy, lesions, volume_ml):
+def draw_subject(rng, anatomy, voxel_mm, lesions, volume_ml):
     """Draw one subject's scan, int16, and mask, uint8, on the template's grid.
 
-    `anatomy` is as `synthetic.heads.head` returns it. `lesions` are masks in MNI space; where there
-    are none, a lesion of `volume_ml` is drawn.
+    `anatomy` is as `synthetic.heads.head` returns it, from a scan with voxels of `voxel_mm`.
+    `lesions` are masks in MNI space; where there are none, a lesion of `volume_ml` is drawn.
     """
     protocol = draw_protocol(rng)
-    image, anatomy = draw_aged(rng, anatomy, protocol.scanner)
+    healthy, anatomy = draw_aged(rng, anatomy, protocol.scanner)
+    image = healthy.copy()
     paint_look_alikes(rng, image, anatomy, protocol.scanner)
     mask = np.zeros(image.shape, np.uint8)
     if rng.random() >= HEALTHY:
@@ -116,7 +132,10 @@ def draw_subject(rng, anatomy, lesions, volume_ml):
                 paint_shape(rng, image, mask, anatomy, protocol.scanner, shape)
         else:
             mask = paint_lesion(rng, image, anatomy, protocol.scanner, volume_ml)
-    voxels = scan(rng, image, protocol)
+    # What is painted must not be sharper than its head, or sharpness is what a network learns.
+    if voxel_mm > 1:
+        image = healthy + blurred(image - healthy, SHARPNESS * voxel_mm)
+    voxels = scan(rng, sharpen(rng, image), protocol)
     take_off(rng, voxels, anatomy, protocol)
     return voxels, mask
 

@@ -1,5 +1,6 @@
 """A lock that only one process holds, and that no dead process keeps."""
 
+import contextlib
 import os
 import socket
 from datetime import datetime
@@ -50,3 +51,17 @@ def take_lock(file, folder):
     lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {started},")
     lock.flush()
     return lock
+
+
+@contextlib.contextmanager
+def waiting_for_lock(file):
+    """Run the block while no other process does so; where the disk knows no locks, at once."""
+    with contextlib.ExitStack() as opened:
+        try:
+            lock = opened.enter_context(Path(file).open("a+"))
+        except OSError as error:
+            raise OutputError(cannot_write(file, error)) from error
+        if fcntl:
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,6 +1,7 @@
 """A BIDS data set in, derivatives that the official validator accepts out."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,13 @@ def test_every_scan_gets_its_derivatives_where_bids_has_them(done):
     assert done.code == 0
     found = {str(p.relative_to(done.output)) for p in done.output.rglob("*") if p.is_file()}
     expected = {
-        *("dataset_description.json", ".bidsignore", "README.md"),
+        *(
+            "dataset_description.json",
+            ".bidsignore",
+            "README.md",
+            ".participant.lock",
+            "report.html",
+        ),
         *("lesions.tsv", "lesions.json", "scans.tsv", "scans.json"),
         *("figures/where.png", "figures/volumes.png"),
     }
@@ -267,6 +274,36 @@ def test_one_bad_scan_costs_that_scan(weights, tmp_path, capsys):
     assert table(output, "scans").participant_id.tolist() == ["sub-01"]
 
 
+def test_scans_whose_results_have_one_name_are_named(weights, tmp_path, capsys):
+    source, output = tmp_path / "raw", tmp_path / "out"
+    second = "sub-01/anat/sub-01_space-orig_desc-brain_T1w.nii.gz"
+    write_data_set(source, {FIRST: "RAS", second: "RAS"})
+    assert run(source, output, weights) == 1
+    said = capsys.readouterr().out
+    assert f"left out {source / second}: its results would overwrite those of" in said
+    assert table(output, "scans").scan.tolist() == [FIRST]
+
+
+def test_masks_of_predict_in_the_same_folder_are_passed_over(done, tmp_path):
+    output = shutil.copytree(done.output, tmp_path / "out")
+    file = next(output.glob("sub-01/anat/*desc-lesion_mask.json"))
+    facts = load_json(file, "")
+    file.write_text(
+        json.dumps({name: facts[name] for name in ("files", "prediction", "made_from")})
+    )
+    assert participant.main([str(done.source), str(output), "group"]) == 0
+    assert FIRST not in table(output, "scans").scan.tolist()
+
+
+@pytest.mark.slow
+def test_jobs_at_once_make_whole_tables(done, tmp_path):
+    output = shutil.copytree(done.output, tmp_path / "out")
+    words = [sys.executable, "participant.py", done.source, output, "group"]
+    jobs = [subprocess.Popen(words, cwd=Path(participant.__file__).parent) for _ in range(4)]
+    assert [job.wait() for job in jobs] == [0] * 4
+    assert (output / "lesions.tsv").read_text() == (done.output / "lesions.tsv").read_text()
+
+
 def test_what_cannot_be_done_is_refused_by_name(done, weights, tmp_path):
     with refused("dataset_description.json", "predict.py takes any folder"):
         run(tmp_path, tmp_path / "out", weights)
@@ -288,7 +325,7 @@ def test_a_folder_with_another_data_set_stays_as_it_is(done, weights, tmp_path):
     theirs.write_text('{"Name": "fMRIPrep"}')
     with refused(theirs, "participant.py did not write it"):
         run(done.source, tmp_path, weights)
-    assert [path.name for path in tmp_path.iterdir()] == [theirs.name]
+    assert {path.name for path in tmp_path.iterdir()} == {theirs.name, ".participant.lock"}
     assert theirs.read_text() == '{"Name": "fMRIPrep"}'
 
 

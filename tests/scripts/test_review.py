@@ -5,8 +5,10 @@ import http.client
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,12 +22,14 @@ import prep
 import review
 from config import load_settings
 from prediction.decisions import decide, read_decisions, words_of
-from prediction.mending import find_editor, manual_file
+from prediction.mending import draft_file, find_editor, manual_file
+from prediction.outputs import sidecar
 from prediction.review_page import find_masks, make_page, save_page
 from prediction.review_server import ReviewServer
 from scans import preparation
 from system.files import load_json
 
+ROOT = Path(__file__).parents[2]
 SHAPE = (28, 32, 6)
 PEOPLE = ("sub-1", "sub-2", "sub-3")
 HOSTILE = "sub-9<script>alert(1)</script>\"'&amp;"
@@ -35,7 +39,10 @@ EDITORS = {
     "looks": "mask = np.asarray(image.dataobj)",
     "crops": "mask = np.asarray(image.dataobj)[:-1]",
     "scribbles": "mask = np.asarray(image.dataobj) * 3.7",
-    "fails": "sys.exit(3)",
+    "fails": (
+        "mask = np.asarray(image.dataobj).copy(); mask[0, 0, 0] = 1\n"
+        "nib.save(nib.Nifti1Image(mask, image.affine), file); sys.exit(3)"
+    ),
 }
 EDITOR = """
 import sys
@@ -106,9 +113,9 @@ def test_the_page_lists_every_mask_with_the_most_doubtful_first(study):
 
 def test_among_equals_the_least_certain_mask_comes_first(study):
     for certainty, person in ((0.9, "sub-1"), (0.55, "sub-2"), (0.7, "sub-3")):
-        file = mask_of(study, person).mask.with_name(f"{person}_label-L_desc-lesion_mask.json")
-        facts = load_json(file, "")
-        facts["prediction"] |= {"certainty": certainty, "warnings": ""}
+        file = sidecar(mask_of(study, person).mask)
+        facts = load_json(file, "") | {"warnings": []}
+        facts["prediction"]["certainty"] = certainty
         file.write_text(json.dumps(facts))
     order = [judged.scan.name[:5] for judged in find_masks(study.folder)]
     assert order == ["sub-2", "sub-3", "sub-1"]
@@ -117,7 +124,7 @@ def test_among_equals_the_least_certain_mask_comes_first(study):
 def test_names_cannot_break_out_of_the_page(study):
     hostile = mask_of(study, "sub-1")
     facts = hostile.facts | {"made_from": {"scan": f"/data/{HOSTILE}</script><img src=x>"}}
-    hostile = type(hostile)(hostile.name, hostile.mask, hostile.picture, Path(HOSTILE), facts)
+    hostile = replace(hostile, scan=Path(HOSTILE), facts=facts)
     page = make_page([hostile], study.folder, {}, served=True)
     assert HOSTILE not in page and page.count("<script") == 2 and page.count("</script>") == 2
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
@@ -134,27 +141,72 @@ def test_a_page_of_the_user_s_is_never_replaced(study, weights, tmp_path):
 
 
 def test_decisions_are_kept_changed_and_taken_back(study):
-    one, two, _ = (judged.name for judged in study.masks)
+    one, two, _ = study.masks
     decide(study.folder, one, "accept")
     decide(study.folder, two, "mend")
     decide(study.folder, one, "reject")
-    assert words_of(read_decisions(study.folder)) == {two: "mend", one: "reject"}
+    assert words(study) == {one.name: "reject", two.name: "mend"}
     assert all(row["by"] and row["when"] for row in read_decisions(study.folder).values())
     decide(study.folder, one, "")
-    assert words_of(read_decisions(study.folder)) == {two: "mend"}
+    assert words(study) == {two.name: "mend"}
 
 
-def test_names_with_tabs_quotes_and_broken_bytes_come_back_whole(tmp_path):
+def words(study):
+    return words_of(read_decisions(study.folder), study.masks)
+
+
+def test_names_with_tabs_quotes_and_broken_bytes_come_back_whole(study):
     names = ["a\tb_lesion.nii.gz", 'say "no"_lesion.nii.gz', "bad\udcff_lesion.nii.gz"]
     for name in names:
-        decide(tmp_path, name, "accept")
-    assert list(words_of(read_decisions(tmp_path))) == names
+        decide(study.folder, replace(study.masks[0], name=name), "accept")
+    assert list(read_decisions(study.folder)) == names
+
+
+def test_what_a_person_added_to_the_table_stays(study):
+    one, two, _ = study.masks
+    (study.folder / "decisions.tsv").write_text(
+        f"\ufeffdecision\tcomment\tmask\nmend\tsee the rim\t{one.name}\n\n", "utf-8"
+    )
+    decide(study.folder, two, "accept")
+    rows = read_decisions(study.folder)
+    assert rows[one.name]["comment"] == "see the rim" and rows[two.name]["decision"] == "accept"
+    assert words(study) == {one.name: "mend", two.name: "accept"}
+
+
+def test_a_decision_is_about_the_mask_that_was_seen(study, weights, monkeypatch, capsys):
+    for judged in study.masks:
+        decide(study.folder, judged, "accept")
+    assert mend(study) == 0
+    predict_by_rule(monkeypatch, lambda volume, flip: volume.voxels > 0.9 * volume.voxels.max())
+    arguments = [study.raw, "--output", study.folder, "--weights", weights, "--threshold", "0.6"]
+    assert predict.main([str(word) for word in arguments]) == 0
+    anew = find_masks(study.folder)
+    assert words_of(read_decisions(study.folder), anew) == {}
+    assert '"decisions": {}' in (study.folder / "report.html").read_text()
+    capsys.readouterr()
+    assert mend(study) == 0
+    assert capsys.readouterr().out.count("not accepted any more") == 3
+    assert not any(manual_file(judged.mask).exists() for judged in anew)
+
+
+@pytest.mark.slow
+def test_two_at_once_lose_no_decision(study):
+    code = (
+        "import sys; from prediction.decisions import decide; from types import SimpleNamespace as N\n"
+        "for n in range(40): decide(sys.argv[1], N(name=f'{sys.argv[2]}-{n}', content='x'), 'accept')"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, study.folder, who], cwd=ROOT) for who in "ab"
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    assert len(read_decisions(study.folder)) == 80
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("mask\tdecision\na.nii.gz\tmaybe\n", "line 2"),
+        ("decision\tmask\naccept\n", "line 2"),
         ("a.nii.gz\taccept\n", "no columns mask and decision"),
         ("", "no columns"),
     ],
@@ -185,7 +237,7 @@ def test_accepted_mended_and_rejected_masks_become_training_data(
 ):
     accepted, mended, rejected = (mask_of(study, person) for person in PEOPLE)
     for judged, word in ((accepted, "accept"), (mended, "mend"), (rejected, "reject")):
-        decide(study.folder, judged.name, word)
+        decide(study.folder, judged, word)
     before = mended.mask.read_bytes()
     use_editor(monkeypatch, tmp_path, "draws")
     assert mend(study) == 0
@@ -199,9 +251,7 @@ def test_accepted_mended_and_rejected_masks_become_training_data(
     changed = np.argwhere(np.asarray(drawn.dataobj) != np.asarray(predicted.dataobj))
     assert changed.tolist() == [[0, 0, 0]]
     np.testing.assert_array_equal(drawn.affine, predicted.affine)
-    about = load_json(
-        manual_file(mended.mask).with_name(manual_file(mended.mask).name[:-7] + ".json"), ""
-    )
+    about = load_json(sidecar(manual_file(mended.mask)), "")
     assert about["Manual"] is True and about["By"] and about["When"].startswith("20")
     assert about["PredictedMask"] == mended.mask.name
 
@@ -224,13 +274,15 @@ def test_accepted_mended_and_rejected_masks_become_training_data(
     pixels = rows.groupby("subject").lesion_pixels.sum()
     assert pixels["sub-2"] == np.count_nonzero(predicted.dataobj) + 1
 
-    # What is done stays done, and what is no longer accepted goes.
+    # What is done stays done, what is no longer accepted goes, what a person drew stays.
     monkeypatch.setenv("MASK_EDITOR", "false")
     assert mend(study) == 0
-    assert "nothing to do" in capsys.readouterr().out
-    decide(study.folder, accepted.name, "reject")
+    capsys.readouterr()
+    for judged in (accepted, mended):
+        decide(study.folder, judged, "reject")
     assert mend(study) == 0
     assert not manual_file(accepted.mask).exists() and manual_file(mended.mask).exists()
+    assert "stays, though its mask is rejected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -242,24 +294,58 @@ def test_accepted_mended_and_rejected_masks_become_training_data(
         ("fails", 1, "ended with 3"),
     ],
 )
-def test_what_is_no_mended_mask_is_not_kept(study, tmp_path, monkeypatch, capsys, kind, code, said):
+def test_what_is_no_mended_mask_stays_a_draft(
+    study, tmp_path, monkeypatch, capsys, kind, code, said
+):
     judged = study.masks[0]
     before = {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file()}
-    decide(study.folder, judged.name, "mend")
+    decide(study.folder, judged, "mend")
     use_editor(monkeypatch, tmp_path, kind)
     assert mend(study) == code
-    assert said in capsys.readouterr().out
-    (study.folder / "decisions.tsv").unlink()
-    assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
+    printed = capsys.readouterr().out
+    draft = draft_file(judged.mask)
+    assert said in printed and (str(draft) in printed or str(judged.mask) in printed)
+    after = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
+    assert {p: after[p] for p in before} == before
+    drawn = draft.read_bytes()
+    assert {p.name for p in after.keys() - before.keys()} == {
+        *("decisions.tsv", ".decisions.tsv.lock", draft.name)
+    }
+    # The next start goes on with what was drawn.
+    monkeypatch.setenv("MASK_EDITOR", "true")
+    assert mend(study) == (1 if kind in ("crops", "scribbles") else 0)
+    assert manual_file(judged.mask).exists() == (kind == "fails")
+    assert kind == "fails" or draft.read_bytes() == drawn
+
+
+def test_without_an_editor_accepted_masks_are_kept_all_the_same(study, monkeypatch, tmp_path):
+    one, two, _ = study.masks
+    decide(study.folder, one, "accept")
+    decide(study.folder, two, "mend")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("MASK_EDITOR", raising=False)
+    with refused("no editor for masks"):
+        mend(study)
+    assert manual_file(one.mask).is_file()
+
+
+def test_a_data_set_that_was_moved_is_found_by_scans(study, tmp_path):
+    moved = tmp_path / "elsewhere"
+    facts = {"Sources": ["bids:raw:sub-1/anat/sub-1_T1w.nii.gz"]}
+    for file in study.folder.rglob("*_mask.json"):
+        file.write_text(json.dumps(load_json(file, "") | facts))
+    assert {j.scan for j in find_masks(study.folder, moved)} == {
+        moved / "sub-1/anat/sub-1_T1w.nii.gz"
+    }
 
 
 def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys):
     judged = study.masks[0]
     manual_file(judged.mask).write_bytes(b"drawn last year")
-    decide(study.folder, judged.name, "accept")
+    decide(study.folder, judged, "accept")
     assert mend(study) == 1
     assert "is there already, so it stays" in capsys.readouterr().out
-    decide(study.folder, judged.name, "reject")
+    decide(study.folder, judged, "reject")
     assert mend(study) == 0
     assert manual_file(judged.mask).read_bytes() == b"drawn last year"
 
@@ -268,7 +354,7 @@ def test_a_scan_that_is_gone_costs_that_mask(study, tmp_path, monkeypatch, capsy
     gone, there = study.masks[:2]
     gone.scan.unlink()
     for judged in (gone, there):
-        decide(study.folder, judged.name, "mend")
+        decide(study.folder, judged, "mend")
     use_editor(monkeypatch, tmp_path, "draws")
     assert mend(study) == 1
     said = capsys.readouterr().out
@@ -343,7 +429,7 @@ def test_who_knows_the_token_gets_page_pictures_and_viewer_and_decides(study):
         assert (
             ask(server, "POST", f"{home}decision", body, Content_Type="application/json")[0] == 200
         )
-        assert words_of(read_decisions(study.folder)) == {study.masks[1].name: "mend"}
+        assert words(study) == {study.masks[1].name: "mend"}
         assert b'"mend"' in ask(server, "GET", home)[1]
 
 
@@ -370,6 +456,7 @@ def test_everybody_else_is_refused_and_nothing_is_written(study):
             ("POST", "/wrong/decision", good, json_type, 404),
             ("POST", f"{home}decision", good, {"Content_Type": "text/plain"}, 415),
             ("POST", f"{home}decision", "x" * 70_000, json_type, 413),
+            ("POST", f"{home}decision", None, json_type | {"Content_Length": "\xb2"}, 413),
             ("POST", f"{home}decision", "[" * 50_000, json_type, 400),
             ("POST", f"{home}decision", "not json", json_type, 400),
             ("POST", f"{home}decision", "[]", json_type, 400),
@@ -420,13 +507,11 @@ def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
             with page.expect_response("**/decision"):
                 page.keyboard.press(key)
         names = [judged.name for judged in study.masks]
-        assert words_of(read_decisions(study.folder)) == dict(
-            zip(names, ("accept", "mend", "reject"), strict=True)
-        )
+        assert words(study) == dict(zip(names, ("accept", "mend", "reject"), strict=True))
         assert page.locator("#count").inner_text() == "3 of 3 decided"
         with page.expect_response("**/decision"):
             page.keyboard.press("u")
-        assert list(words_of(read_decisions(study.folder))) == names[:2]
+        assert list(words(study)) == names[:2]
         page.select_option("#order", "open")
         assert "sub" in rows.nth(0).inner_text() and rows.nth(0).get_attribute("class") in (
             "",
@@ -448,7 +533,7 @@ def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
         with page.expect_download() as download:
             page.locator("#download").click()
         download.value.save_as(study.folder / "decisions.tsv")
-        assert words_of(read_decisions(study.folder)) == {names[1]: "mend"}
+        assert words(study) == {names[1]: "mend"}
         assert page.locator("article img").first.evaluate("image => image.naturalWidth") > 100
         browser.close()
     assert problems == []

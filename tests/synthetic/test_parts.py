@@ -3,7 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_nifti
+from conftest import refused, write_nifti
 from nibabel.affines import apply_affine, from_matvec
 
 import demo
@@ -14,7 +14,7 @@ from synthetic.controls import anatomy_file, load_anatomy, prepare_control, sign
 from synthetic.heads import enlarge, head
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
 from synthetic.lesions import Tissue, paint_region
-from synthetic.variety import Protocol, draw_protocol, scan, take_off
+from synthetic.variety import Protocol, draw_protocol, scan, sharpen, take_off
 from system.files import InputError
 
 # As most scanners store it: sagittal, 2 mm, the head turned by 8 degrees.
@@ -65,7 +65,8 @@ def contents(folder):
 
 
 def test_a_control_of_any_grid_becomes_an_anatomy_in_template_space(controls):
-    anatomy = load_anatomy(anatomy_file(*controls))
+    anatomy, voxel_mm = load_anatomy(anatomy_file(*controls))
+    assert voxel_mm == pytest.approx(2)
     assert anatomy.shape == (*SHAPE, 2) and anatomy.dtype == np.float32
     brain, found = load_template().brain, anatomy[..., 1] < 0
     reference = head()[0][..., 0]
@@ -83,7 +84,7 @@ def test_a_control_of_any_grid_becomes_an_anatomy_in_template_space(controls):
 def test_an_anatomy_does_not_depend_on_the_scanner_s_units(controls, tmp_path):
     other = write_control(tmp_path / "other_T1w.nii.gz", gain=0.02)
     prepare_control(other, tmp_path)
-    one, two = (load_anatomy(anatomy_file(*c))[..., 0] for c in (controls, (other, tmp_path)))
+    one, two = (load_anatomy(anatomy_file(*c))[0][..., 0] for c in (controls, (other, tmp_path)))
     assert np.abs(one - two).mean() < 0.01
 
 
@@ -236,7 +237,7 @@ def test_other_parts_or_seeds_never_mix(controls, lesions, tmp_path):
 def test_no_site_shares_a_shape_with_another(lesions, tmp_path, monkeypatch):
     used = {}
 
-    def note(rng, anatomy, lesions, volume_ml):
+    def note(rng, anatomy, voxel_mm, lesions, volume_ml):
         used.setdefault(len(used), set(lesions))
         return np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8)
 
@@ -248,11 +249,84 @@ def test_no_site_shares_a_shape_with_another(lesions, tmp_path, monkeypatch):
     assert sum(map(len, used.values())) == len(lesions)
 
 
+def test_no_more_sites_than_heads_or_shapes(lesions, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        parts, "draw_subject", lambda *_: (np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8))
+    )
+    parts.make_from_parts(tmp_path, [], lesions[:3], 4, 0, 1)
+    assert {p.name for p in (tmp_path / "Training").iterdir()} == {"P001", "P002", "P003"}
+
+
+def test_a_lesion_mask_that_cannot_be_read_costs_the_subjects_that_drew_it(tmp_path):
+    good = write_shape(tmp_path / "a" / "good_mask.nii.gz", (30, 10, 15), 9)
+    bad = tmp_path / "a" / "bad_mask.nii.gz"
+    bad.write_bytes(good.read_bytes()[:500])
+    problems = parts.make_from_parts(tmp_path / "made", [], [bad, good], 4, 0, 1)
+    assert problems and all("bad_mask.nii.gz" in str(problem) for problem in problems)
+    made = list((tmp_path / "made").rglob("*_T1w.nii.gz"))
+    assert len(made) == 4 - len(problems) >= 2
+
+
+def test_what_is_painted_is_as_blurred_as_its_head(lesions, monkeypatch):
+    """Or a network would learn that what is sharp is a lesion."""
+    monkeypatch.setattr(parts, "sharpen", lambda rng, image: image)
+    monkeypatch.setattr(parts, "scan", lambda rng, image, protocol: image)
+    monkeypatch.setattr(parts, "take_off", lambda *_: None)
+    seed = next(
+        seed
+        for seed in range(20)
+        if parts.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)[1].any()
+    )
+    steepest = []
+    for voxel_mm in (1.0, 3.0):
+        image, mask = parts.draw_subject(
+            np.random.default_rng(seed), head()[0], voxel_mm, lesions, 5
+        )
+        monkeypatch.setattr(parts, "HEALTHY", 2)
+        healthy, _ = parts.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)
+        monkeypatch.undo()
+        monkeypatch.setattr(parts, "sharpen", lambda rng, image: image)
+        monkeypatch.setattr(parts, "scan", lambda rng, image, protocol: image)
+        monkeypatch.setattr(parts, "take_off", lambda *_: None)
+        edge = np.abs(np.diff(image - healthy, axis=0))[1:][mask[2:] > 0]
+        steepest.append(np.percentile(edge, 95))
+    assert steepest[1] < 0.8 * steepest[0]
+
+
+def test_sharpening_brings_out_detail_and_keeps_what_is_flat():
+    image = np.full(SHAPE, 0.5, np.float32)
+    image[100:] = 1
+    found = [sharpen(np.random.default_rng(seed), image) for seed in range(12)]
+    assert any(result is image for result in found)
+    assert max(np.ptp(result) for result in found) > 0.6
+    for result in found:
+        np.testing.assert_allclose(result[:90], 0.5, atol=1e-3)
+        assert result.min() >= 0
+
+
+@pytest.mark.parametrize("kind", ["two levels", "noise around nothing"])
+def test_a_head_that_is_none_is_refused_by_name(tmp_path, kind):
+    voxels = np.zeros(SHAPE, np.float32)
+    if kind == "two levels":
+        voxels[40:150, 40:200, 30:150] = 100
+        voxels[60:100, 60:100, 60:100] = 50
+    else:
+        voxels[:10] = np.random.default_rng(0).random((10, *SHAPE[1:]))
+    path = write_nifti(tmp_path / "odd_T1w.nii.gz", voxels, AFFINE)
+    with refused(path):
+        prepare_control(path, tmp_path / "kept")
+
+
+def test_a_shape_that_lies_outside_leaves_nothing():
+    _, left = fit_into(np.array((-30, 5, 5)), np.ones((8, 8, 8), bool), np.ones((20, 20, 20), bool))
+    assert left.size == 0
+
+
 def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions):
     anatomy, _ = head()
     volumes = []
     for seed in range(12):
-        _, mask = parts.draw_subject(np.random.default_rng(seed), anatomy, lesions, 5.0)
+        _, mask = parts.draw_subject(np.random.default_rng(seed), anatomy, 1.0, lesions, 5.0)
         assert set(np.unique(mask)) <= {0, 1}
         volumes.append(mask.sum() / 1000)
         if mask.any():
@@ -264,7 +338,7 @@ def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions):
 
 def test_without_shapes_lesions_are_drawn():
     for seed in range(8):
-        _, mask = parts.draw_subject(np.random.default_rng(seed), head()[0], [], 7.0)
+        _, mask = parts.draw_subject(np.random.default_rng(seed), head()[0], 1.0, [], 7.0)
         if mask.any():
             assert mask.sum() / 1000 == pytest.approx(7, rel=0.1)
             return

@@ -1,0 +1,39 @@
+"""Where nothing was trained, the network in `weights/` is taken, if there is one, and said so."""
+
+import pytest
+from conftest import refused
+
+from config import load_run_settings
+from prediction import box
+from prediction.box import default_weights
+
+
+@pytest.fixture
+def filled(tmp_path, monkeypatch):
+    """A network in the box."""
+    network = tmp_path / "weights" / "best.weights.h5"
+    network.parent.mkdir()
+    network.touch()
+    monkeypatch.setattr(box, "IN_THE_BOX", network)
+    return network
+
+
+def test_it_is_taken_where_nothing_was_trained_and_said_so(filled, tmp_path, capsys):
+    assert default_weights(tmp_path / "runs") == filled
+    assert "the network in the box is taken (weights/README.md)" in capsys.readouterr().out
+
+
+def test_an_empty_box_is_said_as_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(box, "IN_THE_BOX", tmp_path / "none.weights.h5")
+    with refused("run transfer_learning.py first, or name weights by --weights"):
+        load_run_settings(default_weights(tmp_path))
+
+
+@pytest.mark.parametrize("trained", ["transfer", "train", "fold_0/train"])
+def test_a_network_of_the_user_s_is_never_passed_over(filled, tmp_path, capsys, trained):
+    runs = tmp_path / "runs"
+    own = runs / trained / "best.weights.h5"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert default_weights(runs) == runs / "transfer" / "best.weights.h5"
+    assert capsys.readouterr().out == ""
