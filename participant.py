@@ -44,7 +44,8 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from prediction.bids import claim_derivatives, plan_data_set, save_tables, taking_turns
+    from prediction.bids import claim_derivatives, plan_data_set, taking_turns
+    from prediction.bids_tables import save_tables
     from prediction.box import default_weights
     from prediction.decisions import read_decisions
     from prediction.review_page import check_page, save_page

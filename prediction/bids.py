@@ -1,21 +1,13 @@
 """A BIDS data set's T1-weighted scans, and the derivative data set that is made from them."""
 
-import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
-import numpy as np
-
-from prediction.outputs import BIDS_NAME, Outputs, read_facts, sidecar
+from prediction.bids_outputs import SPACE, BidsOutputs
+from prediction.outputs import BIDS_NAME
 from scans.find import NIFTI_ENDINGS, stem_of
-from scans.template import AFFINE
 from system.files import InputError, Problem, load_json, refuse_foreign, save_json, whole_file
 from system.locks import waiting_for_lock
 
-SPACE = "MNI152NLin2009aSym"
-TEMPLATE = "https://www.bic.mni.mcgill.ca/~vfonov/icbm/2009/mni_icbm152_nlin_sym_09a_nifti.zip"
 # What BIDS has no name for yet.
 IGNORED = (
     "*.png",
@@ -42,90 +34,6 @@ A mask is a program's guess until a person has looked at it: decisions.tsv says 
 `*_desc-manual_mask` is what was accepted or mended. Not for diagnosis.
 """
 GENERATED = {"Name": "Lacuna", "Description": "outlines of lesions by participant.py"}
-MASK = {"Type": "Lesion", "Description": "lesions as a U-Net outlined them"}
-PROBABILITY = {"Description": "probability of lesion; 0 everywhere where the mask is empty"}
-# RAS, as here, to LPS, as ITK has it, and back.
-_FLIP = np.diag([-1.0, -1, 1, 1])
-
-
-@dataclass(frozen=True)
-class BidsOutputs(Outputs):
-    """A scan of a BIDS data set and its derivatives, on its own grid and on the template's.
-
-    `raw` is the scan below the data set's folder; `template_stem` is empty where the scan itself is
-    on the template's grid by name.
-    """
-
-    raw: str = ""
-    template_stem: str = ""
-    transform_stem: str = ""
-
-    @property
-    def picture(self):
-        return self.folder.parent / "figures" / f"{self.mask_stem}.png"
-
-    @property
-    def alignment_picture(self):
-        return self.picture.with_name(f"{self.mask_stem}_alignment.png")
-
-    @property
-    def transform(self):
-        return self.folder / f"{self.transform_stem}.txt"
-
-    @property
-    def on_template(self):
-        """The mask and the probability on the template's grid."""
-        return [self.folder / f"{self.template_stem}_{kind}.nii.gz" for kind in ("mask", "probseg")]
-
-    @property
-    def results(self):
-        own = [*super().results, sidecar(self.probability)]
-        if self.template_stem:
-            own += [self.transform, *self.on_template, *map(sidecar, self.on_template)]
-        return tuple(own)
-
-    def about_mask(self):
-        return MASK | self._about(f"bids:raw:{self.raw}")
-
-    def further_results(self, mask, probability, seen):
-        where = f"bids:raw:{self.raw}"
-        texts = {sidecar(self.probability): _json(PROBABILITY | self._about(where))}
-        if not self.template_stem:
-            return {}, texts
-        sources = [where, f"bids::{Path(self.raw).parent.as_posix()}/{self.transform.name}"]
-        brought = (seen.bring(mask) >= 0.5).astype(np.uint8), seen.bring(probability)
-        images = {
-            path: nibabel.Nifti1Image(voxels, AFFINE)
-            for path, voxels in zip(self.on_template, brought, strict=True)
-        }
-        for image in images.values():
-            image.header.set_xyzt_units("mm")
-            image.header["sform_code"] = image.header["qform_code"] = 4  # MNI 152
-        about = {"Sources": sources, "SpatialReference": TEMPLATE, "Resolution": "1 mm"}
-        mask_file, probability_file = self.on_template
-        texts[sidecar(mask_file)] = _json(MASK | about)
-        texts[sidecar(probability_file)] = _json(PROBABILITY | about)
-        to_scan = seen.alignment.to_scan if seen.alignment else np.eye(4)
-        texts[self.transform] = as_itk(to_scan)
-        return images, texts
-
-    def _about(self, where):
-        on_template = SPACE in self.mask_stem
-        return {"Sources": [where], "SpatialReference": TEMPLATE if on_template else where}
-
-
-def as_itk(to_scan):
-    """Write a transform as ITK's text, for `antsApplyTransforms -i SCAN -r TEMPLATE`.
-
-    Like all of ITK's it leads from the points of the result, the template's, to those of the scan.
-    """
-    matrix = _FLIP @ to_scan @ _FLIP
-    numbers = " ".join(f"{value:.10g}" for value in (*matrix[:3, :3].ravel(), *matrix[:3, 3]))
-    return (
-        "#Insight Transform File V1.0\n#Transform 0\n"
-        "Transform: MatrixOffsetTransformBase_double_3_3\n"
-        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
-    )
 
 
 def plan_data_set(folder, output, participants=(), sessions=()):
@@ -244,79 +152,3 @@ def claim_derivatives(output, source):
     for name, text in ((".bidsignore", "\n".join(IGNORED) + "\n"), ("README.md", README)):
         with whole_file(output / name) as temporary:
             temporary.write_text(text, "utf-8")
-
-
-LESION_COLUMNS = {
-    "participant_id": "as in the data set",
-    "session_id": "as in the data set",
-    "scan": "the T1-weighted image, below the data set's folder",
-    "lesion": "number in the scan, the largest first",
-    "volume_ml": "in the scan's own space",
-    "side": "left or right, where nine tenths of the lesion lie there, else both",
-    "x_mm": f"centre of the lesion in {SPACE}, positive to the right",
-    "y_mm": f"centre of the lesion in {SPACE}, positive to the front",
-    "z_mm": f"centre of the lesion in {SPACE}, positive to the top",
-}
-SCAN_COLUMNS = {
-    "participant_id": "as in the data set",
-    "session_id": "as in the data set",
-    "scan": "the T1-weighted image, below the data set's folder",
-    "lesions": "how many",
-    "volume_ml": "of all lesions",
-    "left_ml": "of what lies left of the middle",
-    "right_ml": "of what lies right of the middle",
-    "similarity": "of the edges of scan and template after alignment, 0 to 1",
-    "certainty": "mean probability of what is marked; of an empty mask 1 - the highest",
-    "warnings": "why the mask may be wrong",
-}
-
-
-def save_tables(output):
-    """Write lesions.tsv, a row a lesion, and scans.tsv, a row a scan, of all that is in `output`.
-
-    Returns the facts of the scans; see `prediction.outputs.read_facts`.
-    """
-    everything = [
-        read_facts(path) for path in sorted(output.glob("sub-*/**/*_desc-lesion_mask.json"))
-    ]
-    # Of predict.py, in the same folder, there may be others.
-    everything = [f for f in everything if "prediction" in f and _raw(f) is not None]
-    scans, lesions = [], []
-    for facts in everything:
-        raw = _raw(facts)
-        labels = {part[:4]: part for part in Path(raw).parts[:-1]}
-        name = {
-            "participant_id": labels["sub-"],
-            "session_id": labels.get("ses-"),
-            "scan": raw,
-        }
-        scans.append(facts["prediction"] | name)
-        for number, lesion in enumerate(facts["lesions"], 1):
-            lesions.append(name | {"lesion": number} | lesion)
-    for stem, columns, rows in (
-        ("lesions", LESION_COLUMNS, lesions),
-        ("scans", SCAN_COLUMNS, scans),
-    ):
-        lines = ["\t".join(columns)]
-        lines += ["\t".join(_cell(row.get(name)) for name in columns) for row in rows]
-        with whole_file(output / f"{stem}.tsv") as temporary:
-            temporary.write_text("\n".join(lines) + "\n", "utf-8")
-        save_json(
-            output / f"{stem}.json", {name: {"Description": text} for name, text in columns.items()}
-        )
-    return everything
-
-
-def _raw(facts):
-    """Return the scan that a mask is of, below its data set, or None."""
-    source = next(iter(facts.get("Sources", ())), "")
-    return source.removeprefix("bids:raw:") if source.startswith("bids:raw:sub-") else None
-
-
-def _cell(value):
-    """Write a value as BIDS has it in tables: n/a where there is none, no tab in a text."""
-    return "n/a" if value in (None, "") else re.sub(r"\s+", " ", str(value))
-
-
-def _json(content):
-    return json.dumps(content, indent=2) + "\n"

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from prediction.bids import SPACE
+from prediction.bids_outputs import SPACE
 from scans.template import AFFINE, SHAPE, is_on_template, load_template
 from scans.volumes import read_voxels
 from system.files import InputError, Problem
@@ -14,7 +14,7 @@ HEIGHTS_MM = (-40, -25, -10, 0, 10, 20, 35, 50)
 
 
 def save_group_pictures(scans, output):
-    """Draw the lesions of all scans of a derivative data set, by the facts of `save_tables`.
+    """Draw the lesions of all scans of a derivative data set, by the facts of `bids_tables.save_tables`.
 
     Returns masks that cannot be drawn, as problems.
     """

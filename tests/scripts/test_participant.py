@@ -18,7 +18,7 @@ from PIL import Image
 
 import participant
 from config import load_settings
-from prediction.bids import SPACE, as_itk
+from prediction.bids_outputs import SPACE, as_itk
 from scans import geometry
 from scans.alignment import align
 from scans.template import AFFINE, SHAPE, load_template
