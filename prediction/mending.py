@@ -64,7 +64,7 @@ def manual_file(mask):
 def draft_file(mask):
     """Name the file that a person draws in, until it is taken over."""
     file = manual_file(mask)
-    return file.with_name(file.name.replace("manual", "draft"))
+    return file.with_name("draft".join(file.name.rsplit("manual", 1)))
 
 
 def keep_accepted(masks, decisions):

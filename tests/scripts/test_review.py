@@ -390,8 +390,11 @@ def test_a_folder_without_masks_is_refused(tmp_path):
 def test_names_that_are_not_of_bids_have_a_place_that_is_no_image():
     file = manual_file(Path("out/Größe 脳 №1_lesion.nii.gz"))
     assert file == Path("out/Größe 脳 №1_manual_mask.nii.gz")
-    bids = manual_file(Path("out/sub-1_desc-lesion_mask.nii.gz"))
-    assert bids.name == "sub-1_desc-manual_mask.nii.gz"
+    bids = manual_file(Path("out/sub-manual_desc-lesion_mask.nii.gz"))
+    assert bids.name == "sub-manual_desc-manual_mask.nii.gz"
+    assert draft_file(Path("out/sub-manual_desc-lesion_mask.nii.gz")).name == (
+        "sub-manual_desc-draft_mask.nii.gz"
+    )
 
 
 @contextlib.contextmanager
