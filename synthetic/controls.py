@@ -62,7 +62,7 @@ def prepare_control(path, folder):
 
 def load_anatomy(file):
     """Load what `prepare_control` kept: an anatomy as `synthetic.heads.head` has it, and its voxels' mm."""
-    with np.load(file) as stored:
+    with np.load(file, allow_pickle=False) as stored:
         grey, depth, voxel_mm = stored["grey"], stored["depth"], float(stored["voxel_mm"])
     levels = (grey / np.float32(_STORED_GREY), depth / np.float32(_STORED_MM))
     return np.stack(levels, axis=-1), voxel_mm
