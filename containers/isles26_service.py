@@ -11,11 +11,8 @@ POST /invoke   reads   INPUT/images/t1-brain-mri/*  (.mha, .nii.gz and what else
 """
 
 import argparse
-import json
-import sys
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import SimpleITK
@@ -28,10 +25,9 @@ from prediction.quality import read_intensities
 from scans.nifti import save_nifti
 from system.console import run_script
 from system.files import InputError, make_folder, whole_file
+from system.http_server import Handler, Server
 
 PORT = 4743
-LARGEST_REQUEST = 1 << 20  # bytes; a request has nothing to say
-LONGEST_SILENCE = 20  # seconds until a client is hung up on
 IMAGES = {"mask": "stroke-lesion-segmentation", "probability": "lesion-probability-map"}
 
 
@@ -92,56 +88,28 @@ def read_image(file):
     return image
 
 
-class Handler(BaseHTTPRequestHandler):
+class ServiceHandler(Handler):
     """Answers requests; `server.predictor` does what they ask for."""
 
-    server_version, sys_version = "Lacuna", ""
-    timeout = LONGEST_SILENCE
-
-    def do_GET(self):
+    def get(self):
         if self.path == "/health":
-            self.answer(200, {"status": "ready"})
+            self.say(200, status="ready")
         else:
-            self.answer(404, {"error": "GET /health, POST /invoke"})
+            self.say(404, error="GET /health, POST /invoke")
 
-    def do_POST(self):
+    def post(self, body):
         if self.path != "/invoke":
-            return self.answer(404, {"error": "GET /health, POST /invoke"})
-        length = self.headers.get("Content-Length") or "0"
-        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_REQUEST:
-            self.close_connection = True
-            return self.answer(413, {"error": "the request must be empty or short"})
-        self.rfile.read(int(length))
+            return self.say(404, error="GET /health, POST /invoke")
         try:
-            return self.answer(201, self.server.predictor.predict())
+            self.say(201, **self.server.predictor.predict())
         except InputError as error:
-            return self.answer(422, {"error": str(error)})
-        except Exception as error:
-            # Whatever it is, the client gets an answer and the next request is served.
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            return self.answer(500, {"error": f"{type(error).__name__}: {error}"})
-
-    def answer(self, status, content):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+            self.say(422, error=str(error))
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Service(Server):
     def __init__(self, address, predictor):
         self.predictor = predictor
-        super().__init__(address, Handler)
-
-    def handle_error(self, request, client_address):
-        """Say in one line what broke in a request; the next one is served."""
-        print(
-            f"request from {client_address[0]}: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True
-        )
+        super().__init__(address, ServiceHandler)
 
 
 def main(argv=None):
@@ -158,7 +126,7 @@ def main(argv=None):
         make_folder(arguments.output / "images" / kind)
     predictor = Predictor(arguments.weights, arguments.input, arguments.output)
     try:
-        server = Server((arguments.host, arguments.port), predictor)
+        server = Service((arguments.host, arguments.port), predictor)
     except OSError as error:
         raise InputError(
             f"{arguments.host}:{arguments.port}: {error.strerror}; choose another --port"

@@ -3,34 +3,35 @@
 import contextlib
 import json
 import secrets
-import sys
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from prediction.decisions import DECISIONS, decide, read_decisions
 from prediction.review_page import make_page
+from system.http_server import Handler, Server
 
-LARGEST_REQUEST = 1 << 16
-LONGEST_SILENCE = 20  # seconds until a client is hung up on
 VIEWER_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
+# Nothing of it stays in the browser or is told to others.
+PRIVATE = {
+    "Cache_Control": "no-store",
+    "X_Content_Type_Options": "nosniff",
+    "Referrer_Policy": "no-referrer",
+}
 
 
-class ReviewServer(ThreadingHTTPServer):
+class ReviewServer(Server):
     """Serves the page of a folder to whoever knows the token, on this machine alone.
 
     `masks` are from `prediction.review_page.find_masks`; `make_viewer` goes from one of them to a
     page that shows its scan and mask.
     """
 
-    daemon_threads = True
-
     def __init__(self, folder, masks, make_viewer, port=0):
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", port), ReviewHandler)
         self.folder, self.masks, self.make_viewer = folder, masks, make_viewer
         self.by_name = {judged.name: judged for judged in masks}
         self.token, self.lock = secrets.token_urlsafe(16), threading.Lock()
@@ -48,30 +49,8 @@ class ReviewServer(ThreadingHTTPServer):
             page.write_text(f'<meta http-equiv="refresh" content="0; url={self.address}">')
             yield page
 
-    def handle_error(self, request, client_address):
-        """Say in one line what broke in a request; the next one is served."""
-        print(f"a request failed: {sys.exc_info()[1]!r}", file=sys.stderr, flush=True)
 
-
-class Handler(BaseHTTPRequestHandler):
-    server_version, sys_version = "Lacuna", ""
-    timeout = LONGEST_SILENCE
-
-    def do_GET(self):
-        self.attempt(self.get)
-
-    def do_POST(self):
-        self.attempt(self.post)
-
-    def attempt(self, answer):
-        """Answer a request; whatever breaks is said, and the next one is served."""
-        try:
-            answer()
-        except ConnectionError:
-            raise
-        except Exception as error:
-            self.refuse(500, f"{error}" or type(error).__name__)
-
+class ReviewHandler(Handler):
     def get(self):
         server, asked = self.server, self.asked()
         judged = self.judged(asked) if asked else None
@@ -79,36 +58,37 @@ class Handler(BaseHTTPRequestHandler):
             page = make_page(
                 server.masks, server.folder, read_decisions(server.folder), served=True
             )
-            self.answer(200, page.encode(), "text/html; charset=utf-8")
+            self.send_private(page.encode(), "text/html; charset=utf-8")
         elif judged and asked[0] == "picture" and judged.picture.is_file():
-            self.answer(200, judged.picture.read_bytes(), "image/png")
+            self.send_private(judged.picture.read_bytes(), "image/png")
         elif judged and asked[0] == "viewer":
             # One at a time: each holds a whole scan.
             with server.lock:
                 page = server.make_viewer(judged)
-            self.answer(200, page.encode(), "text/html; charset=utf-8", VIEWER_POLICY)
+            self.send_private(
+                page.encode(), "text/html; charset=utf-8", Content_Security_Policy=VIEWER_POLICY
+            )
         else:
-            self.refuse(404, "not found")
+            self.say(404, error="not found")
 
-    def post(self):
+    def post(self, body):
         if self.asked() != ["decision"]:
-            return self.refuse(404, "not found")
-        length = self.headers.get("Content-Length") or ""
-        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_REQUEST:
-            self.close_connection = True
-            return self.refuse(413, "the request is too long")
+            return self.say(404, error="not found")
         if self.headers.get("Content-Type") != "application/json":
-            return self.refuse(415, "the request must be JSON")
+            return self.say(415, error="the request must be JSON")
         try:
-            said = json.loads(self.rfile.read(int(length)))
+            said = json.loads(body)
             judged = self.server.by_name.get(said["mask"])
             known = judged and said["decision"] in ("", *DECISIONS)
         except (ValueError, TypeError, KeyError, RecursionError):
             known = False
         if not known:
-            return self.refuse(400, "no decision about a mask of this folder")
+            return self.say(400, error="no decision about a mask of this folder")
         decide(self.server.folder, judged, said["decision"])
-        self.answer(200, b"{}", "application/json")
+        self.say(200)
+
+    def send_private(self, body, kind, **headers):
+        self.send(200, body, kind, **PRIVATE, **headers)
 
     def asked(self):
         """Return the parts of the path behind the token, or None to whom it is not meant for."""
@@ -128,21 +108,3 @@ class Handler(BaseHTTPRequestHandler):
             number.isascii() and number.isdigit() and len(number) < 8 and int(number) < len(masks)
         )
         return masks[int(number)] if known else None
-
-    def refuse(self, status, reason):
-        self.answer(status, json.dumps({"error": reason}).encode(), "application/json")
-
-    def answer(self, status, body, kind, policy=None):
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        if policy:
-            self.send_header("Content-Security-Policy", policy)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        """Say nothing about requests that were answered."""

@@ -26,7 +26,7 @@ def served(weights, tmp_path_factory):
     source, output = folder / "input", folder / "output"
     (source / "images" / "t1-brain-mri").mkdir(parents=True)
     predictor = service.Predictor([weights], source, output)
-    with service.Server(("127.0.0.1", 0), predictor) as server:
+    with service.Service(("127.0.0.1", 0), predictor) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         port = server.server_address[1]
@@ -146,6 +146,15 @@ def test_what_is_no_scan_is_said_and_the_next_one_is_served(served, scan):
     assert served.ask("POST", "/invoke")[0] == 201
 
 
+def test_nothing_of_the_scan_before_is_left_after_a_broken_one(served, scan):
+    image, _ = scan("good.mha")
+    assert served.ask("POST", "/invoke")[0] == 201
+    assert len(list(served.output.rglob("*.mha"))) == 2
+    image.write_bytes(b"broken")
+    assert served.ask("POST", "/invoke")[0] == 422
+    assert not list(served.output.rglob("*.mha"))
+
+
 def test_what_breaks_inside_is_answered_and_the_next_one_is_served(served, scan, monkeypatch):
     scan("one.mha")
     with monkeypatch.context() as patch:
@@ -179,7 +188,7 @@ def test_a_request_may_say_something(served, scan):
 
 
 def test_a_client_that_says_nothing_holds_nobody_up(served, monkeypatch):
-    monkeypatch.setattr(service.Handler, "timeout", 0.5)
+    monkeypatch.setattr(service.ServiceHandler, "timeout", 0.5)
     silent = socket.create_connection(("127.0.0.1", served.port))
     silent.sendall(b"POST /invoke HTTP/1.1\r\nContent-Length: 50\r\n")
     assert served.ask("GET", "/health")[0] == 200

@@ -60,7 +60,7 @@ def test_the_program_starts_from_what_is_copied_and_installed(program, module):
     assert done.stdout.startswith("usage: ")
 
 
-def test_neither_runs_as_root_nor_needs_the_network():
+def test_the_image_does_not_run_as_root():
     assert re.search(r"^USER \d+$", DOCKERFILE, re.MULTILINE)
     last = DOCKERFILE[DOCKERFILE.index("FROM program AS participant") :]
     assert "RUN" not in last and "participant.py" in last
