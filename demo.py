@@ -39,7 +39,7 @@ def main(argv=None):
     if subjects < 1:
         raise InputError(f"--subjects {subjects}: must be 1 or more")
     from synthetic.datasets import make_atlas, make_brats17
-    from synthetic.parts import list_parts, make_from_parts
+    from synthetic.painted import find_sources, make_painted
     from synthetic.threshold import print_threshold
     from training.results import print_results
 
@@ -49,9 +49,9 @@ def main(argv=None):
         print_threshold(paths.prepared, settings.fold, settings.split.by)
         print(f"\npictures: {Path(paths.runs).resolve()}/*/learning_curves.png and predictions.png")
     elif arguments.heads or arguments.lesions:
-        heads = list_parts(arguments.heads, masks=False)
-        lesions = list_parts(arguments.lesions, masks=True)
-        problems = make_from_parts(paths.atlas, heads, lesions, subjects, seed)
+        heads = find_sources(arguments.heads, masks=False)
+        lesions = find_sources(arguments.lesions, masks=True)
+        problems = make_painted(paths.atlas, heads, lesions, subjects, seed)
         for problem in problems:
             print(f"left out {problem}")
         return 1 if problems else 0

@@ -8,7 +8,6 @@ from scipy.ndimage import (
     binary_erosion,
     binary_fill_holes,
     binary_opening,
-    distance_transform_edt,
     gaussian_filter,
 )
 from skimage.filters import threshold_multiotsu
@@ -18,7 +17,7 @@ from scans.alignment import align
 from scans.geometry import Seen
 from scans.template import brain_and_margin, is_on_template, load_template
 from scans.volumes import load_volume
-from synthetic.heads import CSF_GREY, GM_GREY, WM_GREY, enlarge
+from synthetic.heads import CSF_GREY, GM_GREY, WM_GREY, enlarge, signed_distance_mm
 from system.files import InputError, file_hash, whole_file
 
 FEWEST_LEVELS = 8  # in the brain; fewer are a mask
@@ -117,9 +116,3 @@ def find_brain(grey):
     # At the vertex, far from the coil, tissue may be too dark to be told.
     core = binary_erosion(load_template().brain[half], iterations=3)
     return enlarge(binary_fill_holes(closed | core).astype(np.float32), grey.shape) > 0.5
-
-
-def signed_distance_mm(inside):
-    """Distance to a surface in mm, negative inside, of a mask on every second voxel."""
-    signed = distance_transform_edt(~inside) - distance_transform_edt(inside)
-    return 2 * gaussian_filter(signed.astype(np.float32), 1)

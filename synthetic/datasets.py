@@ -91,11 +91,11 @@ def make_all(make_subject, folder, subjects, seed, processes=CORES):
         pass
 
 
-def claim_folder(folder, seed, parts=None):
+def claim_folder(folder, seed, sources=None):
     """Write down what the scans of a folder are made of.
 
     A folder that holds anything else, real scans above all, or scans of another seed or of other
-    `parts`, raises an `InputError`.
+    `sources`, raises an `InputError`.
     """
     description = folder / "dataset_description.json"
     content = {
@@ -104,13 +104,13 @@ def claim_folder(folder, seed, parts=None):
         "GeneratedBy": [{"Name": "Lacuna"}],
         "Seed": seed,
     }
-    content |= parts or {}
+    content |= sources or {}
     occupied = folder.is_dir() and any(folder.iterdir())
     found = load_json(description, "give demo.py folders of its own") if occupied else content
     if not isinstance(found, dict) or found.get("Name") != content["Name"]:
         raise InputError(f"{folder}: holds scans that demo.py did not make; give it another folder")
     if found != content:
-        same = f"seed {seed}" + (" and of these heads and lesions" if parts else "")
+        same = f"seed {seed}" + (" and of these heads and lesions" if sources else "")
         raise InputError(f"{folder}: holds other scans than those of {same}; delete it first")
     save_json(description, content)
 

@@ -32,6 +32,12 @@ def smooth_noise(rng, shape, knot_mm):
     return enlarge(rng.standard_normal(knots, dtype=np.float32), shape)
 
 
+def signed_distance_mm(inside):
+    """Distance to a surface in mm, negative inside, of a mask on every second voxel, smoothed."""
+    signed = distance_transform_edt(~inside) - distance_transform_edt(inside)
+    return 2 * gaussian_filter(signed.astype(np.float32), 1)
+
+
 @lru_cache(maxsize=1)
 def head():
     """The template, with a skull and a scalp around it that it does not come with.
@@ -47,19 +53,18 @@ def head():
     grey = template.get_fdata(dtype=np.float32)
     shape = grey.shape
 
-    def distance_mm(inside):  # on every second voxel: eight times cheaper, smooth enough
-        signed = distance_transform_edt(~inside) - distance_transform_edt(inside)
-        return 2 * gaussian_filter(signed.astype(np.float32), 1)
-
     below = 12  # the template ends in the brain stem; the head goes on
+    # On every second voxel: eight times cheaper, smooth enough.
     brain = np.pad(grey[::2, ::2, ::2] > 0, ((0, 0), (0, 0), (below, 0)), mode="edge")
-    depth_mm = distance_mm(brain)
-    vault_mm = distance_mm(distance_mm(depth_mm < 12) < -12)  # closed over sulci and fissures
+    depth_mm = signed_distance_mm(brain)
+    vault_mm = signed_distance_mm(
+        signed_distance_mm(depth_mm < 12) < -12
+    )  # closed over sulci and fissures
     _, y, z = np.ogrid[tuple(map(slice, brain.shape))]
     y_mm, z_mm = 2 * y - MNI_ORIGIN[1], 2 * (z - below) - MNI_ORIGIN[2]
     footprint = (vault_mm < 9)[:, :, below + 34][:, :, None]
     face_and_neck = footprint & (z_mm < -4) & (y_mm > -96 - 0.7 * z_mm)
-    surface_mm = distance_mm((vault_mm < 12) | face_and_neck)
+    surface_mm = signed_distance_mm((vault_mm < 12) | face_and_neck)
     depth_mm, vault_mm, surface_mm = (
         enlarge(np.ascontiguousarray(d[:, :, below:]), shape)
         for d in (depth_mm, vault_mm, surface_mm)

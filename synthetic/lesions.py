@@ -115,7 +115,7 @@ def paint_region(rng, image, box, level, scanner, tissue):
     fine, coarse = (smooth_noise(rng, level.shape, knot_mm) for knot_mm in (2.5, 8))
     core = 1 / (1 + np.exp((np.minimum(level, 9) + 0.15 * coarse - tissue.hollow) / 0.08))
     share_gm = tissue.gliosis + (tissue.cavity - tissue.gliosis) * core
-    share_gm += 0.08 * fine + 0.10 * coarse
+    share_gm = share_gm + 0.08 * fine + 0.10 * coarse
     value = scanner.csf + (scanner.gm - scanner.csf) * np.clip(share_gm, 0, 0.95)
     if tissue.bright:
         value = np.where(core > 0.5, 1.15 + 0.05 * fine, value)

@@ -6,9 +6,9 @@ relative to white matter, arrays lie on the template's grid.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from nibabel.affines import from_matvec
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from scans.resampling import resample
@@ -76,21 +76,14 @@ def darken_white_matter(rng, image, anatomy, scanner):
     fluid = ((grey[half] < 0.4) & (depth_mm[half] < -18)).astype(np.float32)
     x_mm, y_mm, z_mm = (axis[half] for axis in np.broadcast_arrays(*template_mm(SHAPE)))
     lateral = (abs(x_mm) < 38) & (abs(y_mm + 15) < 60) & (z_mm > -5)
-    near = blurred(fluid * lateral, rng.uniform(2, 4))
+    near = gaussian_filter(fluid * lateral, rng.uniform(2, 4))
     spots = smooth_noise(rng, near.shape, rng.uniform(3, 6))
     reach = rng.uniform(1.5, 2.8)
     amount = 1 / (1 + np.exp(-8 * (spots + 3 * np.minimum(near, 0.35) - reach)))
     amount *= (grey[half] > 0.78) & (depth_mm[half] < -6)
-    share = enlarge(blurred(amount, 0.6), SHAPE)
+    share = enlarge(gaussian_filter(amount, 0.6), SHAPE)
     darker = rng.uniform(0.3, 1.1) * (1 - scanner.gm)
     image -= share * np.float32(darker) * (image > scanner.gm)
-
-
-def blurred(voxels, sd):
-    """Blur along the three axes by planes; `sd` in voxels."""
-    planes = np.stack([cv2.GaussianBlur(plane, (0, 0), sd) for plane in voxels])
-    flat = planes.reshape(len(planes), -1)
-    return cv2.GaussianBlur(flat, (1, 2 * int(3 * sd) + 1), sd, sigmaY=sd).reshape(planes.shape)
 
 
 def sharpen(rng, image):
@@ -98,7 +91,7 @@ def sharpen(rng, image):
     amount = rng.uniform(0, 2)
     if rng.random() < 0.5:
         return image
-    return np.maximum(image + np.float32(amount) * (image - blurred(image, 1)), 0)
+    return np.maximum(image + np.float32(amount) * (image - gaussian_filter(image, 1)), 0)
 
 
 def take_off(rng, voxels, anatomy, protocol):
@@ -112,11 +105,11 @@ def take_off(rng, voxels, anatomy, protocol):
         voxels[(y_mm + rng.uniform(-0.9, -0.3) * z_mm > rng.uniform(55, 75)) & (depth_mm > 3)] = 0
 
 
-def scan(rng, image, protocol):
-    """Scan a head in the voxels of a protocol and bring that to the template: int16 (X, Y, Z).
+def acquire_by(protocol, rng, image):
+    """Acquire a head in the voxels of a protocol and bring that to the template: int16 (X, Y, Z).
 
-    Shading and Rician noise come in where they arise, in the scanner's voxels, so that what is
-    brought to the template is as smooth as real scans are there.
+    Rician noise comes in where it arises, in the scanner's voxels, so that what is brought to the
+    template is as smooth as real scans are there.
     """
     scanner, voxel_mm = protocol.scanner, np.array(protocol.voxel_mm)
     turn = Rotation.from_euler("xyz", protocol.tilt_degrees, degrees=True).as_matrix()

@@ -1,4 +1,4 @@
-"""Training scans from real parts: lesion shapes of strokes painted into heads of healthy people.
+"""Training scans as many as wanted: lesion shapes of strokes painted into heads of healthy people.
 
 Each subject draws from its own generator, so it is the same whatever the number of subjects or
 processes. Every site has heads and lesion shapes of its own: with `split.by: site` a network is
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from scans.find import LOOKS_LIKE_A_MASK, NIFTI_ENDINGS, list_files, stem_of
 from scans.nifti import check_is_file
@@ -19,18 +20,18 @@ from synthetic.datasets import atlas_files, claim_folder, lesion_volume_ml, save
 from synthetic.heads import head
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
 from synthetic.lesions import paint_lesion, paint_look_alikes, paint_region
-from synthetic.variety import blurred, draw_aged, draw_protocol, scan, sharpen, take_off
-from system.files import InputError, Problem, file_hash
+from synthetic.variety import acquire_by, draw_aged, draw_protocol, sharpen, take_off
+from system.files import InputError, Problem, file_hash, whole_file
 from system.parallel import CORES, attempt, in_parallel
 
-PARTS_DATASET = 2  # second word of every seed; see synthetic.datasets
+PAINTED_DATASET = 2  # second word of every seed; see synthetic.datasets
 SITES = 10
 HEALTHY = 0.15  # share of the subjects that have no lesion
 SHARPNESS = 0.42  # SD of the blur that a voxel is, as a share of its side
 PIECES = (0.75, 0.18, 0.07)  # share of the others that have one, two and three of the shapes
 
 
-def list_parts(paths, masks):
+def find_sources(paths, masks):
     """List the NIfTI files among files and folders: the masks, or what is not named like a mask.
 
     Raises
@@ -38,7 +39,7 @@ def list_parts(paths, masks):
     InputError
         If a path does not exist, or holds no such file.
     """
-    parts = []
+    found = []
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: not found; give NIfTI files, or folders of them")
@@ -55,14 +56,14 @@ def list_parts(paths, masks):
             raise InputError(f"{path}: holds no {kind} (.nii, .nii.gz); give another folder")
         for file in files:
             check_is_file(file)
-        parts += files
-    return parts
+        found += files
+    return found
 
 
-def make_from_parts(folder, heads, lesions, subjects, seed, processes=CORES):
+def make_painted(folder, heads, lesions, subjects, seed, processes=CORES):
     """Write `subjects` scans in the layout of ATLAS v2.0, with masks that are empty for the healthy.
 
-    `heads` and `lesions` are from `list_parts`; where one is empty, the template is the head, or
+    `heads` and `lesions` are from `find_sources`; where one is empty, the template is the head, or
     lesions are drawn. Heads that cannot be used, and subjects whose lesion mask cannot, are left out;
     returns them as problems.
     """
@@ -79,8 +80,13 @@ def make_from_parts(folder, heads, lesions, subjects, seed, processes=CORES):
             anatomies.append(anatomy_file(path, kept))
     if heads and not anatomies:
         raise InputError(str(problems[0]))
-    make = partial(make_subject, folder=folder, anatomies=anatomies, lesions=lesions, seed=seed)
+    # No more sites than there are heads or shapes, so that each has its own.
+    sites = min([SITES, *(len(sources) for sources in (anatomies, lesions) if sources)])
     numbers = list(range(subjects))
+    save_participants(folder, [painted_files(folder, number, sites) for number in numbers])
+    make = partial(
+        make_subject, folder=folder, sites=sites, anatomies=anatomies, lesions=lesions, seed=seed
+    )
     made = in_parallel(partial(attempt, make), numbers, folder.name, processes)
     for number, outcome in zip(numbers, made, strict=True):
         if outcome.error:
@@ -94,16 +100,26 @@ def digest(files):
     return {"Files": len(files), "Content": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
 
-def make_subject(index, folder, anatomies, lesions, seed):
-    """Write scan and mask of one subject, unless both exist."""
-    # No more sites than there are heads or shapes, so that each has its own.
-    sites = min([SITES, *(len(parts) for parts in (anatomies, lesions) if parts)])
-    site = index % sites
+def painted_files(folder, index, sites):
+    """Name scan and mask of a subject, of one of `sites` in turn."""
     # P for painted: no subject of ATLAS has such a name, so that none is taken for another.
-    image_file, mask_file = atlas_files(folder, f"P{site + 1:03d}", index // sites + 1)
+    return atlas_files(folder, f"P{index % sites + 1:03d}", index // sites + 1)
+
+
+def save_participants(folder, files):
+    """Write participants.tsv, by which prep.py knows the sites."""
+    rows = [f"{image.parents[2].name}\t{image.parents[3].name}" for image, _ in files]
+    with whole_file(folder / "participants.tsv") as temporary:
+        temporary.write_text("\n".join(["participant_id\tsite", *rows, ""]), "utf-8")
+
+
+def make_subject(index, folder, sites, anatomies, lesions, seed):
+    """Write scan and mask of one subject, unless both exist."""
+    image_file, mask_file = painted_files(folder, index, sites)
     if image_file.exists() and mask_file.exists():
         return
-    rng = np.random.default_rng([seed, PARTS_DATASET, index])
+    site = index % sites
+    rng = np.random.default_rng([seed, PAINTED_DATASET, index])
     heads, shapes = anatomies[site::sites], lesions[site::sites]
     if heads:
         anatomy, voxel_mm = load_anatomy(heads[rng.integers(len(heads))])
@@ -134,8 +150,8 @@ def draw_subject(rng, anatomy, voxel_mm, lesions, volume_ml):
             mask = paint_lesion(rng, image, anatomy, protocol.scanner, volume_ml)
     # What is painted must not be sharper than its head, or sharpness is what a network learns.
     if voxel_mm > 1:
-        image = healthy + blurred(image - healthy, SHARPNESS * voxel_mm)
-    voxels = scan(rng, sharpen(rng, image), protocol)
+        image = healthy + gaussian_filter(image - healthy, SHARPNESS * voxel_mm)
+    voxels = acquire_by(protocol, rng, sharpen(rng, image))
     take_off(rng, voxels, anatomy, protocol)
     return voxels, mask
 

@@ -3,18 +3,21 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import refused, write_nifti
+from conftest import quickly, refused, write_nifti
 from nibabel.affines import apply_affine, from_matvec
 
 import demo
+import prep
+from scans import preparation
+from scans.manifest import load_manifest
 from scans.resampling import resample
 from scans.template import AFFINE, SHAPE, load_template
-from synthetic import parts
-from synthetic.controls import anatomy_file, load_anatomy, prepare_control, signed_distance_mm
-from synthetic.heads import enlarge, head
+from synthetic import painted
+from synthetic.controls import anatomy_file, load_anatomy, prepare_control
+from synthetic.heads import enlarge, head, signed_distance_mm
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
 from synthetic.lesions import Tissue, paint_region
-from synthetic.variety import Protocol, draw_protocol, scan, sharpen, take_off
+from synthetic.variety import Protocol, acquire_by, draw_protocol, sharpen, take_off
 from system.files import InputError
 
 # As most scanners store it: sagittal, 2 mm, the head turned by 8 degrees.
@@ -57,7 +60,7 @@ def lesions(tmp_path_factory):
     places = [(x, y, 15) for x in (-40, -28, 28, 40) for y in (-50, -20, 10)]
     for number, place in enumerate(places):
         write_shape(folder / f"{number:02d}_mask.nii.gz", place, 6 + number)
-    return parts.list_parts([folder], masks=True)
+    return painted.find_sources([folder], masks=True)
 
 
 def contents(folder):
@@ -187,7 +190,7 @@ def test_thick_slices_blur_along_their_own_axis_alone(axis):
     image = np.zeros(SHAPE, np.float32)
     image[90:110, 110:130, 80:100] = 1
     voxel_mm = np.where(np.arange(3) == axis, 5.0, 1.0)
-    seen = scan(np.random.default_rng(0), image, quiet(tuple(voxel_mm))) / 1000
+    seen = acquire_by(quiet(tuple(voxel_mm)), np.random.default_rng(0), image) / 1000
     assert seen.max() == pytest.approx(1, abs=0.01)
     edges = [
         np.count_nonzero((line > 0.05) & (line < 0.95))
@@ -216,7 +219,7 @@ def test_what_is_taken_off_is_skull_or_face_and_never_brain():
 
 def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_path):
     for folder, count in (("two", 2), ("one", 1)):
-        made = parts.make_from_parts(tmp_path / folder, [controls[0]], lesions, count, 3, 1)
+        made = painted.make_painted(tmp_path / folder, [controls[0]], lesions, count, 3, 1)
         assert made == []
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert len(one) == 2 and len(two) == 4
@@ -226,11 +229,11 @@ def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_pa
 
 
 def test_other_parts_or_seeds_never_mix(controls, lesions, tmp_path):
-    parts.make_from_parts(tmp_path, [], lesions, 1, 0, 1)
+    painted.make_painted(tmp_path, [], lesions, 1, 0, 1)
     before = contents(tmp_path)
     for changed in ([[], lesions[1:], 1, 0, 1], [[], lesions, 1, 1, 1]):
         with pytest.raises(InputError, match="holds other scans"):
-            parts.make_from_parts(tmp_path, *changed)
+            painted.make_painted(tmp_path, *changed)
     assert contents(tmp_path) == before
 
 
@@ -241,27 +244,47 @@ def test_no_site_shares_a_shape_with_another(lesions, tmp_path, monkeypatch):
         used.setdefault(len(used), set(lesions))
         return np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8)
 
-    monkeypatch.setattr(parts, "draw_subject", note)
-    monkeypatch.setattr(parts, "save_scan", lambda *_: None)
-    parts.make_from_parts(tmp_path, [], lesions, parts.SITES, 0, 1)
-    assert len(used) == parts.SITES
+    monkeypatch.setattr(painted, "draw_subject", note)
+    monkeypatch.setattr(painted, "save_scan", lambda *_: None)
+    painted.make_painted(tmp_path, [], lesions, painted.SITES, 0, 1)
+    assert len(used) == painted.SITES
     assert set.union(*used.values()) == set(lesions)
     assert sum(map(len, used.values())) == len(lesions)
 
 
 def test_no_more_sites_than_heads_or_shapes(lesions, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        parts, "draw_subject", lambda *_: (np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8))
+        painted, "draw_subject", lambda *_: (np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8))
     )
-    parts.make_from_parts(tmp_path, [], lesions[:3], 4, 0, 1)
+    painted.make_painted(tmp_path, [], lesions[:3], 4, 0, 1)
     assert {p.name for p in (tmp_path / "Training").iterdir()} == {"P001", "P002", "P003"}
+
+
+def test_prep_knows_the_sites_and_holds_one_out(lesions, tmp_path, monkeypatch):
+    quickly(monkeypatch)
+    monkeypatch.setattr(preparation, "find_near_duplicates", lambda found: range(len(found)))
+    painted.make_painted(tmp_path / "made", [], lesions, 3, 0, 1)
+    settings = {
+        "paths.atlas": tmp_path / "made",
+        "paths.brats17": "none",
+        "paths.prepared": tmp_path / "prepared",
+        "split.by": "site",
+        "split.folds": 3,
+        "split.test_fraction": 0,
+    }
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    assert prep.main(words) == 0
+    rows = load_manifest(tmp_path / "prepared", "atlas")
+    assert set(zip(rows.subject, rows.site, strict=True)) == {
+        (f"sub-p00{number}s001", f"P00{number}") for number in (1, 2, 3)
+    }
 
 
 def test_a_lesion_mask_that_cannot_be_read_costs_the_subjects_that_drew_it(tmp_path):
     good = write_shape(tmp_path / "a" / "good_mask.nii.gz", (30, 10, 15), 9)
     bad = tmp_path / "a" / "bad_mask.nii.gz"
     bad.write_bytes(good.read_bytes()[:500])
-    problems = parts.make_from_parts(tmp_path / "made", [], [bad, good], 4, 0, 1)
+    problems = painted.make_painted(tmp_path / "made", [], [bad, good], 4, 0, 1)
     assert problems and all("bad_mask.nii.gz" in str(problem) for problem in problems)
     made = list((tmp_path / "made").rglob("*_T1w.nii.gz"))
     assert len(made) == 4 - len(problems) >= 2
@@ -269,25 +292,25 @@ def test_a_lesion_mask_that_cannot_be_read_costs_the_subjects_that_drew_it(tmp_p
 
 def test_what_is_painted_is_as_blurred_as_its_head(lesions, monkeypatch):
     """Or a network would learn that what is sharp is a lesion."""
-    monkeypatch.setattr(parts, "sharpen", lambda rng, image: image)
-    monkeypatch.setattr(parts, "scan", lambda rng, image, protocol: image)
-    monkeypatch.setattr(parts, "take_off", lambda *_: None)
+    monkeypatch.setattr(painted, "sharpen", lambda rng, image: image)
+    monkeypatch.setattr(painted, "acquire_by", lambda protocol, rng, image: image)
+    monkeypatch.setattr(painted, "take_off", lambda *_: None)
     seed = next(
         seed
         for seed in range(20)
-        if parts.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)[1].any()
+        if painted.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)[1].any()
     )
     steepest = []
     for voxel_mm in (1.0, 3.0):
-        image, mask = parts.draw_subject(
+        image, mask = painted.draw_subject(
             np.random.default_rng(seed), head()[0], voxel_mm, lesions, 5
         )
-        monkeypatch.setattr(parts, "HEALTHY", 2)
-        healthy, _ = parts.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)
+        monkeypatch.setattr(painted, "HEALTHY", 2)
+        healthy, _ = painted.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)
         monkeypatch.undo()
-        monkeypatch.setattr(parts, "sharpen", lambda rng, image: image)
-        monkeypatch.setattr(parts, "scan", lambda rng, image, protocol: image)
-        monkeypatch.setattr(parts, "take_off", lambda *_: None)
+        monkeypatch.setattr(painted, "sharpen", lambda rng, image: image)
+        monkeypatch.setattr(painted, "acquire_by", lambda protocol, rng, image: image)
+        monkeypatch.setattr(painted, "take_off", lambda *_: None)
         edge = np.abs(np.diff(image - healthy, axis=0))[1:][mask[2:] > 0]
         steepest.append(np.percentile(edge, 95))
     assert steepest[1] < 0.8 * steepest[0]
@@ -326,7 +349,7 @@ def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions):
     anatomy, _ = head()
     volumes = []
     for seed in range(12):
-        _, mask = parts.draw_subject(np.random.default_rng(seed), anatomy, 1.0, lesions, 5.0)
+        _, mask = painted.draw_subject(np.random.default_rng(seed), anatomy, 1.0, lesions, 5.0)
         assert set(np.unique(mask)) <= {0, 1}
         volumes.append(mask.sum() / 1000)
         if mask.any():
@@ -338,7 +361,7 @@ def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions):
 
 def test_without_shapes_lesions_are_drawn():
     for seed in range(8):
-        _, mask = parts.draw_subject(np.random.default_rng(seed), head()[0], 1.0, [], 7.0)
+        _, mask = painted.draw_subject(np.random.default_rng(seed), head()[0], 1.0, [], 7.0)
         if mask.any():
             assert mask.sum() / 1000 == pytest.approx(7, rel=0.1)
             return
@@ -360,20 +383,22 @@ def test_without_any_usable_head_nothing_is_made(tmp_path):
     bad = tmp_path / "empty_T1w.nii.gz"
     write_nifti(bad, np.zeros((20, 20, 20), np.float32), np.eye(4))
     with pytest.raises(InputError, match="there is no image in it"):
-        parts.make_from_parts(tmp_path / "made", [bad], [], 1, 0, 1)
+        painted.make_painted(tmp_path / "made", [bad], [], 1, 0, 1)
     assert not list((tmp_path / "made").rglob("*_T1w.nii.gz"))
 
 
 def test_lists_tell_scans_from_masks(tmp_path):
     for name in ("a_T1w.nii.gz", "a_lesion_mask.nii.gz", "notes.txt"):
         (tmp_path / name).touch()
-    assert [p.name for p in parts.list_parts([tmp_path], masks=False)] == ["a_T1w.nii.gz"]
-    assert [p.name for p in parts.list_parts([tmp_path], masks=True)] == ["a_lesion_mask.nii.gz"]
+    assert [p.name for p in painted.find_sources([tmp_path], masks=False)] == ["a_T1w.nii.gz"]
+    assert [p.name for p in painted.find_sources([tmp_path], masks=True)] == [
+        "a_lesion_mask.nii.gz"
+    ]
     (tmp_path / "a_lesion_mask.nii.gz").unlink()
     with pytest.raises(InputError, match="no lesion mask"):
-        parts.list_parts([tmp_path], masks=True)
+        painted.find_sources([tmp_path], masks=True)
     with pytest.raises(InputError, match="nowhere: not found"):
-        parts.list_parts([tmp_path / "nowhere"], masks=False)
+        painted.find_sources([tmp_path / "nowhere"], masks=False)
 
 
 @pytest.mark.parametrize("number", ["0", "-3"])
