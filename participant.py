@@ -16,6 +16,7 @@ Started again, it goes on with the scans that are not done yet.
 from pathlib import Path
 
 from config import parse_arguments
+from prediction.box import add_weights_argument, default_weights
 from system.console import run_script
 from system.files import InputError, make_folder
 
@@ -33,20 +34,13 @@ def add_arguments(parser):
         help="default: all",
     )
     parser.add_argument("--session", nargs="+", default=[], metavar="LABEL", help="default: all")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="of finished runs; several are averaged",
-    )
+    add_weights_argument(parser)
 
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from prediction.bids import claim_derivatives, plan_data_set, taking_turns
     from prediction.bids_tables import save_tables
-    from prediction.box import default_weights
     from prediction.decisions import read_decisions
     from prediction.review_page import check_page, save_page
 
@@ -58,7 +52,7 @@ def main(argv=None):
     with taking_turns(output):
         claim_derivatives(output, source)
     check_page(output)
-    read_decisions(output)
+    read_decisions(output)  # a broken table is said now, not after the work
     if arguments.level == "participant":
         # This takes a second to import: only now, with the scans known to be there.
         from prediction.masks import choose_options, predict_scans

@@ -15,6 +15,7 @@ file that predict.py did not write. Started again, it goes on with the scans tha
 from pathlib import Path
 
 from config import parse_arguments
+from prediction.box import add_weights_argument, default_weights
 from system.console import run_script
 from system.files import make_folder, save_csv
 
@@ -24,13 +25,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="where masks and pictures go"
     )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="of finished runs; several are averaged",
-    )
+    add_weights_argument(parser)
     parser.add_argument(
         "--threshold",
         type=float,
@@ -63,7 +58,6 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from prediction.box import default_weights
     from prediction.decisions import read_decisions
     from prediction.outputs import check_table, plan_outputs, read_facts
     from prediction.review_page import check_page, save_page
@@ -73,7 +67,7 @@ def main(argv=None):
     table, archive = output / "predictions.csv", output / "atlas2_prediction.zip"
     check_table(table)
     check_page(output)
-    read_decisions(output)
+    read_decisions(output)  # a broken table is said now, not after the work
     planned, problems = plan_outputs(arguments.scans, settings.atlas, output)
     # These take a second to import: only now, with the scans known to be there.
     from prediction.challenge import check_archive, pack_challenge

@@ -74,12 +74,12 @@ def plan_data_set(folder, output, participants=(), sessions=()):
             problems.append(Problem(str(file), "not named as BIDS names a scan of this folder"))
             continue
         outputs = _outputs(file, folder, output, named[1])
-        places = (*outputs.results, outputs.facts)
-        if other := next((taken[place] for place in places if place in taken), None):
+        results = (*outputs.results, outputs.facts)
+        if other := next((taken[path] for path in results if path in taken), None):
             reason = f"its results would overwrite those of {other}; leave one of the two out"
             problems.append(Problem(str(file), reason))
         else:
-            taken |= dict.fromkeys(places, file)
+            taken |= dict.fromkeys(results, file)
             planned.append(outputs)
     if not planned:
         raise InputError(str(problems[0]) if problems else f"{folder}: no T1w scan of these labels")

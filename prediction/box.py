@@ -5,6 +5,17 @@ from pathlib import Path
 IN_THE_BOX = Path(__file__).parents[1] / "weights" / "best.weights.h5"
 
 
+def add_weights_argument(parser):
+    """Let a script take ``--weights``."""
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="of finished runs; several are averaged",
+    )
+
+
 def default_weights(runs):
     """Return what transfer_learning.py left in `runs`; where nothing was trained, what is in the box."""
     own = Path(runs, "transfer", "best.weights.h5")

@@ -51,7 +51,7 @@ def read_decisions(folder):
     return decisions
 
 
-def words_of(decisions, masks):
+def decisions_about(masks, decisions):
     """Return the decision by mask, of those masks that are still what was decided about."""
     rows = {judged.name: decisions.get(judged.name) for judged in masks}
     contents = {judged.name: judged.content for judged in masks}

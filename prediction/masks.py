@@ -114,6 +114,7 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     if with_probability:
         images[outputs.probability] = to_original_grid(soft, volume)
     ends = slices_left_empty(options, volume, seen.alignment)
+    kept = empty_ends(probability, volume, seen.alignment, ends)
     warnings = unlike_training(seen, intensities)
     if options["ends_mm"] and not ends:
         warnings.append(
@@ -122,14 +123,13 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     if reaches_edge(mask):
         warnings.append("a lesion reaches the edge of the scan")
     if not mask.any():
-        warnings.append(_why_empty(empty_ends(probability, volume, seen.alignment, ends), options))
+        warnings.append(_why_empty(kept, options))
     row = {"scan": str(outputs.scan), "mask": str(outputs.mask)}
     row |= measure_lesions(mask, seen)
     if NO_ORIENTATION in volume.warnings:
         row |= {"left_ml": None, "right_ml": None}
     row["similarity"] = round(seen.alignment.similarity, 3) if seen.alignment else None
-    seen_by_mask = empty_ends(probability, volume, seen.alignment, ends)
-    row["certainty"] = round(certainty(seen_by_mask, mask), 3)
+    row["certainty"] = round(certainty(kept, mask), 3)
     row |= {"seconds": time.perf_counter() - started, "warnings": "; ".join(warnings)}
     return Prediction(
         outputs=outputs,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prediction.decisions import signature, words_of
+from prediction.decisions import decisions_about, signature
 from prediction.outputs import BIDS_NAME, sidecar
 from scans.nifti import save_nifti
 from scans.volumes import load_mask, load_volume, read_voxels, to_original_grid
@@ -73,7 +73,7 @@ def keep_accepted(masks, decisions):
     `masks` are from `prediction.review_page.find_masks`, `decisions` from `read_decisions`. Of a
     mask that is not accepted any more what was kept goes; what a person drew stays.
     """
-    decided, lines, problems = words_of(decisions, masks), [], []
+    decided, lines, problems = decisions_about(masks, decisions), [], []
     for judged in masks:
         file = manual_file(judged.mask)
         try:
@@ -103,7 +103,7 @@ def keep_accepted(masks, decisions):
 
 def masks_to_mend(masks, decisions):
     """Return the masks that are to be mended and are not yet."""
-    decided = words_of(decisions, masks)
+    decided = decisions_about(masks, decisions)
     chosen = [judged for judged in masks if decided.get(judged.name) == "mend"]
     return [judged for judged in chosen if not manual_file(judged.mask).exists()]
 
@@ -147,6 +147,8 @@ def mend(judged, command):
 
 def _take_over(judged, file, content, how):
     """Write a mask and, before it is there, what is known of it."""
+    if sidecar(file).exists() and "PredictedMask" not in load_json(sidecar(file), "repair it"):
+        raise InputError(f"{sidecar(file)}: this program did not write it, so it stays; move it")
     who, when = signature()
     of_mask = ("Sources", "SpatialReference")
     with whole_file(file) as temporary:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from prediction.decisions import read_decisions, words_of
+from prediction.decisions import decisions_about, read_decisions
 from prediction.outputs import read_facts
 from system.files import refuse_foreign, whole_file
 
@@ -64,7 +64,6 @@ def make_page(masks, folder, decisions, served):
     scans = [
         {
             "number": number,
-            "place": number,
             "mask": judged.name,
             "name": judged.scan.name,
             "picture": quote(os.fsencode(judged.picture.relative_to(folder))),
@@ -76,8 +75,8 @@ def make_page(masks, folder, decisions, served):
         }
         for number, judged in enumerate(masks)
     ]
-    words = words_of(decisions, masks)
-    data = json.dumps({"scans": scans, "decisions": words, "served": served})
+    valid = decisions_about(masks, decisions)
+    data = json.dumps({"scans": scans, "decisions": valid, "served": served})
     # So that no name of a file can end the script that holds it.
     return TEMPLATE.read_text("utf-8").replace("DATA", data.replace("<", "\\u003c"), 1)
 

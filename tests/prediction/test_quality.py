@@ -9,9 +9,17 @@ from conftest import RAS, draw_head, write_nifti
 from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
 
-from prediction.quality import measure_lesions, read_intensities, unlike_training
+from prediction.quality import (
+    certainty,
+    describe_lesions,
+    measure_lesions,
+    reaches_edge,
+    read_intensities,
+    unlike_training,
+)
 from scans.alignment import Alignment
 from scans.geometry import Seen
+from scans.template import AFFINE, SHAPE
 from scans.volumes import Volume, load_volume
 from system.files import InputError
 
@@ -102,3 +110,36 @@ def test_a_mask_without_lesion_measures_nothing():
     scaled = np.full((30, 20, 10), 200, np.uint8)
     found = measure_lesions(np.zeros_like(scaled), seen_of(scaled, 200.0, (10, 10, 5)))
     assert set(found.values()) == {0}
+
+
+def test_lesions_are_described_by_side_and_place_in_mni_space():
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[120:124, 100:110, 90:100] = 1  # 400 voxels on the right
+    mask[60:64, 50:52, 30:33] = 1  # 24 on the left
+    mask[96:101, 150:154, 80:90] = 1  # 200 across the middle
+    volume = Volume(mask, AFFINE, None)
+    right, middle, left = describe_lesions(mask, Seen(volume, volume, None))
+    assert [row["side"] for row in (right, middle, left)] == ["right", "both", "left"]
+    assert [row["volume_ml"] for row in (right, middle, left)] == [0.4, 0.2, 0.024]
+    assert (right["x_mm"], right["y_mm"], right["z_mm"]) == (23.5, -29.5, 22.5)
+    elsewhere = Volume(mask[:-1], np.diag([2, 2, 2, 1.0]), None)
+    unknown = describe_lesions(elsewhere.voxels, Seen(elsewhere, elsewhere, None))[0]
+    assert unknown == {"volume_ml": 3.2, "side": None, "x_mm": None, "y_mm": None, "z_mm": None}
+    assert describe_lesions(mask * 0, Seen(volume, volume, None)) == []
+
+
+def test_certainty_is_of_what_is_marked_or_of_nothing():
+    probability = np.zeros((4, 5, 6), np.float32)
+    probability[1, 2, 3:5] = 0.6, 0.9
+    mask = (probability > 0.5).astype(np.uint8)
+    assert certainty(probability, mask) == pytest.approx(0.75)
+    assert certainty(probability / 10, mask * 0) == pytest.approx(0.91)
+
+
+@pytest.mark.parametrize("place", [(0, 2, 3), (3, 2, 3), (1, 4, 3), (1, 2, 0), (1, 2, 5)])
+def test_a_lesion_at_the_edge_is_told(place):
+    mask = np.zeros((4, 5, 6), np.uint8)
+    mask[1:3, 1:4, 1:5] = 1
+    assert not reaches_edge(mask)
+    mask[place] = 1
+    assert reaches_edge(mask)

@@ -19,6 +19,7 @@ from PIL import Image
 import participant
 from config import load_settings
 from prediction.bids_outputs import SPACE, as_itk
+from prediction.group_pictures import save_map
 from scans import geometry
 from scans.alignment import align
 from scans.template import AFFINE, SHAPE, load_template
@@ -217,6 +218,17 @@ def test_pictures_of_the_group_are_large_and_not_blank(done):
     for name in ("where", "volumes"):
         picture = np.asarray(Image.open(done.output / "figures" / f"{name}.png"))
         assert picture.shape[0] > 400 and picture.std() > 20
+
+
+def test_the_map_shows_lesions_on_their_side(tmp_path):
+    count, middles = np.zeros(SHAPE, int), []
+    count[INSIDE] = 1  # on the right, which is on the right of the picture
+    for number, lesions in enumerate((count, count[::-1])):
+        save_map(lesions, 1, tmp_path / f"{number}.png")
+        picture = np.asarray(Image.open(tmp_path / f"{number}.png").convert("RGB")).astype(int)
+        coloured = np.ptp(picture, axis=-1) > 40
+        middles.append(np.flatnonzero(coloured[:, : int(0.93 * picture.shape[1])].any(0)).mean())
+    assert middles[0] > middles[1] + 20
 
 
 def test_started_again_nothing_is_done_anew_and_what_is_missing_is_restored(done, weights, capsys):

@@ -5,9 +5,12 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +24,7 @@ import predict
 import prep
 import review
 from config import load_settings
-from prediction.decisions import decide, read_decisions, words_of
+from prediction.decisions import decide, decisions_about, read_decisions
 from prediction.mending import draft_file, find_editor, manual_file
 from prediction.outputs import sidecar
 from prediction.review_page import find_masks, make_page, save_page
@@ -152,7 +155,7 @@ def test_decisions_are_kept_changed_and_taken_back(study):
 
 
 def words(study):
-    return words_of(read_decisions(study.folder), study.masks)
+    return decisions_about(study.masks, read_decisions(study.folder))
 
 
 def test_names_with_tabs_quotes_and_broken_bytes_come_back_whole(study):
@@ -181,7 +184,7 @@ def test_a_decision_is_about_the_mask_that_was_seen(study, weights, monkeypatch,
     arguments = [study.raw, "--output", study.folder, "--weights", weights, "--threshold", "0.6"]
     assert predict.main([str(word) for word in arguments]) == 0
     anew = find_masks(study.folder)
-    assert words_of(read_decisions(study.folder), anew) == {}
+    assert decisions_about(anew, read_decisions(study.folder)) == {}
     assert '"decisions": {}' in (study.folder / "report.html").read_text()
     capsys.readouterr()
     assert mend(study) == 0
@@ -487,6 +490,49 @@ def test_a_decision_that_cannot_be_saved_is_said(study, monkeypatch):
         path = f"/{server.token}/decision"
         status, said = ask(server, "POST", path, body, Content_Type="application/json")
     assert status == 500 and b"No space left" in said
+
+
+@pytest.mark.slow
+def test_the_script_opens_a_browser_that_is_told_no_token(study, tmp_path):
+    opened, browser = tmp_path / "opened", tmp_path / "browser"
+    browser.write_text(
+        f'#!/bin/sh\ncat "${{1#file://}}" > {opened}.part\necho "$1" >> {opened}.part\nmv {opened}.part {opened}\n'
+    )
+    browser.chmod(0o755)
+    words = [sys.executable, "review.py", study.folder]
+    environment = os.environ | {"BROWSER": str(browser)}
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as run:
+        address = run.stdout.readline().split()[1]
+        while not opened.exists() and run.poll() is None:
+            time.sleep(0.1)
+        redirect, shown = opened.read_text().rsplit(">", 1)
+        assert f"url={address}" in redirect
+        assert address.split("/")[3] not in shown
+        with urllib.request.urlopen(address) as page:
+            assert b"masks to look at" in page.read()
+        run.send_signal(signal.SIGINT)
+    assert run.returncode == 130
+
+
+def test_a_json_file_of_the_user_s_in_the_place_of_ours_stays(study, capsys):
+    judged = study.masks[0]
+    theirs = sidecar(manual_file(judged.mask))
+    theirs.write_text('{"rater": 2}')
+    decide(study.folder, judged, "accept")
+    assert mend(study) == 1
+    assert f"{theirs}: this program did not write it" in capsys.readouterr().out
+    assert theirs.read_text() == '{"rater": 2}' and not manual_file(judged.mask).exists()
+
+
+def test_a_kill_between_sidecar_and_mask_is_made_good(study):
+    judged = study.masks[0]
+    decide(study.folder, judged, "accept")
+    assert mend(study) == 0
+    manual_file(judged.mask).unlink()
+    assert mend(study) == 0
+    assert manual_file(judged.mask).is_file()
 
 
 @pytest.mark.slow
