@@ -18,6 +18,7 @@ from PIL import Image
 
 import participant
 from config import load_settings
+from prediction import group_pictures
 from prediction.bids_outputs import SPACE, as_itk
 from prediction.group_pictures import save_map
 from scans import geometry
@@ -218,6 +219,17 @@ def test_pictures_of_the_group_are_large_and_not_blank(done):
     for name in ("where", "volumes"):
         picture = np.asarray(Image.open(done.output / "figures" / f"{name}.png"))
         assert picture.shape[0] > 400 and picture.std() > 20
+
+
+def test_a_participant_counts_once_in_the_map_whatever_the_sessions(done, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(group_pictures, "save_map", lambda *shown: drawn.append(shown))
+    monkeypatch.setattr(group_pictures, "save_volumes", lambda *_: None)
+    assert group_pictures.save_group_pictures([{"prediction": {}}], done.output) == []
+    (count, participants, _) = drawn[0]
+    assert participants == 3
+    # The middle of the lesion that all have, sub-02 in both sessions.
+    assert count[tuple((side.start + side.stop) // 2 for side in INSIDE)] == 3
 
 
 def test_the_map_shows_lesions_on_their_side(tmp_path):

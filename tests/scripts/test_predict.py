@@ -340,6 +340,19 @@ def test_ends_that_training_left_out_stay_empty_where_evaluate_chose_so(weights,
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
+def test_certainty_of_an_empty_mask_is_of_the_slices_that_may_be_marked(weights, tmp_path):
+    run = shutil.copytree(weights.parent, tmp_path / "run")
+    point = PLAIN | {"ends_mm": 2.0, "height_mm": float(SHAPE[2])}
+    (run / "operating_point.json").write_text(json.dumps(point))
+    voxels = head(SHAPE)
+    voxels[5, 5, 0] = 9000
+    scan = write_nifti(tmp_path / "a.nii", voxels, RAS)
+    for more, certainty in (([], 1.0), (["--all-slices", "--smallest-ml", "9"], 0.0)):
+        call(tmp_path / "out", run / weights.name, scan, *more)
+        assert float(rows_of(tmp_path / "out")["a.nii"]["certainty"]) == certainty
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
 def test_a_bids_tree_comes_back_as_derivatives_in_the_same_tree(tiny_trees, weights, tmp_path):
     assert call(tmp_path, weights, tiny_trees.atlas) == 0
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.nii.gz")}
