@@ -11,6 +11,8 @@ from synthetic.heads import smooth_noise
 from synthetic.lesions import Tissue
 from system.files import InputError
 
+SHRUNK = 0.6  # share of the shapes that are made smaller: small lesions are the hard ones
+
 
 def load_shape(path):
     """Load a mask in MNI space, of any grid, on the template's: bool (X, Y, Z).
@@ -38,6 +40,8 @@ def vary_shape(rng, shape):
     low, high = low - margin, high + margin
     shift = rng.normal(0, 3, 3).round().astype(int)
     stretch = np.exp(rng.normal(0, 0.15, 3) + rng.normal(-0.1, 0.2))
+    if rng.random() < SHRUNK:
+        stretch *= rng.uniform(0.3, 0.8)
     turn = Rotation.from_euler("xyz", rng.normal(0, 8, 3), degrees=True).as_matrix()
     matrix = turn / stretch
     middle = (high - low - 1) / 2
@@ -74,9 +78,9 @@ def draw_tissue(rng):
     One in twenty is bright throughout.
     """
     bright = rng.random() < 0.05
-    hollow = rng.choice([-1, rng.uniform(0.2, 0.9), 2], p=[0.35, 0.4, 0.25])
+    hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2])
     return Tissue(
-        cavity=rng.uniform(0, 0.4),
+        cavity=rng.choice([0, rng.uniform(0, 0.4)]),
         gliosis=rng.uniform(0.1, 0.85),
         hollow=2.0 if bright else hollow,
         bright=bright,

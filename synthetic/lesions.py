@@ -123,7 +123,13 @@ def paint_region(rng, image, box, level, scanner, tissue):
 
 
 def paint_look_alikes(rng, image, anatomy, scanner):
-    """Paint what is dark without being a stroke: wide perivascular spaces and pockets of CSF."""
+    """Paint what is dark without being a stroke: perivascular spaces and pockets of CSF."""
+    paint_perivascular_spaces(rng, image, anatomy)
+    paint_pockets(rng, image, anatomy, scanner)
+
+
+def paint_perivascular_spaces(rng, image, anatomy):
+    """Paint perivascular spaces, wide as in old people, through the white matter."""
     grey, depth_mm = anatomy[..., 0], anatomy[..., 1]
     white = np.argwhere((grey > 0.83) & (depth_mm < -8))
     starts = white[rng.integers(len(white), size=rng.poisson(40))]
@@ -134,6 +140,10 @@ def paint_look_alikes(rng, image, anatomy, scanner):
     path = np.rint(starts[:, None] + steps).astype(int).reshape(-1, 3)
     image[tuple(path.clip(0, np.array(image.shape) - 1).T)] *= 0.55  # a voxel wide, partly filled
 
+
+def paint_pockets(rng, image, anatomy, scanner):
+    """Paint pockets of CSF at the brain's surface."""
+    depth_mm = anatomy[..., 1]
     surface = np.argwhere((depth_mm > -5) & (depth_mm < -2))
     for centre in surface[rng.integers(len(surface), size=rng.integers(4))]:
         pocket_ml = rng.uniform(0.2, 1.5)

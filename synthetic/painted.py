@@ -19,7 +19,7 @@ from synthetic.controls import anatomy_file, load_anatomy, prepare_control
 from synthetic.datasets import atlas_files, claim_folder, lesion_volume_ml, save_scan
 from synthetic.heads import head
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
-from synthetic.lesions import paint_lesion, paint_look_alikes, paint_region
+from synthetic.lesions import paint_lesion, paint_perivascular_spaces, paint_region
 from synthetic.variety import acquire_by, draw_aged, draw_protocol, sharpen, take_off
 from system.files import InputError, Problem, file_hash, whole_file
 from system.parallel import CORES, attempt, in_parallel
@@ -28,7 +28,7 @@ PAINTED_DATASET = 2  # second word of every seed; see synthetic.datasets
 SITES = 10
 HEALTHY = 0.15  # share of the subjects that have no lesion
 SHARPNESS = 0.42  # SD of the blur that a voxel is, as a share of its side
-PIECES = (0.75, 0.18, 0.07)  # share of the others that have one, two and three of the shapes
+PIECES = (0.5, 0.3, 0.2)  # share of the others that have one, two and three of the shapes
 
 
 def find_sources(paths, masks):
@@ -139,7 +139,8 @@ def draw_subject(rng, anatomy, voxel_mm, lesions, volume_ml):
     protocol = draw_protocol(rng)
     healthy, anatomy = draw_aged(rng, anatomy, protocol.scanner)
     image = healthy.copy()
-    paint_look_alikes(rng, image, anatomy, protocol.scanner)
+    # No pockets of CSF: they look like small strokes of the cortex, which must be found.
+    paint_perivascular_spaces(rng, image, anatomy)
     mask = np.zeros(image.shape, np.uint8)
     if rng.random() >= HEALTHY:
         if lesions:

@@ -14,6 +14,9 @@ from scipy.spatial.transform import Rotation
 from scans.resampling import resample
 from scans.template import AFFINE, SHAPE
 from synthetic.heads import (
+    CSF_GREY,
+    GM_GREY,
+    WM_GREY,
     Scanner,
     contrast,
     deform,
@@ -41,7 +44,7 @@ def draw_protocol(rng):
     if rng.random() < 0.35:
         voxel_mm[rng.choice(3, p=[0.25, 0.25, 0.5])] = rng.uniform(1.5, 6)
     scanner = Scanner(
-        csf=rng.uniform(0.08, 0.45),
+        csf=rng.uniform(0.03, 0.4),
         gm=rng.uniform(0.58, 0.86),
         fat=rng.uniform(0.5, 2.0),
         bias=rng.uniform(0.02, 0.2),
@@ -61,11 +64,25 @@ def draw_aged(rng, anatomy, scanner):
     if rng.random() < 0.5:
         anatomy = np.ascontiguousarray(anatomy[::-1])
     anatomy = deform(anatomy, draw_deformation(rng, SHAPE))
+    set_apart(rng, anatomy[..., 0])
     image = contrast(anatomy, scanner, sulci=rng.random())
     image *= 1 + rng.uniform(0, 0.03) * smooth_noise(rng, SHAPE, 4)
     if rng.random() < 0.5:
         darken_white_matter(rng, image, anatomy, scanner)
     return image, anatomy
+
+
+def set_apart(rng, grey):
+    """Set grey matter apart from white and from fluid, as finer voxels do; in place.
+
+    Where a voxel holds both, all levels between them are as frequent; a network that knows no
+    cortex of one level takes the cortex of a finer scan for a stroke.
+    """
+    share = rng.uniform(0.05, 1)
+    below, above = GM_GREY - 0.17 * share, GM_GREY + 0.13 * share
+    levels = [0, CSF_GREY, below, above, WM_GREY, 2]
+    apart = [0, CSF_GREY, GM_GREY - 0.05 * share, GM_GREY + 0.03 * share, WM_GREY, 2]
+    grey[:] = np.interp(grey.ravel(), levels, apart).reshape(grey.shape)
 
 
 def darken_white_matter(rng, image, anatomy, scanner):
@@ -78,7 +95,7 @@ def darken_white_matter(rng, image, anatomy, scanner):
     lateral = (abs(x_mm) < 38) & (abs(y_mm + 15) < 60) & (z_mm > -5)
     near = gaussian_filter(fluid * lateral, rng.uniform(2, 4))
     spots = smooth_noise(rng, near.shape, rng.uniform(3, 6))
-    reach = rng.uniform(1.5, 2.8)
+    reach = rng.uniform(1.9, 3)
     amount = 1 / (1 + np.exp(-8 * (spots + 3 * np.minimum(near, 0.35) - reach)))
     amount *= (grey[half] > 0.78) & (depth_mm[half] < -6)
     share = enlarge(gaussian_filter(amount, 0.6), SHAPE)
@@ -87,9 +104,9 @@ def darken_white_matter(rng, image, anatomy, scanner):
 
 
 def sharpen(rng, image):
-    """Bring out detail, in every second image, as if the head had been scanned in finer voxels."""
+    """Bring out detail, in two images of three, as if the head had been scanned in finer voxels."""
     amount = rng.uniform(0, 2)
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         return image
     return np.maximum(image + np.float32(amount) * (image - gaussian_filter(image, 1)), 0)
 

@@ -14,10 +14,10 @@ from scans.resampling import resample
 from scans.template import AFFINE, SHAPE, load_template
 from synthetic import painted
 from synthetic.controls import anatomy_file, load_anatomy, prepare_control
-from synthetic.heads import enlarge, head, signed_distance_mm
+from synthetic.heads import CSF_GREY, GM_GREY, WM_GREY, enlarge, head, signed_distance_mm
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
 from synthetic.lesions import Tissue, paint_region
-from synthetic.variety import Protocol, acquire_by, draw_protocol, sharpen, take_off
+from synthetic.variety import Protocol, acquire_by, draw_protocol, set_apart, sharpen, take_off
 from system.files import InputError
 
 # As most scanners store it: sagittal, 2 mm, the head turned by 8 degrees.
@@ -118,7 +118,8 @@ def test_a_shape_is_varied_but_keeps_its_place_and_size_within_bounds(lesions):
         expected = [SHAPE[0] - 1 - centre[0], *centre[1:]] if mirrored else centre
         assert np.abs(place - expected).max() < 12
     assert sides == {True, False}
-    assert 0.2 < min(volumes) < 0.9 and 1 < max(volumes) < 4
+    assert 0.01 < min(volumes) < 0.2 and 1 < max(volumes) < 4
+    assert 0.3 < np.mean(np.array(volumes) < 0.5) < 0.9  # small ones are the hard ones
     assert len({round(float(v), 3) for v in volumes}) > 15
 
 
@@ -325,6 +326,19 @@ def test_sharpening_brings_out_detail_and_keeps_what_is_flat():
     for result in found:
         np.testing.assert_allclose(result[:90], 0.5, atol=1e-3)
         assert result.min() >= 0
+
+
+def test_grey_matter_is_set_apart_and_no_order_of_levels_is_changed():
+    levels = np.linspace(0, 1.7, 500, dtype=np.float32)
+    cortex, between = abs(levels - GM_GREY) < 0.05, abs(levels - (GM_GREY + WM_GREY) / 2) < 0.05
+    for seed in range(12):
+        apart = levels.copy()
+        set_apart(np.random.default_rng(seed), apart)
+        assert (np.diff(apart) > 0).all()
+        for level in (CSF_GREY, WM_GREY):
+            assert np.interp(level, levels, apart) == pytest.approx(level, abs=0.01)
+        assert np.ptp(apart[cortex]) < np.ptp(levels[cortex])
+    assert np.ptp(apart[between]) > np.ptp(levels[between])
 
 
 @pytest.mark.parametrize("kind", ["two levels", "noise around nothing"])
