@@ -104,7 +104,7 @@ def darken_white_matter(rng, image, anatomy, scanner):
 
 
 def sharpen(rng, image):
-    """Bring out detail, in two images of three, as if the head had been scanned in finer voxels."""
+    """Bring out detail, in seven images of ten, as if the head had been scanned in finer voxels."""
     amount = rng.uniform(0, 2)
     if rng.random() < 0.3:
         return image

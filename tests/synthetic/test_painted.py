@@ -166,6 +166,7 @@ def test_every_kind_of_tissue_is_drawn():
     drawn = [draw_tissue(np.random.default_rng(seed)) for seed in range(300)]
     assert {np.sign(t.hollow) if t.hollow in (-1, 2) else 0 for t in drawn} == {-1, 0, 1}
     assert 0 < sum(t.bright for t in drawn) < 40
+    assert 0.4 < np.mean([t.cavity == 0 for t in drawn]) < 0.6  # as dark as CSF throughout
 
 
 def test_protocols_are_as_different_as_clinics():
