@@ -189,6 +189,11 @@ class Stage(Section):
     weight_strength: NonNegative = Field(
         description="how much less the hand-drawn edge counts; 0: plain Dice"
     )
+    dice_of: Literal["batch", "image"] = Field(
+        "batch",
+        description="whose Dice the loss takes: of all images of a step together, or of each, in which "
+        "a small lesion counts as much as a large one",
+    )
     augmentation: bool = Field(description="move training slices as section augmentation says")
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine: the learning rate falls to 1 % at the last epoch"
@@ -209,7 +214,7 @@ class Stage(Section):
     @property
     def loss_options(self):
         """The arguments of `losses.WeightedDiceLoss`."""
-        return self.model_dump(include={"weight_strength", "cross_entropy"})
+        return self.model_dump(include={"weight_strength", "cross_entropy", "dice_of"})
 
     @property
     def optimizer_options(self):

@@ -34,13 +34,12 @@ def weight_map(mask, strength):
     return 1 / (1 + strength * boundary_band(mask))
 
 
-def weighted_dice_loss(mask, probability, strength, smooth=1.0):
-    """Compute one minus the weighted Dice [1]_ of a whole batch, on however many devices.
+def weighted_dice_loss(mask, probability, strength, dice_of="batch", smooth=1.0):
+    """Compute one minus the weighted Dice [1]_ of a batch, on however many devices.
 
-    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``, the sums over all pixels of all images:
-    an image without lesion counts by what is wrongly marked on it. The weight stands in every sum:
-    a perfect prediction has loss 0, and strength 0 is plain Dice. In a batch without lesion the
-    loss is 0 if nothing is marked.
+    ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``. The weight stands in every sum: a perfect
+    prediction has loss 0, and strength 0 is plain Dice. What has no lesion has loss 0 if nothing is
+    marked.
 
     Parameters
     ----------
@@ -50,16 +49,27 @@ def weighted_dice_loss(mask, probability, strength, smooth=1.0):
         0 to 1.
     strength : float
         See `weight_map`.
+    dice_of : "batch" or "image"
+        ``batch``: the sums are over all pixels of all images, so that a lesion counts by its size.
+        ``image``: each has sums of its own and counts the same, however small its lesion is.
 
     References
     ----------
     .. [1] Milletari, Navab, Ahmadi (2016), V-Net, 3DV, section 3: the Dice loss without weights.
     """
-    weights = weight_map(mask, strength) * ops.cast(mask != NO_IMAGE, mask.dtype)
-    overlap = ops.sum(weights * mask * probability)
-    size = ops.sum(weights * (mask + probability))
-    overlap, size = sum_over_devices([overlap, size])
-    return 1 - (2 * overlap + smooth) / (size + smooth)
+    real = ops.cast(mask != NO_IMAGE, mask.dtype)
+    weights = weight_map(mask, strength) * real
+    axes = (1, 2, 3) if dice_of == "image" else None
+    overlap = ops.sum(weights * mask * probability, axes)
+    size = ops.sum(weights * (mask + probability), axes)
+    if dice_of == "batch":
+        overlap, size = sum_over_devices([overlap, size])
+    loss = 1 - (2 * overlap + smooth) / (size + smooth)
+    if dice_of == "batch":
+        return loss
+    # An image that only fills the batch has loss 0.
+    total, images = sum_over_devices([ops.sum(loss), ops.sum(ops.max(real, axes))])
+    return total / images
 
 
 def mean_cross_entropy(mask, probability):
@@ -81,10 +91,11 @@ class WeightedDiceLoss(keras.losses.Loss):
     the one before; together they count one.
     """
 
-    def __init__(self, weight_strength, cross_entropy, name="weighted_dice_loss"):
+    def __init__(self, weight_strength, cross_entropy, dice_of="batch", name="weighted_dice_loss"):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
         self.weight_strength, self.cross_entropy = weight_strength, cross_entropy
+        self.dice_of = dice_of
 
     def call(self, mask, probability):
         maps = ops.split(probability, probability.shape[-1], axis=-1)
@@ -95,7 +106,7 @@ class WeightedDiceLoss(keras.losses.Loss):
         return ops.expand_dims(loss, 0)
 
     def loss_of(self, mask, probability):
-        loss = weighted_dice_loss(mask, probability, self.weight_strength)
+        loss = weighted_dice_loss(mask, probability, self.weight_strength, self.dice_of)
         if self.cross_entropy:
             loss += self.cross_entropy * mean_cross_entropy(mask, probability)
         return loss
@@ -104,6 +115,7 @@ class WeightedDiceLoss(keras.losses.Loss):
         return {
             "weight_strength": self.weight_strength,
             "cross_entropy": self.cross_entropy,
+            "dice_of": self.dice_of,
             "name": self.name,
         }
 

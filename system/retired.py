@@ -7,7 +7,7 @@ RETIRED = {
     "unet": {"residual": False, "attention": False, "mirror": False},
     "augmentation": {"elastic": 0},
 }
-LOSS = {"dice_of": "batch", "false_negative_weight": 0.5, "focal_power": 1}
+LOSS = {"false_negative_weight": 0.5, "focal_power": 1}
 RETIRED |= {"pre_train": LOSS, "train": LOSS, "transfer": LOSS}
 
 

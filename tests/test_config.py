@@ -237,7 +237,7 @@ def test_help_and_mistakes_answer_at_once(script, argument, code):
 
 def test_a_run_of_an_earlier_version_loads_if_it_used_nothing_that_is_gone(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("unet: {residual: false, mirror: false}\ntrain: {dice_of: batch}\n")
+    path.write_text("unet: {residual: false, mirror: false}\ntrain: {focal_power: 1}\n")
     assert load_settings(path) == load_settings()
     with refused("unet.residual = True", "this one cannot"):
         load_settings(path, ["unet.residual=true"])

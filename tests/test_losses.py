@@ -100,12 +100,34 @@ def test_an_error_on_the_edge_costs_less_than_one_elsewhere():
     assert 0 < edge < far
 
 
-def test_an_image_that_only_fills_a_batch_counts_for_nothing():
+@given(MASKS, PROBABILITIES, STRENGTHS)
+def test_the_dice_of_images_is_the_mean_over_them(mask, probability, strength):
+    masks = np.concatenate([mask, np.zeros_like(mask)])
+    probabilities = np.concatenate([probability, probability])
+    each = [numpy_loss(masks[i : i + 1], probabilities[i : i + 1], strength) for i in range(4)]
+    loss = float(weighted_dice_loss(masks, probabilities, strength, "image"))
+    assert loss == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_a_small_lesion_counts_in_its_image_and_hardly_in_a_batch():
+    small, large = square(1), square(7)
+    masks, costs = np.concatenate([small, large]), {}
+    for dice_of in ("batch", "image"):
+        missed = [np.concatenate([0 * small, large]), np.concatenate([small, 0 * large])]
+        costs[dice_of] = [float(weighted_dice_loss(masks, p, 0.0, dice_of)) for p in missed]
+    # Of 1 and of 49 pixels, with smooth 1: 1 - 1/2 and 1 - 1/50, halved as one slice is perfect.
+    assert costs["image"] == pytest.approx([0.25, 0.49])
+    # 1 - (2·49 + 1) / (50 + 49 + 1) and 1 - (2·1 + 1) / (50 + 1 + 1).
+    assert costs["batch"] == pytest.approx([0.01, 1 - 3 / 52])
+
+
+@pytest.mark.parametrize("dice_of", ["batch", "image"])
+def test_an_image_that_only_fills_a_batch_counts_for_nothing(dice_of):
     fill = np.full_like(square(), NO_IMAGE)
     marked = np.concatenate([square(2), square(5)])
     one, both = square(3), np.concatenate([square(3), fill])
-    assert float(weighted_dice_loss(both, marked, 1.0)) == pytest.approx(
-        float(weighted_dice_loss(one, marked[:1], 1.0))
+    assert float(weighted_dice_loss(both, marked, 1.0, dice_of)) == pytest.approx(
+        float(weighted_dice_loss(one, marked[:1], 1.0, dice_of))
     )
     assert float(mean_cross_entropy(both, marked)) == pytest.approx(
         float(mean_cross_entropy(one, marked[:1]))
@@ -146,10 +168,13 @@ def test_the_keras_loss_is_float32_whatever_the_policy_and_equals_the_function()
 
 
 def test_the_loss_of_a_stage_is_as_its_settings_say():
-    overrides = ["train.weight_strength=0.3", "train.cross_entropy=0.7"]
+    names = {"weight_strength": 0.3, "cross_entropy": 0.7, "dice_of": "image"}
+    overrides = [f"train.{name}={value}" for name, value in names.items()]
     loss = WeightedDiceLoss(**load_settings(overrides=overrides).train.loss_options)
-    mask, probability = square(3), 0.25 + 0.5 * square(2)
-    expected = numpy_loss(mask, probability, 0.3)
+    mask = np.concatenate([square(3), square(1)])
+    probability = 0.25 + 0.5 * np.concatenate([square(2), square(2)])
+    each = [numpy_loss(mask[i : i + 1], probability[i : i + 1], 0.3) for i in (0, 1)]
+    expected = np.mean(each)
     expected += 0.7 * -np.mean(np.log(np.where(mask > 0, probability, 1 - probability)))
     assert float(loss(mask, probability)) == pytest.approx(expected, rel=1e-4)
 

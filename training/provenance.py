@@ -10,6 +10,7 @@ from pathlib import Path
 from system.files import InputError, load_json
 from system.retired import without_retired
 from system.yaml_files import read_yaml
+from training.results import STAGES
 
 
 def marks_of_subjects(rows):
@@ -93,6 +94,9 @@ def identity_of(facts, folder):
         section = read_yaml(folder / "config.yaml").get("slices", {})
         drawn = section.keys() - {"size", "skip", "format"}
         identity["training_slices"] = {name: section[name] for name in drawn}
+    for stage in identity.keys() & set(STAGES):
+        # Earlier versions knew no other.
+        identity[stage] = {"dice_of": "batch"} | identity[stage]
     return identity
 
 
