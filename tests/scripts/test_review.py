@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -501,8 +502,10 @@ def test_the_script_opens_a_browser_that_is_told_no_token(study, tmp_path):
     browser.chmod(0o755)
     words = [sys.executable, "review.py", study.folder]
     environment = os.environ | {"BROWSER": str(browser)}
+    # Tests that run in the background ignore SIGINT, and what they start inherits that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed
     ) as run:
         try:
             address = run.stdout.readline().split()[1]
