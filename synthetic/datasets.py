@@ -110,7 +110,9 @@ def claim_folder(folder, seed, sources=None):
     if not isinstance(found, dict) or found.get("Name") != content["Name"]:
         raise InputError(f"{folder}: holds scans that demo.py did not make; give it another folder")
     if found != content:
-        same = f"seed {seed}" + (" and of these heads and lesions" if sources else "")
+        same = f"seed {seed}" + (
+            " and of these heads and lesions, by this version" if sources else ""
+        )
         raise InputError(f"{folder}: holds other scans than those of {same}; delete it first")
     save_json(description, content)
 

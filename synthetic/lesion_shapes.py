@@ -12,6 +12,7 @@ from synthetic.lesions import Tissue
 from system.files import InputError
 
 SHRUNK = 0.6  # share of the shapes that are made smaller: small lesions are the hard ones
+KINDS = (0.45, 0.35, 0.2)  # shares of gliosis alone, of a cavity within gliosis, of a cavity alone
 
 
 def load_shape(path):
@@ -73,15 +74,16 @@ def level_of(shape):
 
 
 def draw_tissue(rng):
-    """Draw what a stroke left: a cavity, gliosis as dark as anything down to grey matter, or both.
+    """Draw what a stroke left: gliosis, from dark to faint, a cavity, or both.
 
     One in twenty is bright throughout.
     """
     bright = rng.random() < 0.05
-    hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2])
+    hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2], p=KINDS)
+    gliosis = rng.uniform(0.3, 0.75)
     return Tissue(
-        cavity=rng.choice([0, rng.uniform(0, 0.4)]),
-        gliosis=rng.uniform(0.1, 0.85),
+        cavity=rng.choice([0, rng.uniform(0, gliosis)]),
+        gliosis=gliosis,
         hollow=2.0 if bright else hollow,
         bright=bright,
     )

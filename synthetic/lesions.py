@@ -22,7 +22,7 @@ TERRITORIES = (
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a stroke leaves; 0 is as dark as CSF, 1 as grey matter."""
+    """What a stroke leaves; 0 is as dark as CSF, 1 as what `paint_region` takes for intact."""
 
     cavity: float
     gliosis: float
@@ -105,18 +105,22 @@ def paint_lesion(rng, image, anatomy, scanner, volume_ml):
         box, level = grow_region(
             rng, parenchyma, centre, share * volume_ml, 1.0, rng.integers(1, 4)
         )
-        paint_region(rng, image, box, level, scanner, Tissue(cavity, gliosis, hollow))
+        tissue = Tissue(cavity, gliosis, hollow)
+        paint_region(rng, image, box, level, scanner, tissue, scanner.gm)
         mask[box] |= level < 1
     return mask
 
 
-def paint_region(rng, image, box, level, scanner, tissue):
-    """Paint what a stroke leaves where `level` is below 1; `box` is where that lies in `image`."""
+def paint_region(rng, image, box, level, scanner, tissue, intact):
+    """Paint what a stroke leaves where `level` is below 1; `box` is where that lies in `image`.
+
+    `intact` is the grey level of tissue that lost nothing, one or of each voxel in the box.
+    """
     fine, coarse = (smooth_noise(rng, level.shape, knot_mm) for knot_mm in (2.5, 8))
     core = 1 / (1 + np.exp((np.minimum(level, 9) + 0.15 * coarse - tissue.hollow) / 0.08))
-    share_gm = tissue.gliosis + (tissue.cavity - tissue.gliosis) * core
-    share_gm = share_gm + 0.08 * fine + 0.10 * coarse
-    value = scanner.csf + (scanner.gm - scanner.csf) * np.clip(share_gm, 0, 0.95)
+    share = tissue.gliosis + (tissue.cavity - tissue.gliosis) * core
+    share = share + 0.08 * fine + 0.10 * coarse
+    value = scanner.csf + (intact - scanner.csf) * np.clip(share, 0, 0.95)
     if tissue.bright:
         value = np.where(core > 0.5, 1.15 + 0.05 * fine, value)
     blend(image, box, level < 1, value, rng.uniform(0.6, 1.0), darker=not tissue.bright)

@@ -24,6 +24,8 @@ from synthetic.variety import acquire_by, draw_aged, draw_protocol, sharpen, tak
 from system.files import InputError, Problem, file_hash, whole_file
 from system.parallel import CORES, attempt, in_parallel
 
+PAINTER = 2  # to be raised by whatever changes the scans of a seed: no folder mixes two painters
+PAINTER = 2  # raised by whatever changes the scans of a seed, so that no folder mixes two painters
 PAINTED_DATASET = 2  # second word of every seed; see synthetic.datasets
 SITES = 10
 HEALTHY = 0.15  # share of the subjects that have no lesion
@@ -69,7 +71,8 @@ def make_painted(folder, heads, lesions, subjects, seed, processes=CORES):
     """
     folder = Path(folder)
     sources = {"Heads": heads, "Lesions": lesions}
-    claim_folder(folder, seed, {name: digest(files) for name, files in sources.items()})
+    made_of = {name: digest(files) for name, files in sources.items()}
+    claim_folder(folder, seed, made_of | {"Painter": PAINTER})
     anatomies, problems = [], []
     kept = folder / "derivatives" / "heads"
     prepare = partial(attempt, partial(prepare_control, folder=kept))
@@ -146,7 +149,7 @@ def draw_subject(rng, anatomy, voxel_mm, lesions, volume_ml):
         if lesions:
             for _ in range(rng.choice([1, 2, 3], p=PIECES)):
                 shape = load_shape(lesions[rng.integers(len(lesions))])
-                paint_shape(rng, image, mask, anatomy, protocol.scanner, shape)
+                paint_shape(rng, image, mask, healthy, anatomy, protocol.scanner, shape)
         else:
             mask = paint_lesion(rng, image, anatomy, protocol.scanner, volume_ml)
     # What is painted must not be sharper than its head, or sharpness is what a network learns.
@@ -157,12 +160,13 @@ def draw_subject(rng, anatomy, voxel_mm, lesions, volume_ml):
     return voxels, mask
 
 
-def paint_shape(rng, image, mask, anatomy, scanner, shape):
-    """Paint a shape, varied, into `image` and mark it in `mask`."""
+def paint_shape(rng, image, mask, healthy, anatomy, scanner, shape):
+    """Paint a shape, varied, into `image`, which was `healthy`, and mark it in `mask`."""
     grey, depth_mm = anatomy[..., 0], anatomy[..., 1]
     brain = (depth_mm < 0) & ((grey > 0.42) | (depth_mm > -12))  # without its ventricles
     box, shape = fit_into(*vary_shape(rng, shape), brain)
     tissue = draw_tissue(rng)
     if shape.any():
-        paint_region(rng, image, box, level_of(shape), scanner, tissue)
+        # With one level for grey and white matter, lesions of the cortex could not be seen.
+        paint_region(rng, image, box, level_of(shape), scanner, tissue, healthy[box])
         mask[box] |= shape

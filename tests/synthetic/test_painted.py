@@ -157,7 +157,7 @@ def test_a_lesion_is_as_dark_as_its_tissue(tissue, expected):
     shape = np.zeros((20, 20, 20), bool)
     shape[3:17, 3:17, 3:17] = True
     box = (slice(5, 25),) * 3
-    paint_region(rng, image, box, level_of(shape), scanner, tissue)
+    paint_region(rng, image, box, level_of(shape), scanner, tissue, scanner.gm)
     assert np.median(image[11:19, 11:19, 11:19]) == pytest.approx(expected, abs=0.06)
     assert (image[:5] == 1).all() and (image[26:] == 1).all()
 
@@ -167,6 +167,30 @@ def test_every_kind_of_tissue_is_drawn():
     assert {np.sign(t.hollow) if t.hollow in (-1, 2) else 0 for t in drawn} == {-1, 0, 1}
     assert 0 < sum(t.bright for t in drawn) < 40
     assert 0.4 < np.mean([t.cavity == 0 for t in drawn]) < 0.6  # as dark as CSF throughout
+    faint = [t.gliosis for t in drawn if t.hollow == -1]
+    assert 0.35 < len(faint) / len(drawn) < 0.55
+    assert 0.12 < np.mean([t.hollow == 2 and not t.bright for t in drawn]) < 0.28
+    assert all(t.cavity <= t.gliosis for t in drawn)
+    assert 0.3 <= min(faint) < 0.35 and 0.7 < max(faint) <= 0.75
+
+
+def test_gliosis_darkens_grey_matter_as_well_as_white(lesions, monkeypatch):
+    gliosis = Tissue(cavity=0, gliosis=0.6, hollow=np.float64(-1))
+    monkeypatch.setattr(painted, "draw_tissue", lambda rng: gliosis)
+    scanner = draw_protocol(np.random.default_rng(0)).scanner
+    scanner = type(scanner)(**vars(scanner) | {"csf": 0.2, "gm": 0.7})
+    layers = np.arange(SHAPE[2]) // 8 % 2  # thick enough for the soft edge not to mix them
+    image = np.full(SHAPE, np.where(layers, 1, scanner.gm), np.float32)
+    before, mask = image.copy(), np.zeros(SHAPE, np.uint8)
+    anatomy = np.stack([np.ones(SHAPE), np.full(SHAPE, -5)], axis=-1)
+    shape = load_shape(lesions[-1])
+    for _ in range(2):  # where two lesions meet, no tissue is lost twice
+        rng = np.random.default_rng(3)
+        painted.paint_shape(rng, image, mask, before, anatomy, scanner, shape)
+    core = level_of(mask > 0) < 0.6
+    for intact in (0.7, 1):
+        tissue = core & (before == np.float32(intact))
+        assert np.median(image[tissue]) == pytest.approx(0.2 + 0.6 * (intact - 0.2), abs=0.06)
 
 
 def test_protocols_are_as_different_as_clinics():
@@ -230,12 +254,15 @@ def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_pa
     assert all(s.shape == SHAPE and np.array_equal(s.affine, AFFINE) for s in scans)
 
 
-def test_other_parts_or_seeds_never_mix(controls, lesions, tmp_path):
+def test_other_parts_seeds_or_painters_never_mix(lesions, tmp_path, monkeypatch):
     painted.make_painted(tmp_path, [], lesions, 1, 0, 1)
     before = contents(tmp_path)
     for changed in ([[], lesions[1:], 1, 0, 1], [[], lesions, 1, 1, 1]):
         with pytest.raises(InputError, match="holds other scans"):
             painted.make_painted(tmp_path, *changed)
+    monkeypatch.setattr(painted, "PAINTER", painted.PAINTER + 1)
+    with pytest.raises(InputError, match="by this version; delete it first"):
+        painted.make_painted(tmp_path, [], lesions, 2, 0, 1)
     assert contents(tmp_path) == before
 
 
