@@ -142,7 +142,8 @@ class Split(Section):
 class UNet(Section):
     filters: PositiveInteger = Field(description="of the first level; doubles on each level below")
     levels: Annotated[int, Field(ge=1, le=5)] = Field(
-        description="how often height and width are halved; sides must be divisible by 2**levels"
+        description="how often height and width are halved; sides must be divisible by "
+        "downsampling * 2**levels"
     )
     dropout: Fraction = Field(description="share of values dropped after each pooling and skip")
     batch_normalisation: bool = Field(description="after each convolution of a block")
@@ -158,6 +159,16 @@ class UNet(Section):
     neighbours: Annotated[int, Field(ge=0)] = Field(
         0, description="slices on either side that are given to the network as well"
     )
+    downsampling: Literal[1, 2, 4] = Field(
+        1,
+        description="the network sees the means of squares of so many pixels a side, and answers for "
+        "each pixel",
+    )
+
+    @property
+    def multiple(self):
+        """Of which the sides of an image must be multiples."""
+        return self.downsampling * 2**self.levels
 
 
 class Augmentation(Section):
@@ -191,8 +202,8 @@ class Stage(Section):
     )
     dice_of: Literal["batch", "image"] = Field(
         "batch",
-        description="whose Dice the loss takes: of all images of a step together, or of each, in which "
-        "a small lesion counts as much as a large one",
+        description="batch: one Dice over all images of a step; image: the mean of each image's Dice, so "
+        "that a small lesion counts as much as a large one",
     )
     augmentation: bool = Field(description="move training slices as section augmentation says")
     schedule: Literal["constant", "cosine"] = Field(
@@ -312,6 +323,9 @@ class Settings(Section):
     @model_validator(mode="after")
     def sides_suit_the_network(self):
         crop, size, levels = self.augmentation.crop, self.slices.size, self.unet.levels
+        multiple, network = self.unet.multiple, f"unet.levels = {levels}"
+        if self.unet.downsampling > 1:
+            network += f" and unet.downsampling = {self.unet.downsampling}"
         if crop and crop > size:
             raise ValueError(f"augmentation.crop = {crop}: slices.size is only {size}")
         if self.unet.deep_supervision and levels < 3:
@@ -319,10 +333,8 @@ class Settings(Section):
                 f"unet.deep_supervision: with unet.levels = {levels} no level is in between"
             )
         for name, side in (("slices.size", size), ("augmentation.crop", crop)):
-            if side and side % 2**levels:
-                raise ValueError(
-                    f"unet.levels = {levels}: {name} = {side} is not a multiple of {2**levels}"
-                )
+            if side and side % multiple:
+                raise ValueError(f"{network}: {name} = {side} is not a multiple of {multiple}")
         return self
 
     def identity(self, stage):

@@ -26,12 +26,14 @@ def build_unet(
     deep_supervision,
     foreground_prior,
     neighbours,
+    downsampling,
 ):
-    """Build a U-Net [1]_ for images whose sides are divisible by 2**levels.
+    """Build a U-Net [1]_ for images whose sides are divisible by downsampling * 2**levels.
 
     The arguments are section ``unet`` of the settings. Every layer has a name of its own that does not
     change between builds (``encoder_1_conv_1``, ``decoder_4_up``, ``head``), by which weights are carried
-    over and layers are frozen.
+    over and layers are frozen. With `downsampling` the first block sees means of squares of so many
+    pixels a side.
 
     Returns
     -------
@@ -67,10 +69,13 @@ def build_unet(
             x = layers.Activation("relu", name=f"{name}_relu_{i}")(x)
         return x
 
-    def probability_of(x, name):
-        return layers.Conv2D(
+    def probability_of(x, name, factor=1):
+        # The transposed one gives each pixel of a square an answer of its own.
+        convolution = layers.Conv2DTranspose if factor > 1 else layers.Conv2D
+        return convolution(
             1,
-            1,
+            factor,
+            strides=factor,
             activation="sigmoid",
             dtype="float32",
             name=name,
@@ -81,6 +86,8 @@ def build_unet(
 
     image = keras.Input((None, None, 2 * neighbours + 1), name="image")
     x, skips, coarse = image, [], []
+    if downsampling > 1:
+        x = layers.AveragePooling2D(downsampling, name="downsample")(x)
     for level in range(1, levels + 1):
         x = block(x, filters * 2 ** (level - 1), f"encoder_{level}")
         skips.append(x)
@@ -96,10 +103,10 @@ def build_unet(
         if deep_supervision and 1 < level < levels:
             small = probability_of(x, f"decoder_{level}_head")
             enlarge = layers.UpSampling2D(
-                2 ** (level - 1), dtype="float32", name=f"decoder_{level}_enlarge"
+                downsampling * 2 ** (level - 1), dtype="float32", name=f"decoder_{level}_enlarge"
             )
             coarse.insert(0, enlarge(small))
-    probability = probability_of(x, "head")
+    probability = probability_of(x, "head", downsampling)
     if coarse:
         probability = DeepSupervision(dtype="float32", name="answer")([probability, *coarse])
     return keras.Model(image, probability, name="unet")

@@ -69,7 +69,9 @@ def predict_seen(networks, volume, flip):
     scaled, mean, std = at_1_mm.scaled
     total = np.zeros_like(scaled, np.float32)
     for network in networks:
-        images = volume_to_slices(scaled, square_size(scaled.shape, network.settings.slices.size))
+        own = network.settings
+        side = square_size(scaled.shape, own.slices.size, own.unet.downsampling)
+        images = volume_to_slices(scaled, side)
         probability = network.predict(images, mean, std)
         if flip:
             mirrored = network.predict(images[:, :, ::-1], mean, std)
@@ -81,10 +83,11 @@ def predict_seen(networks, volume, flip):
     return _resample(total, at_1_mm.affine, volume.voxels.shape, volume.affine)
 
 
-def square_size(shape, size):
-    """Return the side of the square for slices of a volume: `size`, or the next 32 that fits."""
-    # 32 suits a network of any depth; what fits is scored as it was trained.
-    return size if max(shape[:2]) <= size else -(-max(shape[:2]) // 32) * 32
+def square_size(shape, size, downsampling=1):
+    """Return the side of the square for slices of a volume: `size`, or the next one that fits."""
+    # 32 suits any number of levels; what fits is scored as it was trained.
+    step = 32 * downsampling
+    return size if max(shape[:2]) <= size else -(-max(shape[:2]) // step) * step
 
 
 def is_about_1_mm(volume):

@@ -14,7 +14,7 @@ def export_network(stored, unet, path):
     """Write the network that `unet.build_unet` builds, as it answers when it does not train.
 
     Dropout is gone, batch normalisation folded into the convolutions before it, and of deep
-    supervision the finest answer stays. Sides may be any multiple of 2**levels.
+    supervision the finest answer stays. Sides may be any multiple of downsampling * 2**levels.
 
     Parameters
     ----------
@@ -44,7 +44,11 @@ def export_network(stored, unet, path):
             channels = width
         return x
 
-    x, skips = "image", []
+    x, skips, factor = "image", [], unet.downsampling
+    if factor > 1:
+        x = graph.add(
+            "AveragePool", "downsample", x, kernel_shape=[factor] * 2, strides=[factor] * 2
+        )
     for level in range(1, unet.levels + 1):
         width = unet.filters * 2 ** (level - 1)
         x = block(x, channels, width, f"encoder_{level}")
@@ -62,8 +66,14 @@ def export_network(stored, unet, path):
         x = block(x, 2 * width, width, f"decoder_{level}")
         if unet.deep_supervision and 1 < level < unet.levels:
             graph.take(f"decoder_{level}_head", (1, 1, width, 1), (1,))
-    kernel, bias = graph.take("head", (1, 1, width, 1), (1,))
-    x = graph.add("Conv", "head", x, kernel.transpose(3, 2, 0, 1), bias)
+    if factor > 1:
+        kernel, bias = graph.take("head", (factor, factor, 1, width), (1,))
+        kind = "ConvTranspose"
+    else:
+        kernel, bias = graph.take("head", (1, 1, width, 1), (1,))
+        kind = "Conv"
+    constants = [kernel.transpose(3, 2, 0, 1), bias]
+    x = graph.add(kind, "head", x, *constants, strides=[factor] * 2)
     graph.add("Sigmoid", "probability", x)
     return graph.as_bytes(2 * unet.neighbours + 1)
 

@@ -171,7 +171,7 @@ def volume_to_slices(voxels, size):
     """
     width, height, depth = voxels.shape
     if max(width, height) > size:
-        fitting = -(-max(width, height) // 32) * 32  # for a network of any depth
+        fitting = -(-max(width, height) // 128) * 128  # for any network
         raise InputError(
             f"axial slices are {width}×{height} voxels, larger than slices.size = {size}; "
             f"set slices.size to {fitting}"

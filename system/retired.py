@@ -9,6 +9,9 @@ RETIRED = {
 }
 LOSS = {"false_negative_weight": 0.5, "focal_power": 1}
 RETIRED |= {"pre_train": LOSS, "train": LOSS, "transfer": LOSS}
+# Settings that earlier versions did not have, with what they did.
+ADDED = {stage: {"dice_of": "batch"} for stage in ("pre_train", "train", "transfer")}
+ADDED |= {"unet": {"downsampling": 1}}
 
 
 def without_retired(values):

@@ -54,6 +54,11 @@ def sections(model=Settings):
         ("augmentation.crop=100", ["augmentation.crop = 100", "multiple of 16"]),
         ("slices.size", ["--set slices.size", "section.key=value"]),
         ("unet={levels: 2, deep_supervision: true}", ["unet.deep_supervision", "levels = 2"]),
+        (
+            "unet.downsampling=2",
+            ["unet.levels = 4 and unet.downsampling = 2: slices.size = 240", "32"],
+        ),
+        ("unet.downsampling=3", ["unet.downsampling = 3"]),
         ("unet.levels=5", ["unet.levels = 5", "slices.size = 240", "multiple of 32"]),
         ("slices.size=[", ["--set slices.size", "YAML"]),
     ],
@@ -61,6 +66,17 @@ def sections(model=Settings):
 def test_a_wrong_setting_is_refused_by_its_name(override, parts):
     with refused(*parts):
         load_settings(overrides=[override])
+
+
+def test_a_crop_must_suit_the_network_as_well():
+    overrides = ["slices.size=256", "unet.downsampling=2", "augmentation.crop=112"]
+    with refused("augmentation.crop = 112 is not a multiple of 32"):
+        load_settings(overrides=overrides)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_the_configurations_that_come_along_are_valid(file):
+    assert load_settings(file) != load_settings()
 
 
 def test_every_wrong_setting_is_named_at_once():

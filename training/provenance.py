@@ -8,9 +8,8 @@ of its slices, and the name that nearly identical scans share (see `scans.near_d
 from pathlib import Path
 
 from system.files import InputError, load_json
-from system.retired import without_retired
+from system.retired import ADDED, without_retired
 from system.yaml_files import read_yaml
-from training.results import STAGES
 
 
 def marks_of_subjects(rows):
@@ -94,9 +93,9 @@ def identity_of(facts, folder):
         section = read_yaml(folder / "config.yaml").get("slices", {})
         drawn = section.keys() - {"size", "skip", "format"}
         identity["training_slices"] = {name: section[name] for name in drawn}
-    for stage in identity.keys() & set(STAGES):
-        # Earlier versions knew no other.
-        identity[stage] = {"dice_of": "batch"} | identity[stage]
+    for section, added in ADDED.items():
+        if isinstance(identity.get(section), dict):
+            identity[section] = added | identity[section]
     return identity
 
 

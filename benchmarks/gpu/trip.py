@@ -152,6 +152,7 @@ def jax_model(filters, policy):
         deep_supervision=False,
         foreground_prior=0.5,
         neighbours=0,
+        downsampling=1,
     )
 
 

@@ -57,17 +57,19 @@ def answer_of_keras(network, images):
     return np.asarray(model(images, training=False))[..., 0]
 
 
-def showing_its_input(size=32, answer=lambda images: images):
+def showing_its_input(size=32, answer=lambda images: images, downsampling=1):
     """A network whose probability is the image that it is given."""
-    unet = SimpleNamespace(neighbours=0)
+    unet = SimpleNamespace(neighbours=0, downsampling=downsampling)
     own_grid = Geometry(align="none", brain="keep")
     settings = SimpleNamespace(slices=SimpleNamespace(size=size), unet=unet, geometry=own_grid)
     return Network(lambda images: answer(images)[:, 0], settings, Path("none"))
 
 
-def showing_its_square(size):
+def showing_its_square(size, downsampling=1):
     """A network whose probability is the side of the square that it is given."""
-    return showing_its_input(size, lambda images: np.full_like(images, images.shape[-1]))
+    return showing_its_input(
+        size, lambda images: np.full_like(images, images.shape[-1]), downsampling
+    )
 
 
 def volume_of(folder, voxels, affine):
@@ -147,6 +149,12 @@ def test_voxels_of_another_size_are_seen_at_1_mm_and_brought_back_in_place(tmp_p
 def test_a_head_of_0_5_mm_voxels_fits_the_square_of_1_mm(tmp_path):
     volume = volume_of(tmp_path, head((56, 60, 8)), from_matvec(np.eye(3) / 2, (0, 0, 0)))
     np.testing.assert_allclose(predict_probability([showing_its_square(32)], volume), 32)
+
+
+def test_a_downsampled_network_gets_a_square_that_it_can_halve_as_often(tmp_path):
+    volume = volume_of(tmp_path, head((40, 36, 5)), RAS)
+    found = predict_probability([showing_its_square(32, downsampling=4)], volume)
+    np.testing.assert_allclose(found, 128)
 
 
 def test_a_flipped_average_does_not_know_left_from_right(network, tmp_path):
@@ -238,7 +246,14 @@ def test_missing_weights_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape, side", [((197, 233, 189), 240), ((240, 240, 155), 240), ((241, 200, 9), 256)]
+    "shape, downsampling, side",
+    [
+        ((197, 233, 189), 1, 240),
+        ((240, 240, 155), 2, 240),
+        ((241, 200, 9), 1, 256),
+        ((257, 200, 9), 1, 288),
+        ((257, 200, 9), 2, 320),
+    ],
 )
-def test_a_scan_that_fits_is_predicted_on_the_square_of_the_training(shape, side):
-    assert square_size(shape, 240) == side
+def test_a_scan_that_fits_is_predicted_on_the_square_of_the_training(shape, downsampling, side):
+    assert square_size(shape, 240, downsampling) == side

@@ -18,6 +18,8 @@ NETWORKS = {
     "as it is": [],
     "one level": ["unet.levels=1"],
     "neighbours": ["unet.neighbours=2"],
+    "downsampling": ["unet.downsampling=4"],
+    "coarser, supervised": ["unet.downsampling=2", "unet.deep_supervision=true", "unet.levels=3"],
     "no normalisation": ["unet.batch_normalisation=false"],
     "instance normalisation": ["unet.instance_normalisation=true"],
     "deep supervision": ["unet.deep_supervision=true", "unet.levels=3"],
@@ -76,11 +78,12 @@ def test_the_same_weights_give_the_same_bytes(tmp_path):
         "unet.batch_normalisation=false",
         "unet.instance_normalisation=true",
         "unet.deep_supervision=true",
+        "unet.downsampling=2",
     ],
 )
 def test_weights_of_another_network_are_refused_as_keras_would_refuse_them(change, tmp_path):
     _, _, weights = draw_weights(tmp_path, ["unet.levels=4"])
-    settings = load_settings(None, ["unet.filters=4", "unet.levels=4", change])
+    settings = load_settings(None, ["slices.size=256", "unet.filters=4", "unet.levels=4", change])
     with refused(weights, "layer"):
         export_network(read_weights(weights), settings.unet, weights)
     with refused(weights, "layer"):

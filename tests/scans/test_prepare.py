@@ -197,7 +197,7 @@ def test_the_same_scan_under_two_names_is_recognised(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"skip": 8}, "slices.skip leaves out 16"), ({"size": 16}, "set slices.size to 32")],
+    [({"skip": 8}, "slices.skip leaves out 16"), ({"size": 16}, "set slices.size to 128")],
 )
 def test_a_scan_that_does_not_fit_the_settings_is_refused(tmp_path, change, reason):
     scan = write_scan(tmp_path)

@@ -137,7 +137,7 @@ def test_a_slice_lies_in_the_middle_of_empty_margins(shape, margin):
 
 @pytest.mark.parametrize("shape", [(17, 3, 2), (3, 17, 2)])
 def test_a_slice_larger_than_the_square_is_refused(shape):
-    with refused(f"{shape[0]}×{shape[1]}", "slices.size = 16", "set slices.size to 32"):
+    with refused(f"{shape[0]}×{shape[1]}", "slices.size = 16", "set slices.size to 128"):
         volume_to_slices(np.ones(shape), 16)
 
 

@@ -6,7 +6,14 @@ import pandas
 import pytest
 from conftest import refused
 
-from training.provenance import check_unseen, differences, marks_of_subjects, seen_by, seen_by_a_run
+from training.provenance import (
+    check_unseen,
+    differences,
+    identity_of,
+    marks_of_subjects,
+    seen_by,
+    seen_by_a_run,
+)
 
 
 def subjects_of(training=(), validation=(), test=(), dataset="atlas"):
@@ -119,3 +126,11 @@ def test_settings_that_differ_are_named_however_deep():
     theirs = {"seed": 0, "unet": {"filters": 4, "levels": 4, "mirror": True}}
     assert differences(ours, theirs) == ["precision", "unet.filters", "unet.mirror"]
     assert differences(ours, ours) == []
+
+
+@pytest.mark.parametrize("unet", [5, None, []])
+def test_a_damaged_identity_is_compared_as_it_is(unet, tmp_path):
+    assert identity_of({"identity": {"unet": unet, "train": {}}}, tmp_path) == {
+        "unet": unet,
+        "train": {"dice_of": "batch"},
+    }

@@ -22,6 +22,7 @@ def network(filters=2, seed=0, **changes):
         "deep_supervision": False,
         "foreground_prior": 0.5,
         "neighbours": 0,
+        "downsampling": 1,
     }
     return build_unet(filters, **(options | changes))
 
@@ -72,6 +73,7 @@ def test_skipped_layers_keep_their_weights(saved):
         ({"instance_normalisation": True}, ["encoder_1_norm_1"]),
         ({"deep_supervision": True}, ["decoder_2_head"]),
         ({"levels": 3}, ["bottleneck_conv_1"]),
+        ({"downsampling": 2}, ["head", "(1, 1, 2, 1)", "(2, 2, 1, 2)"]),
     ],
 )
 def test_weights_of_another_network_are_refused_by_name_and_nothing_is_loaded(saved, other, named):
