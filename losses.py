@@ -62,14 +62,13 @@ def weighted_dice_loss(mask, probability, strength, dice_of="batch", smooth=1.0)
     axes = (1, 2, 3) if dice_of == "image" else None
     overlap = ops.sum(weights * mask * probability, axes)
     size = ops.sum(weights * (mask + probability), axes)
-    if dice_of == "batch":
-        overlap, size = sum_over_devices([overlap, size])
-    loss = 1 - (2 * overlap + smooth) / (size + smooth)
-    if dice_of == "batch":
-        return loss
-    # An image that only fills the batch has loss 0.
-    total, images = sum_over_devices([ops.sum(loss), ops.sum(ops.max(real, axes))])
-    return total / images
+    if dice_of == "image":
+        loss = 1 - (2 * overlap + smooth) / (size + smooth)
+        # An image that only fills the batch has loss 0.
+        total, images = sum_over_devices([ops.sum(loss), ops.sum(ops.max(real, axes))])
+        return total / images
+    overlap, size = sum_over_devices([overlap, size])
+    return 1 - (2 * overlap + smooth) / (size + smooth)
 
 
 def mean_cross_entropy(mask, probability):

@@ -67,7 +67,7 @@ class TorchUNet(nn.Module):
 
 
 def weighted_dice_loss(mask, probability, strength, smooth=1.0):
-    """`losses.weighted_dice_loss`, line by line."""
+    """`losses.weighted_dice_loss` with the Dice of a batch, line by line."""
     pool = nn.functional.max_pool2d
     band = pool(mask, 3, stride=1, padding=1) + pool(-mask, 3, stride=1, padding=1)
     weights = 1 / (1 + strength * band)

@@ -503,9 +503,9 @@ def test_the_script_opens_a_browser_that_is_told_no_token(study, tmp_path):
     words = [sys.executable, "review.py", study.folder]
     environment = os.environ | {"BROWSER": str(browser)}
     # Tests that run in the background ignore SIGINT, and what they start inherits that.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    hear_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     ) as run:
         try:
             address = run.stdout.readline().split()[1]

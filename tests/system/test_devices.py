@@ -100,12 +100,16 @@ def largest_difference(run, other, epochs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "normalisation", ["instance_normalisation=true", "batch_normalisation=false"]
+    "options",
+    [
+        ["unet.instance_normalisation=true"],
+        ["unet.batch_normalisation=false", "train.dice_of=image"],
+    ],
 )
-def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on, normalisation):
+def test_five_devices_learn_what_one_learns_also_from_uneven_batches(train_on, options):
     # Of the last 9 slices of 15, in training as in validation, the fifth device has one. Without
     # batch normalisation, which takes each device for itself, and dropout.
-    changes = ["train.epochs=1", f"unet.{normalisation}", "unet.dropout=0", "unet.levels=1"]
+    changes = ["train.epochs=1", *options, "unet.dropout=0", "unet.levels=1"]
     changes += ["train.batch_size=15", "slices.per_epoch=54"]
     one, five = (train_on(count, str(count), *changes) for count in (1, 5))
     # Four steps of Adam move a weight by up to 0.04, and round as far as 2e-5 on some processors.
