@@ -3,9 +3,12 @@
 import pytest
 from conftest import refused
 
-from config import load_run_settings
+from config import load_run_settings, load_settings
 from prediction import box
 from prediction.box import default_weights
+from prediction.onnx_export import export_network
+from training.provenance import seen_by
+from training.stored_weights import read_weights
 
 
 @pytest.fixture
@@ -37,3 +40,14 @@ def test_a_network_of_the_user_s_is_never_passed_over(filled, tmp_path, capsys, 
     own.touch()
     assert default_weights(runs) == runs / "transfer" / "best.weights.h5"
     assert capsys.readouterr().out == ""
+
+
+def test_training_can_go_on_from_the_unfinished_network():
+    folder = box.IN_THE_BOX.parent / "unfinished"
+    weights = folder / "best.weights.h5"
+    unet = load_run_settings(weights).unet
+    assert unet == load_settings(box.IN_THE_BOX.parents[1] / "configs" / "box.yaml").unet
+    export_network(read_weights(weights), unet, weights)
+    seen = seen_by(weights)
+    assert len(seen["training"]) > 100 and len(seen["validation"]) > 10
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
