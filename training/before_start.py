@@ -11,7 +11,9 @@ def check_before_start(stage, settings, initial_weights=None):
     """Refuse a stage whose slices or initial weights are missing, or that is being trained already."""
     require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
     if initial_weights is not None:
-        advice = "train these first (pre_train_model.py), or set transfer.initial_weights to others"
+        advice = "run pre_train_model.py first, or set transfer.initial_weights"
+        if settings.transfer.initial_weights is not None:
+            advice = "train these first, or set transfer.initial_weights to others"
         require_file(initial_weights, advice)
     folder = Path(settings.paths.runs, stage)
     # On JAX several processes may train one run; the first takes the lock later.

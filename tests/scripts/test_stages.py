@@ -236,6 +236,9 @@ def test_what_is_missing_is_found_before_a_framework_starts(
     if script is transfer_learning:
         with refused(tmp_path / "pre_train", "run pre_train_model.py first"):
             script.main([*arguments, "--set", f"paths.runs={tmp_path}"])
+        named = tmp_path / "named.weights.h5"
+        with refused(named, "train these first, or set transfer.initial_weights to others"):
+            script.main([*arguments, "--set", f"transfer.initial_weights={named}"])
 
 
 @pytest.mark.parametrize(
