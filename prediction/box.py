@@ -1,6 +1,9 @@
 """The weights that are taken where none are named: the user's own, or those in the box."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
+
+from scans.find import NIFTI_ENDINGS
 
 IN_THE_BOX = Path(__file__).parents[1] / "weights" / "best.weights.h5"
 
@@ -10,10 +13,19 @@ def add_weights_argument(parser):
     parser.add_argument(
         "--weights",
         nargs="+",
-        type=Path,
+        type=_weights_file,
         metavar="FILE",
         help="of finished runs; several are averaged",
     )
+
+
+def _weights_file(name):
+    """Refuse scans, which come to stand among the weights where they are named last."""
+    if name.endswith(NIFTI_ENDINGS) or Path(name).is_dir():
+        raise ArgumentTypeError(
+            f"{name}: no weights file; name a best.weights.h5, and scans before --weights"
+        )
+    return Path(name)
 
 
 def default_weights(runs):

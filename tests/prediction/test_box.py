@@ -3,6 +3,7 @@
 import pytest
 from conftest import refused
 
+import predict
 from config import load_run_settings, load_settings
 from prediction import box
 from prediction.box import default_weights
@@ -40,6 +41,15 @@ def test_a_network_of_the_user_s_is_never_passed_over(filled, tmp_path, capsys, 
     own.touch()
     assert default_weights(runs) == runs / "transfer" / "best.weights.h5"
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("scans", ["scan.nii.gz", "scan.nii", ""])
+def test_scans_named_after_the_weights_are_not_taken_for_weights(tmp_path, capsys, scans):
+    words = ["--output", str(tmp_path / "out"), "--weights", "best.weights.h5"]
+    with pytest.raises(SystemExit) as stopped:
+        predict.main([*words, str(tmp_path / scans)])
+    assert stopped.value.code == 2
+    assert "name a best.weights.h5, and scans before --weights" in capsys.readouterr().err
 
 
 def test_training_can_go_on_from_the_unfinished_network():
