@@ -12,7 +12,7 @@ from synthetic.lesions import Tissue
 from system.files import InputError
 
 SHRUNK = 0.6  # share of the shapes that are made smaller: small lesions are the hard ones
-KINDS = (0.45, 0.35, 0.2)  # shares of gliosis alone, of a cavity within gliosis, of a cavity alone
+KINDS = (0.34, 0.33, 0.33)  # shares of gliosis alone, of a cavity within it, of a cavity alone
 
 
 def load_shape(path):
@@ -82,7 +82,7 @@ def draw_tissue(rng):
     hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2], p=KINDS)
     gliosis = rng.uniform(0.3, 0.75)
     return Tissue(
-        cavity=rng.choice([0, rng.uniform(0, gliosis)]),
+        cavity=rng.choice([0, rng.uniform(0, gliosis)], p=[0.7, 0.3]),
         gliosis=gliosis,
         hollow=2.0 if bright else hollow,
         bright=bright,

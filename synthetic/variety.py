@@ -45,8 +45,8 @@ def draw_protocol(rng):
         voxel_mm[rng.choice(3, p=[0.25, 0.25, 0.5])] = rng.uniform(1.5, 6)
     scanner = Scanner(
         csf=rng.uniform(0.03, 0.4),
-        gm=rng.uniform(0.58, 0.86),
-        fat=rng.uniform(0.5, 2.0),
+        gm=rng.uniform(0.52, 0.92),
+        fat=rng.uniform(0.5, 3.0),
         bias=rng.uniform(0.02, 0.2),
         noise=np.exp(rng.uniform(np.log(0.006), np.log(0.07))),
         blur_mm=(0.0, 0.0, 0.0),

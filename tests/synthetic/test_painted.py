@@ -166,10 +166,10 @@ def test_every_kind_of_tissue_is_drawn():
     drawn = [draw_tissue(np.random.default_rng(seed)) for seed in range(300)]
     assert {np.sign(t.hollow) if t.hollow in (-1, 2) else 0 for t in drawn} == {-1, 0, 1}
     assert 0 < sum(t.bright for t in drawn) < 40
-    assert 0.4 < np.mean([t.cavity == 0 for t in drawn]) < 0.6  # as dark as CSF throughout
+    assert 0.6 < np.mean([t.cavity == 0 for t in drawn]) < 0.8  # as dark as CSF
     faint = [t.gliosis for t in drawn if t.hollow == -1]
-    assert 0.35 < len(faint) / len(drawn) < 0.55
-    assert 0.12 < np.mean([t.hollow == 2 and not t.bright for t in drawn]) < 0.28
+    assert 0.25 < len(faint) / len(drawn) < 0.4
+    assert 0.25 < np.mean([t.hollow == 2 and not t.bright for t in drawn]) < 0.4
     assert all(t.cavity <= t.gliosis for t in drawn)
     assert 0.3 <= min(faint) < 0.35 and 0.7 < max(faint) <= 0.75
 
@@ -199,8 +199,9 @@ def test_protocols_are_as_different_as_clinics():
     assert voxels.min() >= 0.7 and voxels.max() <= 6
     thick = voxels > 2.5
     assert thick.any(axis=0).all() and not thick.all(axis=1).any()
-    ratio = [p.scanner.gm for p in drawn]
-    assert min(ratio) < 0.62 and max(ratio) > 0.82
+    assert min(p.scanner.gm for p in drawn) < 0.55 and max(p.scanner.gm for p in drawn) > 0.88
+    # The fat of a flat scan takes half of the grey levels where it comes into the picture.
+    assert min(p.scanner.fat for p in drawn) < 0.7 and max(p.scanner.fat for p in drawn) > 2.7
     for decided in ("stripped", "defaced"):
         assert 0.2 < np.mean([getattr(p, decided) for p in drawn]) < 0.5
 
