@@ -399,7 +399,7 @@ def load_run_settings(weights):
     weights = Path(weights)
     if not weights.is_file():
         raise InputError(
-            f"{weights}: not found; run transfer_learning.py first, or name weights by --weights"
+            f"{weights}: not found; run transfer_learning.py first, or name other weights by --weights"
         )
     path = weights.with_name("config.yaml")
     if not path.is_file():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import SimpleITK
 
-from prediction.box import IN_THE_BOX
+from prediction.box import IN_THE_BOX, add_weights_argument
 from prediction.masks import choose_options, predict_scan
 from prediction.network import load_networks
 from prediction.outputs import Outputs
@@ -118,7 +118,7 @@ def main(argv=None):
     )
     parser.add_argument("--input", type=Path, default=Path("/input"), metavar="FOLDER")
     parser.add_argument("--output", type=Path, default=Path("/output"), metavar="FOLDER")
-    parser.add_argument("--weights", nargs="+", type=Path, default=[IN_THE_BOX], metavar="FILE")
+    add_weights_argument(parser, default=[IN_THE_BOX])
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=PORT)
     arguments = parser.parse_args(argv)

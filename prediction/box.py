@@ -3,27 +3,26 @@
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from scans.find import NIFTI_ENDINGS
-
 IN_THE_BOX = Path(__file__).parents[1] / "weights" / "best.weights.h5"
 
 
-def add_weights_argument(parser):
+def add_weights_argument(parser, default=None):
     """Let a script take ``--weights``."""
     parser.add_argument(
         "--weights",
         nargs="+",
         type=_weights_file,
         metavar="FILE",
-        help="of finished runs; several are averaged",
+        default=default,
+        help="best.weights.h5 of finished runs, named last; several are averaged",
     )
 
 
 def _weights_file(name):
-    """Refuse scans, which come to stand among the weights where they are named last."""
-    if name.endswith(NIFTI_ENDINGS) or Path(name).is_dir():
+    """Refuse what is not named like weights: ``--weights`` takes all that follows it."""
+    if not name.endswith(".h5"):
         raise ArgumentTypeError(
-            f"{name}: no weights file; name a best.weights.h5, and scans before --weights"
+            f"{name} is not a weights file; name a best.weights.h5, and all else before --weights"
         )
     return Path(name)
 

@@ -11,6 +11,7 @@ from synthetic.heads import smooth_noise
 from synthetic.lesions import Tissue
 from system.files import InputError
 
+BLACK = (0.7, 0.3)  # shares of the cavities that are as dark as CSF, and of the others
 SHRUNK = 0.6  # share of the shapes that are made smaller: small lesions are the hard ones
 KINDS = (0.34, 0.33, 0.33)  # shares of gliosis alone, of a cavity within it, of a cavity alone
 
@@ -74,7 +75,7 @@ def level_of(shape):
 
 
 def draw_tissue(rng):
-    """Draw what a stroke left: gliosis, from dark to faint, a cavity, or both.
+    """Draw what a stroke left: gliosis, from dark to faint, a cavity, most often black, or both.
 
     One in twenty is bright throughout.
     """
@@ -82,7 +83,7 @@ def draw_tissue(rng):
     hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2], p=KINDS)
     gliosis = rng.uniform(0.3, 0.75)
     return Tissue(
-        cavity=rng.choice([0, rng.uniform(0, gliosis)], p=[0.7, 0.3]),
+        cavity=rng.choice([0, rng.uniform(0, gliosis)], p=BLACK),
         gliosis=gliosis,
         hollow=2.0 if bright else hollow,
         bright=bright,

@@ -3,6 +3,7 @@
 import pytest
 from conftest import refused
 
+import participant
 import predict
 from config import load_run_settings, load_settings
 from prediction import box
@@ -29,7 +30,7 @@ def test_it_is_taken_where_nothing_was_trained_and_said_so(filled, tmp_path, cap
 
 def test_an_empty_box_is_said_as_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(box, "IN_THE_BOX", tmp_path / "none.weights.h5")
-    with refused("run transfer_learning.py first, or name weights by --weights"):
+    with refused("run transfer_learning.py first, or name other weights by --weights"):
         load_run_settings(default_weights(tmp_path))
 
 
@@ -43,13 +44,20 @@ def test_a_network_of_the_user_s_is_never_passed_over(filled, tmp_path, capsys, 
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("scans", ["scan.nii.gz", "scan.nii", ""])
-def test_scans_named_after_the_weights_are_not_taken_for_weights(tmp_path, capsys, scans):
-    words = ["--output", str(tmp_path / "out"), "--weights", "best.weights.h5"]
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (predict, ["--output", "out", "--weights", "best.weights.h5", "scan.nii.gz"]),
+        (predict, ["--output", "out", "--weights", "best.weights.h5", "a_folder"]),
+        (participant, ["bids", "out", "--weights", "best.weights.h5", "participant"]),
+    ],
+)
+def test_what_is_named_after_the_weights_is_not_taken_for_weights(script, words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        predict.main([*words, str(tmp_path / scans)])
+        script.main(words)
     assert stopped.value.code == 2
-    assert "name a best.weights.h5, and scans before --weights" in capsys.readouterr().err
+    named = f"{words[-1]} is not a weights file; name a best.weights.h5, and all else before"
+    assert named in capsys.readouterr().err
 
 
 def test_training_can_go_on_from_the_unfinished_network():
