@@ -117,7 +117,7 @@ def paint_region(rng, image, box, level, scanner, tissue, intact):
     `intact` is the grey level of tissue that lost nothing, one or of each voxel in the box.
     """
     fine, coarse = (smooth_noise(rng, level.shape, knot_mm) for knot_mm in (2.5, 8))
-    # Beyond 4 nothing changes, and exp would overflow.
+    # Beyond 4 nothing changes, and exp would overflow in float32.
     core = 1 / (1 + np.exp((np.minimum(level, 4) + 0.15 * coarse - tissue.hollow) / 0.08))
     share = tissue.gliosis + (tissue.cavity - tissue.gliosis) * core
     share = share + 0.08 * fine + 0.10 * coarse

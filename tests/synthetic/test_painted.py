@@ -162,6 +162,18 @@ def test_a_lesion_is_as_dark_as_its_tissue(tissue, expected):
     assert (image[:5] == 1).all() and (image[26:] == 1).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("hollow", [-1.0, 0.5, 2.0])
+def test_far_outside_of_a_lesion_nothing_overflows(hollow):
+    image = np.ones((8, 8, 8), np.float32)
+    level = np.full(image.shape, np.inf, np.float32)
+    level[3:7, 3:7, 3:7] = 0
+    scanner = draw_protocol(np.random.default_rng(0)).scanner
+    box, tissue = (slice(0, 8),) * 3, Tissue(cavity=0, gliosis=0.5, hollow=hollow)
+    paint_region(np.random.default_rng(0), image, box, level, scanner, tissue, scanner.gm)
+    assert np.isfinite(image).all() and image[4, 4, 4] < 0.9 and image[0, 0, 0] == 1
+
+
 def test_every_kind_of_tissue_is_drawn():
     drawn = [draw_tissue(np.random.default_rng(seed)) for seed in range(300)]
     assert {np.sign(t.hollow) if t.hollow in (-1, 2) else 0 for t in drawn} == {-1, 0, 1}
