@@ -14,7 +14,7 @@ from system.files import whole_file
 TITLES = {
     "pre_train": "Pre-training on brain tumours",
     "train": "Training on stroke lesions",
-    "transfer": "Transfer: from tumours to stroke lesions",
+    "transfer": "Transfer to stroke lesions",
 }
 # Told apart by colour-blind eyes (Okabe and Ito, 2008), and by lightness in print.
 TRAINING, VALIDATION, BEST = "#0072B2", "#D55E00", "#555555"

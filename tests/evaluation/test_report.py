@@ -130,7 +130,7 @@ def test_the_report_begins_with_the_answer_and_tells_every_scan(written, open_pa
     for line in csv:
         run, subject, session = line.split(",")[:3]
         assert re.search(rf"{run}\s+{subject}\s+{session}", shown)
-    for stage in ("Training on stroke lesions", "Transfer: from tumours to stroke lesions"):
+    for stage in ("Training on stroke lesions", "Transfer to stroke lesions"):
         assert page.locator(f"svg >> text={stage}").count() == 1
 
 
