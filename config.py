@@ -205,6 +205,11 @@ class Stage(Section):
         description="batch: one Dice over all images of a step; image: the mean of each image's Dice, so "
         "that a small lesion counts as much as a large one",
     )
+    dice_smooth: Positive = Field(
+        1.0,
+        description="pixels that are added to both sums of the Dice; with dice_of: image more, e.g. 100, "
+        "makes it easier to begin marking a doubtful lesion",
+    )
     augmentation: bool = Field(description="move training slices as section augmentation says")
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine: the learning rate falls to 1 % at the last epoch"
@@ -225,7 +230,9 @@ class Stage(Section):
     @property
     def loss_options(self):
         """The arguments of `losses.WeightedDiceLoss`."""
-        return self.model_dump(include={"weight_strength", "cross_entropy", "dice_of"})
+        return self.model_dump(
+            include={"weight_strength", "cross_entropy", "dice_of", "dice_smooth"}
+        )
 
     @property
     def optimizer_options(self):

@@ -52,6 +52,9 @@ def weighted_dice_loss(mask, probability, strength, dice_of="batch", smooth=1.0)
     dice_of : "batch" or "image"
         ``batch``: the sums are over all pixels of all images, so that a lesion counts by its size.
         ``image``: each has sums of its own and counts the same, however small its lesion is.
+    smooth : float
+        In pixels. With ``image`` and 1 a first faint mark of 30 pixels pays only if 94 of 100 images
+        have a lesion there; with 100 it is 51.
 
     References
     ----------
@@ -90,11 +93,18 @@ class WeightedDiceLoss(keras.losses.Loss):
     the one before; together they count one.
     """
 
-    def __init__(self, weight_strength, cross_entropy, dice_of="batch", name="weighted_dice_loss"):
+    def __init__(
+        self,
+        weight_strength,
+        cross_entropy,
+        dice_of="batch",
+        dice_smooth=1.0,
+        name="weighted_dice_loss",
+    ):
         # A float16 sum over a batch of images would be infinite.
         super().__init__(name=name, dtype="float32")
         self.weight_strength, self.cross_entropy = weight_strength, cross_entropy
-        self.dice_of = dice_of
+        self.dice_of, self.dice_smooth = dice_of, dice_smooth
 
     def call(self, mask, probability):
         maps = ops.split(probability, probability.shape[-1], axis=-1)
@@ -105,7 +115,9 @@ class WeightedDiceLoss(keras.losses.Loss):
         return ops.expand_dims(loss, 0)
 
     def loss_of(self, mask, probability):
-        loss = weighted_dice_loss(mask, probability, self.weight_strength, self.dice_of)
+        loss = weighted_dice_loss(
+            mask, probability, self.weight_strength, self.dice_of, self.dice_smooth
+        )
         if self.cross_entropy:
             loss += self.cross_entropy * mean_cross_entropy(mask, probability)
         return loss
@@ -115,6 +127,7 @@ class WeightedDiceLoss(keras.losses.Loss):
             "weight_strength": self.weight_strength,
             "cross_entropy": self.cross_entropy,
             "dice_of": self.dice_of,
+            "dice_smooth": self.dice_smooth,
             "name": self.name,
         }
 

@@ -10,7 +10,8 @@ RETIRED = {
 LOSS = {"false_negative_weight": 0.5, "focal_power": 1}
 RETIRED |= {"pre_train": LOSS, "train": LOSS, "transfer": LOSS}
 # Settings that earlier versions did not have, with what they did.
-ADDED = {stage: {"dice_of": "batch"} for stage in ("pre_train", "train", "transfer")}
+LOSS_ADDED = {"dice_of": "batch", "dice_smooth": 1.0}
+ADDED = dict.fromkeys(("pre_train", "train", "transfer"), LOSS_ADDED)
 ADDED |= {"unet": {"downsampling": 1}}
 
 

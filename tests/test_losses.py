@@ -121,6 +121,19 @@ def test_a_small_lesion_counts_in_its_image_and_hardly_in_a_batch():
     assert costs["batch"] == pytest.approx([0.01, 1 - 3 / 52])
 
 
+@pytest.mark.parametrize(("dice_smooth", "share"), [(1, 0.94), (100, 0.514)])
+def test_a_first_mark_pays_from_this_share_of_images_with_a_lesion(dice_smooth, share):
+    where = np.zeros((1, 32, 32, 1), np.float32)
+    where[0, 10:15, 10:16] = 1  # 30 pixels
+    loss = WeightedDiceLoss(0, cross_entropy=0, dice_of="image", dice_smooth=dice_smooth)
+
+    def rise(mask):
+        return float(loss(mask, 1e-3 * where)) - float(loss(mask, 0 * where))
+
+    cost, gain = rise(0 * where), -rise(where)
+    assert cost / (cost + gain) == pytest.approx(share, abs=0.005)
+
+
 @pytest.mark.parametrize("dice_of", ["batch", "image"])
 def test_an_image_that_only_fills_a_batch_counts_for_nothing(dice_of):
     fill = np.full_like(square(), NO_IMAGE)
@@ -168,12 +181,17 @@ def test_the_keras_loss_is_float32_whatever_the_policy_and_equals_the_function()
 
 
 def test_the_loss_of_a_stage_is_as_its_settings_say():
-    names = {"weight_strength": 0.3, "cross_entropy": 0.7, "dice_of": "image"}
+    names = {
+        "weight_strength": 0.3,
+        "cross_entropy": 0.7,
+        "dice_of": "image",
+        "dice_smooth": 5,
+    }
     overrides = [f"train.{name}={value}" for name, value in names.items()]
     loss = WeightedDiceLoss(**load_settings(overrides=overrides).train.loss_options)
     mask = np.concatenate([square(3), square(1)])
     probability = 0.25 + 0.5 * np.concatenate([square(2), square(2)])
-    each = [numpy_loss(mask[i : i + 1], probability[i : i + 1], 0.3) for i in (0, 1)]
+    each = [numpy_loss(mask[i : i + 1], probability[i : i + 1], 0.3, smooth=5) for i in (0, 1)]
     expected = np.mean(each)
     expected += 0.7 * -np.mean(np.log(np.where(mask > 0, probability, 1 - probability)))
     assert float(loss(mask, probability)) == pytest.approx(expected, rel=1e-4)

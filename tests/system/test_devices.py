@@ -238,7 +238,8 @@ def test_a_run_goes_on_on_other_devices_but_not_in_another_precision(
     facts = json.loads((tmp_path / "train" / "run.json").read_text())
     facts["identity"]["unet"] |= {"residual": False, "mirror": False}
     facts["identity"]["train"]["focal_power"] = 1
-    del facts["identity"]["train"]["dice_of"], facts["identity"]["unet"]["downsampling"]
+    del facts["identity"]["train"]["dice_of"], facts["identity"]["train"]["dice_smooth"]
+    del facts["identity"]["unet"]["downsampling"]
     (tmp_path / "train" / "run.json").write_text(json.dumps(facts))
     train_model.main([*arguments, "--set", "hardware.devices=1", "--set", "hardware.jit=false"])
     assert "finished already" in capsys.readouterr().out

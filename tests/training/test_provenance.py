@@ -132,5 +132,5 @@ def test_settings_that_differ_are_named_however_deep():
 def test_a_damaged_identity_is_compared_as_it_is(unet, tmp_path):
     assert identity_of({"identity": {"unet": unet, "train": {}}}, tmp_path) == {
         "unet": unet,
-        "train": {"dice_of": "batch"},
+        "train": {"dice_of": "batch", "dice_smooth": 1.0},
     }
