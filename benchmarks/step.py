@@ -2,6 +2,7 @@
 
 ./run bench step
 .venv/bin/python -m benchmarks.step --filters 8 16 32 --compile
+.venv/bin/python -m benchmarks.step --bfloat16
 """
 
 import numpy as np
@@ -77,6 +78,14 @@ def stock(filters, steps):
 
     unet.FusedBatchNormalization = keras.layers.BatchNormalization
     unet.ByteDropout = keras.layers.Dropout
+    return ours(filters, steps)
+
+
+def in_bfloat16(filters, steps):
+    """The same network with ``hardware.precision: mixed_bfloat16``."""
+    import keras
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
     return ours(filters, steps)
 
 
@@ -185,22 +194,27 @@ def rate(sample, gflop, quantity):
     return gflop * sample["steps"] / sample[quantity]
 
 
-def compare_width(filters, rounds, ways):
+def contestants(filters, steps, options):
+    """Return ours and what it is measured against, by the script's options."""
+    width = filters, steps
+    others = [Contestant("ours in bfloat16", in_bfloat16, width)]
+    if not options.bfloat16:
+        ways = TORCH if options.compile else TORCH[:2]
+        others = [
+            Contestant("stock Keras layers", stock, width),
+            *(Contestant(way, pytorch, (*width, way), optional=True) for way in ways),
+            Contestant("without norm and dropout", bare, width),
+            Contestant("convolutions alone", convolutions, width),
+        ]
+    return [Contestant("ours", ours, width), *others, Contestant("matmul peak", matmul)]
+
+
+def compare_width(filters, options):
     """Measure all contestants at one width; return the rows of the table and the samples."""
-    steps = max(1, 32 // filters)
     gflop = compare([Contestant("count", count_gflop, (filters,))], 1)["count"][0]["gflop"]
-    samples = compare(
-        [
-            Contestant("ours", ours, (filters, steps)),
-            Contestant("stock Keras layers", stock, (filters, steps)),
-            *(Contestant(way, pytorch, (filters, steps, way), optional=True) for way in ways),
-            Contestant("without norm and dropout", bare, (filters, steps)),
-            Contestant("convolutions alone", convolutions, (filters, steps)),
-            Contestant("matmul peak", matmul),
-        ],
-        rounds,
-    )
-    best_torch = quickest(samples, ways)
+    steps = max(1, 32 // filters)
+    samples = compare(contestants(filters, steps, options), options.rounds)
+    best_torch = quickest(samples, TORCH) if samples.keys() & set(TORCH) else None
     peak = samples["matmul peak"]
     rows = []
     for name, turns in samples.items():
@@ -238,13 +252,14 @@ def main():
         5,
         filters={"type": int, "nargs": "+", "default": [8, 16, 32]},
         compile={"action": "store_true", "help": "torch.compile too, which takes minutes"},
+        bfloat16={"action": "store_true", "help": "ours in float32 and in bfloat16, nothing else"},
     )
-    ways = TORCH if options.compile else TORCH[:2]
     rows, samples = [], {}
     for filters in options.filters:
-        new_rows, new_samples = compare_width(filters, options.rounds, ways)
+        new_rows, new_samples = compare_width(filters, options)
         rows, samples = rows + new_rows, samples | new_samples
-    report("step", rows, samples, filters=options.filters, batch=BATCH, size=SIZE)
+    name = "step_bfloat16" if options.bfloat16 else "step"
+    report(name, rows, samples, filters=options.filters, batch=BATCH, size=SIZE)
 
 
 if __name__ == "__main__":
