@@ -189,6 +189,7 @@ def test_the_loss_of_a_stage_is_as_its_settings_say():
     }
     overrides = [f"train.{name}={value}" for name, value in names.items()]
     loss = WeightedDiceLoss(**load_settings(overrides=overrides).train.loss_options)
+    assert names.items() <= loss.get_config().items()
     mask = np.concatenate([square(3), square(1)])
     probability = 0.25 + 0.5 * np.concatenate([square(2), square(2)])
     each = [numpy_loss(mask[i : i + 1], probability[i : i + 1], 0.3, smooth=5) for i in (0, 1)]
