@@ -77,11 +77,11 @@ def level_of(shape):
 def draw_tissue(rng):
     """Draw what a stroke left: gliosis, from dark to faint, a cavity, most often black, or both.
 
-    One in twenty is bright throughout.
+    One in fifty is bright throughout.
     """
-    bright = rng.random() < 0.05
+    bright = rng.random() < 0.02
     hollow = rng.choice([-1, rng.uniform(0.3, 0.9), 2], p=KINDS)
-    gliosis = rng.uniform(0.3, 0.75)
+    gliosis = rng.uniform(0.3, 0.65)
     return Tissue(
         cavity=rng.choice([0, rng.uniform(0, gliosis)], p=BLACK),
         gliosis=gliosis,

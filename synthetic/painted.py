@@ -24,7 +24,7 @@ from synthetic.variety import acquire_by, draw_aged, draw_protocol, sharpen, tak
 from system.files import InputError, Problem, file_hash, whole_file
 from system.parallel import CORES, attempt, in_parallel
 
-PAINTER = 3  # raised by whatever changes the scans of a seed, so that no folder mixes two painters
+PAINTER = 4  # raised by whatever changes the scans of a seed, so that no folder mixes two painters
 PAINTED_DATASET = 2  # second word of every seed; see synthetic.datasets
 SITES = 10
 HEALTHY = 0.15  # share of the subjects that have no lesion

@@ -47,7 +47,7 @@ def draw_protocol(rng):
         csf=rng.uniform(0.03, 0.4),
         gm=rng.uniform(0.52, 0.92),
         fat=rng.uniform(0.5, 3.0),  # the scalp of a flat scan takes half of the grey levels
-        bias=rng.uniform(0.02, 0.2),
+        bias=rng.uniform(0.02, 0.14),
         noise=np.exp(rng.uniform(np.log(0.006), np.log(0.07))),
         blur_mm=(0.0, 0.0, 0.0),
         white_level=rng.uniform(120, 2000),
