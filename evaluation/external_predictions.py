@@ -13,7 +13,7 @@ from evaluation.strata import check_strata
 from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, shared_names, stem_of
 from scans.metadata import Metadata
 from scans.volumes import load_lesion, load_mask, load_volume, read_voxels
-from system.files import InputError
+from system.files import InputError, first_few
 from system.parallel import in_parallel
 
 
@@ -101,7 +101,7 @@ def pair_masks(predictions, masks, layout):
     if missing:
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(wanted)} masks: "
-            f"{', '.join(missing)}"
+            f"{first_few(missing)}; predict them, too"
         )
     return pairs
 

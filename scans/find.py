@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from system.files import InputError, Problem
+from system.files import InputError, Problem, first_few
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 UNKNOWN_SITE = "unknown"
@@ -195,9 +195,8 @@ def _unused_masks(scans, files, image_suffix, dataset):
                 unused.append(path.name)
     if not unused:
         return []
-    more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
     return [
-        f"{len(unused)} further mask{'s' * (len(unused) > 1)} not used: {', '.join(unused[:5])}{more}; "
+        f"{len(unused)} further mask{'s' * (len(unused) > 1)} not used: {first_few(unused)}; "
         f"make {dataset}.mask_suffix a list to join them"
     ]
 

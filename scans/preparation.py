@@ -12,7 +12,7 @@ from scans.metadata import OTHER, Metadata
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import alignment_picture, prepare_scan
 from scans.splits import make_other_folds, make_split, split_from_table
-from system.files import InputError, Problem, one_line
+from system.files import InputError, Problem, first_few, one_line
 from system.parallel import attempt, in_parallel
 
 DATASETS = ("atlas", "brats17")
@@ -170,8 +170,9 @@ def print_summary(prepared):
         print(f"warning: {warning}: {', '.join(sorted(subjects))}")
     empty = [facts["slices"][0] for facts in prepared if facts["lesion_ml"] == 0]
     if empty:
-        names = ", ".join(sorted({row["subject"] for row in empty}))
-        print(f"{len(empty)} scans have an empty mask and count as free of lesions: {names}")
+        names = first_few(sorted({row["subject"] for row in empty}))
+        scans = f"{len(empty)} scan{'s' * (len(empty) > 1)}"
+        print(f"{scans} with an empty mask, taken as free of lesions: {names}")
 
 
 def print_problems(problems):

@@ -61,6 +61,12 @@ def one_line(text):
     return NOT_PRINTABLE.sub(lambda odd: ascii(odd.group())[1:-1], str(text))
 
 
+def first_few(names, most=5):
+    """Write names on one line; of more than `most`, the first ones and how many there are besides."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """Give a temporary name to write to, moved onto `path` when the block ends without an error.

@@ -7,7 +7,7 @@ of its slices, and the name that nearly identical scans share (see `scans.near_d
 
 from pathlib import Path
 
-from system.files import InputError, load_json
+from system.files import InputError, first_few, load_json
 from system.retired import ADDED, without_retired
 from system.yaml_files import read_yaml
 
@@ -61,9 +61,8 @@ def check_unseen(subjects, weights):
     ):
         leaks = [subject for subject, marks in subjects[subset].items() if known & set(marks)]
         if leaks:
-            more = f" and {len(leaks) - 5} more" if len(leaks) > 5 else ""
             raise InputError(
-                f"{weights}: {what} {', '.join(leaks[:5])}{more} of this split's {subset} subset; "
+                f"{weights}: {what} {first_few(leaks)} of this split's {subset} subset; "
                 "choose other weights, or the split (split, seed, fold) they were trained with"
             )
     print(

@@ -43,3 +43,9 @@ def test_two_predictions_of_one_scan_are_refused_unless_one_is_the_mask(predicti
         score(predictions, tiny_trees)
     shutil.copy(file, file.with_name("sub-r002s002_ses-1_mask.nii"))
     assert len(score(predictions, tiny_trees)) == 9
+
+
+def test_masks_without_prediction_are_counted_and_named(predictions, tiny_trees):
+    (predictions / "sub-r002s002_ses-1_prediction.nii").unlink()
+    with refused(predictions, "for 1 of 9 masks", "sub-r002s002_ses-1", "predict"):
+        score(predictions, tiny_trees)

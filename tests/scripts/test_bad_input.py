@@ -510,10 +510,7 @@ def test_an_odd_but_good_scan_gives_the_plain_slices(tree, prepared_tree, name):
 
 def test_an_empty_mask_is_accepted_and_said(tree, prepared_tree):
     subject = tree.blamed["mask empty"].parent.name
-    assert (
-        f"1 scans have an empty mask and count as free of lesions: {subject}"
-        in prepared_tree.output
-    )
+    assert f"1 scan with an empty mask, taken as free of lesions: {subject}" in prepared_tree.output
 
 
 # --- predict.py on the same scans ---

@@ -7,7 +7,15 @@ import pandas
 import pytest
 from conftest import refused
 
-from system.files import InputError, Problem, load_json, save_csv, save_json, whole_file
+from system.files import (
+    InputError,
+    Problem,
+    first_few,
+    load_json,
+    save_csv,
+    save_json,
+    whole_file,
+)
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
@@ -96,3 +104,10 @@ def test_a_problem_and_an_error_are_one_line_whatever_a_file_is_called():
     file = "a\nb\x1b[2J\udcff.nii"
     shown = r"a\nb\x1b[2J\udcff.nii: broken"
     assert str(Problem(file, "broken")) == str(InputError(f"{file}: broken")) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(1, "0"), (5, "0, 1, 2, 3, 4"), (7, "0, 1, 2, 3, 4 and 2 more")]
+)
+def test_of_many_names_the_first_are_shown(count, shown):
+    assert first_few([str(i) for i in range(count)]) == shown
