@@ -9,6 +9,8 @@ from config import load_run_settings, load_settings
 from prediction import box
 from prediction.box import default_weights
 from prediction.onnx_export import export_network
+from prediction.operating_point import PLAIN, read_operating_point
+from system.files import file_hash, load_json
 from training.provenance import seen_by
 from training.stored_weights import read_weights
 
@@ -60,12 +62,14 @@ def test_what_is_named_after_the_weights_is_not_taken_for_weights(script, words,
     assert named in capsys.readouterr().err
 
 
-def test_training_can_go_on_from_the_unfinished_network():
-    folder = box.IN_THE_BOX.parent / "unfinished"
-    weights = folder / "best.weights.h5"
-    unet = load_run_settings(weights).unet
-    assert unet == load_settings(box.IN_THE_BOX.parents[1] / "configs" / "box.yaml").unet
-    export_network(read_weights(weights), unet, weights)
-    seen = seen_by(weights)
-    assert len(seen["training"]) > 100 and len(seen["validation"]) > 10
+def test_the_box_holds_the_network_of_its_recipe_and_all_that_predicting_needs():
+    folder = box.IN_THE_BOX.parent
+    unet = load_run_settings(box.IN_THE_BOX).unet
+    assert unet == load_settings(folder.parent / "configs" / "box.yaml").unet
+    export_network(read_weights(box.IN_THE_BOX), unet, box.IN_THE_BOX)
+    assert read_operating_point(box.IN_THE_BOX) != PLAIN
+    point = load_json(folder / "operating_point.json", "")
+    assert point["subjects"] >= 50 and point["weights"] == file_hash(box.IN_THE_BOX)
+    seen = seen_by(box.IN_THE_BOX)
+    assert len(seen["training"]) > 500 and len(seen["validation"]) >= 50
     assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
