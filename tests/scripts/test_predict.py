@@ -485,6 +485,8 @@ def test_weights_of_another_network_are_refused_by_name(weights, tmp_path):
 
 def test_missing_default_weights_are_named_with_the_stage_that_makes_them(tmp_path):
     scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "best.weights.h5").touch()  # the pipeline is under way
     words = [str(scan), "--output", str(tmp_path / "out"), "--set", f"paths.runs={tmp_path}"]
     with refused(tmp_path / "transfer" / "best.weights.h5", "transfer_learning.py"):
         predict.main(words)
