@@ -10,7 +10,7 @@ from evaluation.statistics import compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
 from training.provenance import differences
 
-# The signed-rank test of fewer pairs never falls below p = 0.05.
+# The signed-rank test of fewer pairs that differ never falls below p = 0.05.
 FEWEST_SUBJECTS = 6
 
 
@@ -138,8 +138,8 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     Sessions of a subject are averaged first. The volume difference is compared by its size,
     whichever its sign. Each metric has the result of `evaluation.statistics.compare` and a
     ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
-    ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if there
-    are too few subjects to show anything.
+    ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if too few
+    subjects differ to show anything.
     """
     table = pandas.DataFrame(rows)
     table["volume_difference_ml"] = table.volume_difference_ml.abs()
@@ -151,8 +151,11 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
         found = compare(*values, seed, metric.larger_is_better)
         compared[name] = found | {"sentence": sentence(metric, run, baseline, found)}
     dice, caveat = compared["dice"], None
-    if dice["n"] < FEWEST_SUBJECTS:
-        caveat = f"Fewer than {FEWEST_SUBJECTS} subjects cannot show anything: p stays above 0.05."
+    if dice["wins"] + dice["losses"] < FEWEST_SUBJECTS:
+        caveat = (
+            f"Fewer than {FEWEST_SUBJECTS} subjects differ in Dice, which cannot show anything: p stays "
+            "above 0.05."
+        )
     return {
         "run": run,
         "baseline": baseline,

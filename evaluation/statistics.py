@@ -83,7 +83,7 @@ def compare(one, other, seed, larger_is_better):
     dict
         ``n`` pairs, and ``missing`` ones that were left out; ``mean_difference`` and its interval
         ``low`` to ``high``, over subjects, and over seeds where both have several; ``p`` of Wilcoxon's
-        signed-rank test, two-sided, 1 if all differences are 0; ``effect_size``; ``wins``, ``ties``
+        signed-rank test of the differences other than 0, two-sided, 1 if there are none; ``effect_size``; ``wins``, ``ties``
         and ``losses`` of `one`; ``seeds``, see `compare_seeds`; ``verdict``: ``"helped"`` if p < 0.05
         and the interval and the effect size are on the good side of 0, ``"hurt"`` if on the bad one,
         else ``"not shown"``.
@@ -102,9 +102,11 @@ def compare(one, other, seed, larger_is_better):
         low = float(d.mean() - math.hypot(d.mean() - low, seeds["reach"]))
         high = float(d.mean() + math.hypot(high - d.mean(), seeds["reach"]))
     if d.any():
-        p = float(stats.wilcoxon(d).pvalue)
-        ranks = stats.rankdata(np.abs(d[d != 0]))
-        effect = float((ranks * np.sign(d[d != 0])).sum() / ranks.sum())
+        # Without the ties, with which SciPy approximates p even where few subjects differ.
+        unequal = d[d != 0]
+        p = float(stats.wilcoxon(unequal).pvalue)
+        ranks = stats.rankdata(np.abs(unequal))
+        effect = float((ranks * np.sign(unequal)).sum() / ranks.sum())
     else:
         p, effect = (1.0, 0.0) if d.size else (math.nan, math.nan)
 

@@ -108,6 +108,14 @@ def test_hand_worked_comparison():
     assert (found["wins"], found["ties"], found["losses"]) == (13, 0, 2)
 
 
+@pytest.mark.parametrize(("wins", "p"), [(4, 2 / 2**4), (5, 2 / 2**5), (6, 2 / 2**6)])
+def test_ties_do_not_make_few_differences_significant(wins, p):
+    # Exact: of 2^n ways to sign n differences the two in which all signs agree.
+    found = paired([0.0] * 30 + [0.1 + 0.01 * i for i in range(wins)])
+    assert found["p"] == pytest.approx(p)
+    assert (found["wins"], found["ties"], found["losses"]) == (wins, 30, 0)
+
+
 def test_ways_that_differ_in_no_subject_tie():
     for count in (1, 2, 30):
         found = paired([0.0] * count)
