@@ -79,13 +79,18 @@ def keep_accepted(masks, decisions):
         try:
             kind = _kind(file)
             if kind == "accepted" and (
-                decided.get(judged.name) != "accept" or file_hash(file) != file_hash(judged.mask)
+                decided.get(judged.name) != "accept" or file_hash(file) != judged.content
             ):
                 file.unlink()
                 sidecar(file).unlink()
                 lines.append(f"{file.name}: deleted, as its mask is not accepted any more")
                 kind = None
             if decided.get(judged.name) == "accept" and kind is None:
+                if file_hash(judged.mask) != judged.content:
+                    raise InputError(
+                        f"{judged.mask}: is not as it was when it was accepted; rename it to "
+                        f"{file.name} to train on it, or predict it anew"
+                    )
                 _take_over(judged, file, judged.mask.read_bytes(), "accepted")
                 lines.append(f"{file.name}: accepted as it was predicted")
             elif decided.get(judged.name) == "accept" and kind == "foreign":

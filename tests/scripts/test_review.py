@@ -354,6 +354,21 @@ def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys):
     assert manual_file(judged.mask).read_bytes() == b"drawn last year"
 
 
+def test_a_predicted_mask_that_was_edited_is_not_kept_as_accepted(study, capsys):
+    judged = study.masks[0]
+    decide(study.folder, judged, "accept")
+    predicted = judged.mask.read_bytes()
+    judged.mask.write_bytes(predicted + b"\0")
+    assert mend(study) == 1
+    assert f"{judged.mask}: is not as it was when it was accepted" in capsys.readouterr().out
+    assert not manual_file(judged.mask).exists()
+    judged.mask.write_bytes(predicted)
+    assert mend(study) == 0
+    judged.mask.write_bytes(predicted + b"\0")
+    assert mend(study) == 0  # what was kept is what was accepted
+    assert manual_file(judged.mask).read_bytes() == predicted
+
+
 def test_a_scan_that_is_gone_costs_that_mask(study, tmp_path, monkeypatch, capsys):
     gone, there = study.masks[:2]
     gone.scan.unlink()
