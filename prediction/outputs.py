@@ -87,6 +87,16 @@ class Outputs:
         scan = read_facts(self.facts).get("made_from", {}).get("scan", self.scan)
         return scan if Path(scan).exists() and not self.scan.samefile(scan) else None
 
+    def check_free(self):
+        """Refuse to overwrite a file of the user's, or the results of another scan."""
+        if files := self.foreign():
+            reason = f"{files[0]} is not as this program wrote it, so it stays; move it"
+        elif other := self.other_scan():
+            reason = f"its mask would overwrite that of {other}"
+        else:
+            return
+        raise InputError(f"{self.scan}: {reason}; choose another folder for the results")
+
     def clear(self):
         """Delete the results of an earlier run with other options: no stale file looks new."""
         # The record last, so that a second start knows what is left after a kill.
@@ -112,16 +122,11 @@ def leave_out_foreign(planned):
     """Return the `Outputs` that overwrite no file of the user's or of another scan's, and problems."""
     free, problems = [], []
     for outputs in planned:
-        if files := outputs.foreign():
-            reason = f"{files[0]} is not as this program wrote it, so it stays; move it"
-        elif other := outputs.other_scan():
-            reason = f"its mask would overwrite that of {other}"
-        else:
+        try:
+            outputs.check_free()
             free.append(outputs)
-            continue
-        problems.append(
-            Problem(str(outputs.scan), f"{reason}; choose another folder for the results")
-        )
+        except InputError as error:
+            problems.append(Problem.of(error, outputs.scan))
     return free, problems
 
 

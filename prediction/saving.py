@@ -11,7 +11,7 @@ from prediction.pictures import save_overlay
 from scans.alignment_picture import save_alignment
 from scans.nifti import save_nifti
 from system.files import file_hash, save_json, whole_file
-from system.parallel import Outcome
+from system.parallel import attempt
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class Prediction:
 
 def save_outcome(outcome):
     """Write a prediction, if there is one; the result is the line to print about it."""
-    return outcome if outcome.error else Outcome(save_prediction(outcome.result))
+    return outcome if outcome.error else attempt(save_prediction, outcome.result)
 
 
 def save_prediction(prediction):
     """Write all results of one scan; return the line to print about it."""
     started = time.perf_counter()
     outputs, row = prediction.outputs, prediction.row
+    outputs.check_free()  # once more: a person may have drawn in them meanwhile
     outputs.clear()
     lesions = "1 lesion" if row["lesions"] == 1 else f"{row['lesions']} lesions"
     line = f"{outputs.scan.name}: {lesions}, {row['volume_ml']:.1f} ml"

@@ -577,6 +577,26 @@ def test_a_mask_that_a_person_corrected_stays_and_one_of_ours_is_made_anew(
     assert rows_of(tmp_path / "out")["b.nii.gz"]["lesions"] == "0"
 
 
+def test_a_mask_that_a_person_corrects_while_its_scan_is_predicted_stays(
+    weights, tmp_path, monkeypatch, capsys
+):
+    voxels = head(SHAPE)
+    voxels[5, 5, 1:4] = 9000
+    scan = write_nifti(tmp_path / "scan.nii.gz", voxels, RAS)
+    mask = tmp_path / "out" / "scan_lesion.nii.gz"
+
+    def rule(volume, flip):
+        if mask.exists():
+            mask.write_bytes(b"drawn meanwhile")
+        return volume.voxels > 5000
+
+    predict_by_rule(monkeypatch, rule)
+    assert call(tmp_path / "out", weights, scan) == 0
+    assert call(tmp_path / "out", weights, scan, "--smallest-ml", "1") == 1
+    assert f"{mask} is not as this program wrote it" in capsys.readouterr().out
+    assert mask.read_bytes() == b"drawn meanwhile"
+
+
 @pytest.mark.usefixtures("lesion_is_bright")
 def test_a_start_after_a_kill_knows_its_own_files(weights, tmp_path, monkeypatch):
     voxels = head(SHAPE)
