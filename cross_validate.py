@@ -52,8 +52,8 @@ def add_arguments(parser):
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from evaluation.layout import fold_folder
-    from evaluation.runs import is_finished
     from scans.splits import count_folds
+    from training.provenance import is_finished
 
     by, runs = arguments.by or settings.split.by, Path(settings.paths.runs)
     prepared = settings.paths.prepared

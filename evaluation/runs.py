@@ -9,7 +9,7 @@ from evaluation.layout import home_of, place_of
 from scans.manifest import load_manifest
 from scans.splits import count_folds, find_split
 from system.files import InputError, load_json
-from training.provenance import differences, identity_of
+from training.provenance import differences, identity_of, is_finished
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +130,6 @@ def find_runs(folders, prepared, subset):
 def validating(folds):
     """Collect the subjects that folds, or predictors, validate on."""
     return {subject for fold in folds for subject in fold.split["validation"]}
-
-
-def is_finished(folder):
-    """Say whether a folder holds a run that has come to its end."""
-    file = Path(folder) / "run.json"
-    return file.exists() and bool(load_json(file, "train anew with --restart").get("finished"))
 
 
 def finished_runs(folder):

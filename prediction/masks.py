@@ -29,6 +29,7 @@ from scans.geometry import look_at
 from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
 from system.files import InputError, Problem, file_hash
 from system.parallel import WRITERS, attempt, in_parallel
+from training.provenance import is_finished
 
 
 def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_slices=False):
@@ -42,6 +43,9 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
         are aligned.
     """
     geometry = shared_geometry({path: load_run_settings(path) for path in weights})
+    for path in weights:
+        if (run := path.with_name("run.json")).is_file() and not is_finished(path.parent):
+            print(f"{run}: its training has not come to its end; its best weights so far are taken")
     points = [read_operating_point(path) for path in weights]
     given = {"threshold": threshold, "smallest_ml": smallest_ml}
     options = {

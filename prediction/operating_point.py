@@ -12,7 +12,7 @@ import numpy as np
 
 from prediction.lesions import remove_small
 from scans.geometry import depth_seen, in_kept_slices
-from system.files import InputError, load_json
+from system.files import InputError, file_hash, load_json
 
 # Until evaluate.py has chosen a better one.
 PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "ends_mm": 0.0, "height_mm": 0.0, "flip": False}
@@ -75,14 +75,26 @@ def read_operating_point(weights):
         ``threshold``: lesion is what is more probable; ``smallest_ml``: smaller lesions are left
         out; ``ends_mm``: so much is left empty at both ends of a scan that is ``height_mm`` high;
         ``flip``: probabilities are averaged with those of the mirrored head.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or was chosen for other weights.
     """
     path = point_file(weights)
     if not path.exists():
         return dict(PLAIN)
     stored = load_json(path, "run evaluate.py again")
     try:
-        return {name: type(plain)(stored[name]) for name, plain in PLAIN.items()}
+        point = {name: type(plain)(stored[name]) for name, plain in PLAIN.items()}
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: must hold {' and '.join(PLAIN)}; run evaluate.py again"
         ) from None
+    # Weights that were copied without it stand beside that of others; a person's own names none.
+    if "weights" in stored and stored["weights"] != file_hash(weights):
+        raise InputError(
+            f"{path}: was not chosen for {Path(weights).name} as it is now; copy the one that belongs "
+            "to it, or choose one by evaluate.py --subset validation"
+        )
+    return point

@@ -18,6 +18,12 @@ def marks_of_subjects(rows):
     return {name: sorted({name, *own.content, *own.alike}) for name, own in rows.groupby(names)}
 
 
+def is_finished(folder):
+    """Say whether a folder holds a run that has come to its end."""
+    file = Path(folder) / "run.json"
+    return file.exists() and bool(load_json(file, "train anew with --restart").get("finished"))
+
+
 def seen_by(weights):
     """Read from the run.json beside weights which subjects, with their marks, they have seen.
 

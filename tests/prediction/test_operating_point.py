@@ -15,6 +15,7 @@ from prediction.operating_point import (
     slices_left_empty,
 )
 from scans.volumes import Volume
+from system.files import file_hash
 
 
 def volume_of(shape, slice_mm=1):
@@ -51,6 +52,16 @@ def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):
     assert read_operating_point(weights) == point
     stored.write_text('{"threshold": 0.3}')
     with refused(stored, "evaluate.py"):
+        read_operating_point(weights)
+
+
+def test_a_point_that_was_chosen_for_other_weights_is_refused(tmp_path):
+    weights, stored = tmp_path / "best.weights.h5", tmp_path / "operating_point.json"
+    weights.write_bytes(b"weights")
+    stored.write_text(json.dumps(PLAIN | {"weights": file_hash(weights)}))
+    assert read_operating_point(weights) == PLAIN
+    weights.write_bytes(b"other weights")
+    with refused(stored, "not chosen for best.weights.h5 as it is now", "evaluate.py"):
         read_operating_point(weights)
 
 

@@ -318,6 +318,17 @@ def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, 
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
+def test_weights_of_an_unfinished_run_are_taken_and_said_so(weights, tmp_path, capsys):
+    run = shutil.copytree(weights.parent, tmp_path / "run")
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    said = f"{run / 'run.json'}: its training has not come to its end"
+    for finished in (True, False):
+        (run / "run.json").write_text(json.dumps({"finished": finished}))
+        assert call(tmp_path / "out", run / weights.name, scan) == 0
+        assert (said in capsys.readouterr().out) is not finished
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
 def test_ends_that_training_left_out_stay_empty_where_evaluate_chose_so(weights, tmp_path):
     run = shutil.copytree(weights.parent, tmp_path / "run")
     point = PLAIN | {"ends_mm": 2.0, "height_mm": float(SHAPE[2])}
