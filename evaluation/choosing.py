@@ -1,6 +1,5 @@
 """The operating point of a run, chosen on its validation subjects."""
 
-
 import numpy as np
 from scipy.stats import rankdata
 

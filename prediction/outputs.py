@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scans.find import NIFTI_ENDINGS, img_pairs, list_files, stem_of
 from scans.nifti import check_is_file
-from system.files import InputError, Problem, file_hash, load_json, refuse_foreign
+from system.files import InputError, Problem, file_hash, first_few, load_json, refuse_foreign
 
 NOT_AN_IMAGE = re.compile(
     r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$", re.IGNORECASE
@@ -173,12 +173,16 @@ def find_images(folder, layout):
     everything, problems = list_files(folder)
     files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]
     named = [path for path in files if stem_of(path).endswith(layout.image_suffix)]
-    images = named or [
+    others = [
         path
         for path in files
-        if not NOT_AN_IMAGE.search(stem_of(path))
-        and not stem_of(path).endswith(layout.mask_suffixes)
+        if not stem_of(path).endswith((layout.image_suffix, *layout.mask_suffixes))
+        and not NOT_AN_IMAGE.search(stem_of(path))
     ]
+    images = named or others
+    if named and others:
+        names = first_few([path.name for path in others])
+        print(f"passed over, as they do not end in {layout.image_suffix}: {names}")
     problems += img_pairs(everything)
     if not images and not problems:
         problems = [Problem(str(folder), "no NIfTI image (.nii, .nii.gz) below this folder")]

@@ -485,6 +485,16 @@ def test_masks_written_beside_the_scans_are_not_taken_for_scans(weights, tmp_pat
         assert set(rows_of(tmp_path)) == {"scan.nii.gz"}
 
 
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_images_of_other_names_beside_t1w_are_passed_over_and_named(weights, tmp_path, capsys):
+    for name in ("a_T1w.nii.gz", "a_mask.nii.gz", "b.nii.gz", "c.nii.gz"):
+        write_nifti(tmp_path / "in" / name, head(SHAPE), RAS)
+    assert call(tmp_path / "out", weights, tmp_path / "in") == 0
+    assert list(rows_of(tmp_path / "out")) == ["a_T1w.nii.gz"]
+    said = "passed over, as they do not end in _T1w: b.nii.gz, c.nii.gz\n"
+    assert said in capsys.readouterr().out
+
+
 def test_weights_of_another_network_are_refused_by_name(weights, tmp_path):
     run = shutil.copytree(weights.parent, tmp_path / "run")
     text = (run / "config.yaml").read_text("utf-8")
