@@ -125,7 +125,8 @@ def taking_turns(output):
 def claim_derivatives(output, source):
     """Write what a derivative data set needs: its description, and what validators are to pass over.
 
-    A folder that holds another data set raises an `InputError`.
+    What a person added to them stays. A folder that holds another data set, or the lesions of
+    another one, raises an `InputError`.
     """
     file = output / "dataset_description.json"
     ours = file.is_file() and GENERATED["Description"] in file.read_text("utf-8", "replace")
@@ -137,10 +138,18 @@ def claim_derivatives(output, source):
     origin = {"URL": source.resolve().as_uri()}
     origin |= {"DOI": about["DatasetDOI"]} if isinstance(about.get("DatasetDOI"), str) else {}
     authors = {"Authors": about["Authors"]} if isinstance(about.get("Authors"), list) else {}
+    earlier = load_json(file, "repair it") if ours else {}
+    name = f"Lesions of {about.get('Name', source.resolve().name)}"
+    # The same data set may lie elsewhere now, as in a container.
+    if earlier.get("Name", name) != name and earlier.get("SourceDatasets") != [origin]:
+        raise InputError(
+            f"{output}: holds the {earlier['Name']}; choose another folder for the {name}"
+        )
     save_json(
         file,
-        {
-            "Name": f"Lesions of {about.get('Name', source.resolve().name)}",
+        earlier
+        | {
+            "Name": name,
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "GeneratedBy": [GENERATED],
@@ -150,5 +159,6 @@ def claim_derivatives(output, source):
         | authors,
     )
     for name, text in ((".bidsignore", "\n".join(IGNORED) + "\n"), ("README.md", README)):
-        with whole_file(output / name) as temporary:
-            temporary.write_text(text, "utf-8")
+        if not (output / name).exists():
+            with whole_file(output / name) as temporary:
+                temporary.write_text(text, "utf-8")

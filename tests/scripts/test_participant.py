@@ -19,6 +19,7 @@ from PIL import Image
 import participant
 from config import load_settings
 from prediction import group_pictures
+from prediction.bids import claim_derivatives
 from prediction.bids_outputs import SPACE, as_itk
 from prediction.group_pictures import save_map
 from scans import geometry
@@ -351,6 +352,27 @@ def test_a_folder_with_another_data_set_stays_as_it_is(done, weights, tmp_path):
         run(done.source, tmp_path, weights)
     assert {path.name for path in tmp_path.iterdir()} == {theirs.name, ".participant.lock"}
     assert theirs.read_text() == '{"Name": "fMRIPrep"}'
+
+
+def test_the_lesions_of_another_data_set_and_what_a_person_added_stay(tmp_path):
+    source, output = tmp_path / "raw", tmp_path / "out"
+    source.mkdir()
+    write_data_set(source, {})
+    claim_derivatives(output, source)
+    (output / "README.md").write_text("ours")
+    about = load_json(output / "dataset_description.json", "")
+    (output / "dataset_description.json").write_text(json.dumps(about | {"License": "CC0"}))
+    moved = source.rename(tmp_path / "moved")
+    claim_derivatives(output, moved)
+    assert (output / "README.md").read_text() == "ours"
+    about = load_json(output / "dataset_description.json", "")
+    assert about["License"] == "CC0" and about["SourceDatasets"][0]["URL"] == moved.as_uri()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "dataset_description.json").write_text('{"Name": "Other"}')
+    with refused(output, "holds the Lesions of Try", "another folder for the Lesions of Other"):
+        claim_derivatives(output, other)
+    assert load_json(output / "dataset_description.json", "") == about
 
 
 def test_a_mask_that_a_person_corrected_is_never_replaced(weights, tmp_path, capsys):
