@@ -70,14 +70,18 @@ def load_anatomy(file):
 def in_template_greys(voxels, path):
     """Return grey levels on the template's scale, and what is brain, of a head on its grid."""
     inside = binary_erosion(load_template().brain, iterations=3) & (voxels > 0)
+    no_scan = f"{path}: is no T1-weighted scan of a whole brain; leave it out"
     if np.unique(voxels[inside][::7]).size < FEWEST_LEVELS:
-        raise InputError(f"{path}: is no T1-weighted scan of a whole brain; leave it out")
+        raise InputError(no_scan)
     low, high = np.percentile(voxels[inside], (1, 99.5))
     # White matter is as bright everywhere, but for the shading of the scanner's coil.
     for _ in range(4):
-        fluid_to_grey, grey_to_white = threshold_multiotsu(
-            np.clip(voxels[inside], low, high)[::7], 3, nbins=128
-        )
+        try:
+            fluid_to_grey, grey_to_white = threshold_multiotsu(
+                np.clip(voxels[inside], low, high)[::7], 3, nbins=128
+            )
+        except ValueError:  # nearly all of it is of one or two levels
+            raise InputError(no_scan) from None
         white = inside & (voxels > grey_to_white)
         level = np.median(voxels[white])
         weight = coarse_blur(white.astype(np.float32))

@@ -85,7 +85,7 @@ def make_painted(folder, heads, lesions, subjects, seed, processes=CORES):
     # No more sites than there are heads or shapes, so that each has its own.
     sites = min([SITES, *(len(sources) for sources in (anatomies, lesions) if sources)])
     numbers = list(range(subjects))
-    save_participants(folder, [painted_files(folder, number, sites) for number in numbers])
+    save_participants(folder, [painted_files(folder, number, sites)[0] for number in numbers])
     make = partial(
         make_subject, folder=folder, sites=sites, anatomies=anatomies, lesions=lesions, seed=seed
     )
@@ -108,9 +108,10 @@ def painted_files(folder, index, sites):
     return atlas_files(folder, f"P{index % sites + 1:03d}", index // sites + 1)
 
 
-def save_participants(folder, files):
-    """Write participants.tsv, by which prep.py knows the sites."""
-    rows = [f"{image.parents[2].name}\t{image.parents[3].name}" for image, _ in files]
+def save_participants(folder, images):
+    """Write participants.tsv, by which prep.py knows the sites of `images` and of earlier ones."""
+    images = [*images, *sorted(folder.rglob("*_T1w.nii.gz"))]
+    rows = dict.fromkeys(f"{image.parents[2].name}\t{image.parents[3].name}" for image in images)
     with whole_file(folder / "participants.tsv") as temporary:
         temporary.write_text("\n".join(["participant_id\tsite", *rows, ""]), "utf-8")
 

@@ -9,7 +9,9 @@ from nibabel.affines import apply_affine, from_matvec
 import demo
 import prep
 from scans import preparation
+from scans.find import find_scans
 from scans.manifest import load_manifest
+from scans.metadata import Metadata
 from scans.resampling import resample
 from scans.template import AFFINE, SHAPE, load_template
 from synthetic import painted
@@ -267,6 +269,17 @@ def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_pa
     assert all(s.shape == SHAPE and np.array_equal(s.affine, AFFINE) for s in scans)
 
 
+def test_fewer_subjects_leave_the_site_of_earlier_ones_known(lesions, tmp_path, monkeypatch):
+    drawn = np.ones(SHAPE, np.int16), np.zeros(SHAPE, np.uint8)
+    monkeypatch.setattr(painted, "draw_subject", lambda *_: drawn)
+    for count in (4, 2):
+        painted.make_painted(tmp_path, [], lesions, count, 0, 1)
+        found = find_scans(tmp_path, "atlas", "_T1w", ["_label-L_desc-T1lesion_mask"]).scans
+        metadata = Metadata(tmp_path)
+        known = [metadata.of(s.image, s.subject, s.session)["site"] for s in found]
+        assert known == ["P001", "P002", "P003", "P004"]
+
+
 def test_other_parts_seeds_or_painters_never_mix(lesions, tmp_path, monkeypatch):
     painted.make_painted(tmp_path, [], lesions, 1, 0, 1)
     before = contents(tmp_path)
@@ -382,12 +395,17 @@ def test_grey_matter_is_set_apart_and_no_order_of_levels_is_changed():
     assert np.ptp(apart[between]) > np.ptp(levels[between])
 
 
-@pytest.mark.parametrize("kind", ["two levels", "noise around nothing"])
+@pytest.mark.parametrize("kind", ["two levels", "one level and a few", "noise around nothing"])
 def test_a_head_that_is_none_is_refused_by_name(tmp_path, kind):
     voxels = np.zeros(SHAPE, np.float32)
     if kind == "two levels":
         voxels[40:150, 40:200, 30:150] = 100
         voxels[60:100, 60:100, 60:100] = 50
+    elif kind == "one level and a few":
+        rng = np.random.default_rng(0)
+        voxels[40:150, 40:200, 30:150] = 100
+        few = rng.integers((40, 40, 30), (150, 200, 150), (20_000, 3))
+        voxels[tuple(few.T)] = rng.integers(1, 200, len(few))
     else:
         voxels[:10] = np.random.default_rng(0).random((10, *SHAPE[1:]))
     path = write_nifti(tmp_path / "odd_T1w.nii.gz", voxels, AFFINE)
