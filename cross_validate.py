@@ -15,6 +15,7 @@ the same command goes on after the last finished epoch.
     python cross_validate.py --seeds 3 --by site
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,8 +69,10 @@ def main(argv=None):
     for seed in seeds:
         for fold in arguments.folds or range(number):
             folder = fold_folder(runs, by, seed, settings.seed, fold)
-            own = f"seed={seed}", f"fold={fold}", f"split.by={by}", f"paths.runs={folder}"
-            own = as_arguments(overrides=[*own, f"transfer.initial_weights={weights}"])
+            own = {"seed": seed, "fold": fold, "split.by": by}
+            own |= {"paths.runs": str(folder), "transfer.initial_weights": str(weights)}
+            # JSON is YAML that takes a path as it is, even one with a # in it.
+            own = as_arguments(overrides=[f"{key}={json.dumps(own[key])}" for key in own])
             for stage in arguments.stages:
                 run_other(f"fold {fold} by {by}, seed {seed}", SCRIPTS[stage], *options, *own)
     if arguments.folds:

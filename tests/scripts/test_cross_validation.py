@@ -361,30 +361,30 @@ def commands(monkeypatch):
 
 
 def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(commands, prepared):
-    words = ["--set", "paths.runs=my runs", "--set", f"paths.prepared={prepared}"]
+    words = ["--set", 'paths.runs="my #1 runs"', "--set", f"paths.prepared={prepared}"]
     cross_validate.main(["--stages", "train", "transfer", *words])
     *stages, last = commands
     assert stages == [
         [
             script,
             *words,
-            *("--set", "seed=0", "--set", f"fold={fold}", "--set", "split.by=subject"),
-            *("--set", f"paths.runs=my runs/fold_{fold}"),
-            *("--set", "transfer.initial_weights=my runs/pre_train/best.weights.h5"),
+            *("--set", "seed=0", "--set", f"fold={fold}", "--set", 'split.by="subject"'),
+            *("--set", f'paths.runs="my #1 runs/fold_{fold}"'),
+            *("--set", 'transfer.initial_weights="my #1 runs/pre_train/best.weights.h5"'),
         ]
         for fold in range(FOLDS)
         for script in ("train_model.py", "transfer_learning.py")
     ]
-    output = ["--output", "my runs/evaluation/cross_validation"]
+    output = ["--output", "my #1 runs/evaluation/cross_validation"]
     folds = range(FOLDS)
-    runs = [f"my runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in folds]
+    runs = [f"my #1 runs/fold_{fold}/{stage}" for stage in ("train", "transfer") for fold in folds]
     assert last == ["evaluate.py", *runs, *words, *output]
 
 
 def trained_by(commands):
     """Seed, fold, kind of folds and folder of each training that was called for."""
     return [
-        tuple(word.split("=")[1] for word in command[-9:-2:2])
+        tuple(word.split("=")[1].strip('"') for word in command[-9:-2:2])
         for command in commands
         if command[0] != "evaluate.py"
     ]
