@@ -14,7 +14,7 @@ from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, share
 from scans.metadata import Metadata
 from scans.volumes import load_lesion, load_mask, load_volume, read_voxels
 from system.files import InputError, first_few
-from system.parallel import in_parallel
+from system.parallel import attempt, in_parallel
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def pair_masks(predictions, masks, layout):
     Raises
     ------
     InputError
-        If predictions are missing (names all), or if a mask or a prediction could be several.
+        If predictions are missing (names the first few), or if a mask or a prediction could be several.
     """
     stems, suffixes = _nifti_files(masks), layout.mask_suffixes
     named = {file: name for file, name in stems.items() if name.endswith(suffixes)}
@@ -131,9 +131,10 @@ def _load(prediction):
 
 
 def load_view(prediction):
-    """Read a mask and its prediction, and the image; black where none is at hand."""
+    """Read a mask and its prediction, and the image; black where none is at hand that can be read."""
     grid, reference, mask = _load(prediction)
-    volume = load_volume(prediction.case.image) if prediction.case.image else None
-    if volume is None or volume.voxels.shape != grid.voxels.shape:
-        volume = replace(grid, voxels=np.zeros_like(grid.voxels))
-    return View(volume, reference, mask)
+    black = replace(grid, voxels=np.zeros_like(grid.voxels))
+    image = prediction.case.image
+    volume = attempt(load_volume, image).result if image else None
+    at_hand = volume is not None and volume.voxels.shape == grid.voxels.shape
+    return View(volume if at_hand else black, reference, mask)

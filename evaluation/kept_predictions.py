@@ -5,6 +5,7 @@ Networks come in as a function from a scan to its probabilities: nothing here ne
 
 import hashlib
 import json
+import zlib
 from functools import partial
 
 import nibabel
@@ -98,7 +99,7 @@ def _origin(maker, case):
 def _stored_origin(file):
     try:
         return nibabel.load(file).header["descrip"].item()
-    except (OSError, nibabel.filebasedimages.ImageFileError):
+    except (OSError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError):
         return None
 
 

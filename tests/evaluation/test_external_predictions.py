@@ -8,7 +8,8 @@ import pytest
 from conftest import RAS, quickly, refused, write_nifti, write_predictions
 
 from config import load_settings
-from evaluation.external_predictions import score_external
+from evaluation.cases import Case
+from evaluation.external_predictions import ExternalPrediction, load_view, score_external
 
 
 @pytest.fixture
@@ -49,3 +50,12 @@ def test_masks_without_prediction_are_counted_and_named(predictions, tiny_trees)
     (predictions / "sub-r002s002_ses-1_prediction.nii").unlink()
     with refused(predictions, "for 1 of 9 masks", "sub-r002s002_ses-1", "predict"):
         score(predictions, tiny_trees)
+
+
+def test_an_image_that_cannot_be_read_is_shown_black(tmp_path):
+    lesion = np.zeros((12, 14, 10), np.uint8)
+    lesion[4:6, 4:6, 4:6] = 1
+    mask = write_nifti(tmp_path / "mask.nii", lesion, RAS)
+    image = write_nifti(tmp_path / "image.nii", np.full(lesion.shape, np.nan, np.float32), RAS)
+    view = load_view(ExternalPrediction(mask, Case("a", "", "", image, (mask,), None)))
+    assert not view.volume.voxels.any() and np.array_equal(view.prediction, lesion)

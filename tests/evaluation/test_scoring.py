@@ -1,11 +1,13 @@
 """The operating points that folds are scored with, and what a scored scan looks like."""
 
 import numpy as np
-from conftest import RAS, draw_head, write_nifti
+import pytest
+from conftest import RAS, draw_head, quickly, write_nifti
 
 from config import Evaluation
 from evaluation.cases import Case
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, chosen_operating_point
+from evaluation.kept_predictions import missing_predictions, predict_cases
 from evaluation.runs import Predictor
 from evaluation.scoring import Tried, choose_for_folds, load_view
 from prediction.operating_point import PLAIN
@@ -40,6 +42,21 @@ def test_the_point_of_a_fold_does_not_depend_on_its_own_subjects(tmp_path):
             assert (
                 chosen_operating_point(fold.weights[0], "lesions")["threshold"] == THRESHOLDS[own]
             )
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:20], lambda b: b[:12] + bytes(40) + b[52:]])
+def test_a_damaged_prediction_is_made_anew(damage, tmp_path, monkeypatch):
+    quickly(monkeypatch)
+    voxels, _ = draw_head(np.random.default_rng(0), (12, 14, 10), 0.4, background=0)
+    image = write_nifti(tmp_path / "a.nii", voxels, RAS)
+    (tmp_path / "best.weights.h5").write_bytes(b"weights")
+    case = Case("a", "", "", image, (image,), None)
+    predictor = Predictor("train", "train", 0, 0, (tmp_path / "best.weights.h5",), tmp_path, {})
+    predict_cases(predictor, [case], False, lambda volume, flip, alignment: volume.voxels * 0)
+    assert missing_predictions(predictor, [case], False) == []
+    file = predictor.prediction_of(case)
+    file.write_bytes(damage(file.read_bytes()))
+    assert missing_predictions(predictor, [case], False) == [case]
 
 
 def test_a_view_has_no_nan_where_the_scan_has_it_outside_the_head(tmp_path):
