@@ -76,7 +76,8 @@ def make_page(masks, folder, decisions, served):
         for number, judged in enumerate(masks)
     ]
     valid = decisions_about(masks, decisions)
-    data = json.dumps({"scans": scans, "decisions": valid, "served": served})
+    table = [] if served else list(decisions.values())
+    data = json.dumps({"scans": scans, "decisions": valid, "table": table, "served": served})
     # So that no name of a file can end the script that holds it.
     return TEMPLATE.read_text("utf-8").replace("DATA", data.replace("<", "\\u003c"), 1)
 

@@ -591,18 +591,22 @@ def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
         assert frame.locator("p").inner_text().endswith("_T1w.nii.gz")
         page.keyboard.press("Escape")
         # As a file: kept by the browser, and offered as a table that review.py reads.
-        (study.folder / "decisions.tsv").unlink()
+        table = "mask\tdecision\tby\tnote\nsub-9\treject\tAda\tblurred\n{}\taccept\tAda\tsmall\n"
+        (study.folder / "decisions.tsv").write_text(table.format(names[2]))
         save_page(study.folder)
         page.goto((study.folder / "report.html").as_uri())
         page.locator("article").nth(1).focus()
         page.keyboard.press("m")
         page.wait_for_timeout(500)  # until the browser has stored it
         page.reload()
-        assert page.locator("#count").inner_text() == "1 of 3 decided"
+        assert page.locator("#count").inner_text() == "2 of 3 decided"
         with page.expect_download() as download:
             page.locator("#download").click()
         download.value.save_as(study.folder / "decisions.tsv")
-        assert words(study) == {names[1]: "mend"}
+        assert words(study) == {"sub-9": "reject", names[2]: "accept", names[1]: "mend"}
+        kept = read_decisions(study.folder)
+        assert [kept[name]["by"] for name in ("sub-9", names[2], names[1])] == ["Ada", "Ada", ""]
+        assert (kept["sub-9"]["note"], kept[names[2]]["note"]) == ("blurred", "small")
         assert page.locator("article img").first.evaluate("image => image.naturalWidth") > 100
         browser.close()
     assert problems == []
