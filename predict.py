@@ -74,7 +74,7 @@ def main(argv=None):
     from prediction.masks import choose_options, predict_scans
 
     if arguments.challenge:
-        check_archive(archive)
+        check_archive(archive, planned)
     weights = arguments.weights or [default_weights(settings.paths.runs)]
     options = choose_options(
         weights, arguments.threshold, arguments.smallest_ml, arguments.flip, arguments.all_slices

@@ -45,7 +45,9 @@ def load_mask_on_template(file):
     """Read a mask on the template's grid, perhaps corrected by a person, bool (X, Y, Z)."""
     mask = read_voxels(file)
     if not is_on_template(mask.voxels.shape, mask.affine):
-        raise InputError(f"{file}: is no longer on the template's grid; put the mask back to it")
+        raise InputError(
+            f"{file}: is not on the template's grid of 1 mm, so it is not in where.png; put it there"
+        )
     return mask.voxels > 0
 
 

@@ -30,8 +30,10 @@ def unlike_training(seen, intensities):
     scaled, mean, std = seen.volume.scaled
     if alignment:
         found += [f"alignment is doubtful: {doubt}" for doubt in alignment.doubts]
-    if volume.spacing_mm.max() > COARSE_MM or not (alignment or is_about_1_mm(volume)):
-        found.append(f"voxels of {format_sizes(volume.spacing_mm)} mm, the network knows 1 mm")
+    if volume.spacing_mm.max() > COARSE_MM:
+        found.append(f"voxels of {format_sizes(volume.spacing_mm)} mm: small lesions may be missed")
+    elif not (alignment or is_about_1_mm(volume)):
+        found.append(f"voxels of {format_sizes(volume.spacing_mm)} mm, not of 1 mm as in training")
     if not alignment:
         reach_mm = [np.ptp(np.flatnonzero(axis)) + 1 for axis in head_planes(scaled, mean)]
         reach_mm = np.round(reach_mm * volume.spacing_mm)

@@ -441,6 +441,23 @@ def test_no_challenge_file_is_made_while_a_scan_is_missing(weights, tmp_path, ca
     assert "was not made" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["sub-1_T1w.nii.gz", "b_T1w.nii.gz"], "needs names as sub-r001s001_ses-1"),
+        (["a/sub-1_T1w.nii.gz", "b/sub-1_T1w.nii.gz"], "has one place for it and"),
+    ],
+)
+def test_scans_that_the_challenge_cannot_tell_are_refused_before_the_work(
+    names, said, weights, tmp_path
+):
+    for name in names:
+        write_nifti(tmp_path / "in" / name, head(SHAPE), RAS)
+    with refused(tmp_path / "in" / names[1], said):
+        call(tmp_path / "out", weights, tmp_path / "in", "--challenge")
+    assert not list((tmp_path / "out").rglob("*_mask.nii.gz"))
+
+
 @pytest.mark.usefixtures("lesion_is_bright")
 def test_two_scans_that_would_share_a_mask_are_not_mixed_up(weights, tmp_path, capsys):
     for folder in ("a", "b"):
