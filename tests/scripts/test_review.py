@@ -603,7 +603,7 @@ def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
         with page.expect_download() as download:
             page.locator("#download").click()
         download.value.save_as(study.folder / "decisions.tsv")
-        assert words(study) == {"sub-9": "reject", names[2]: "accept", names[1]: "mend"}
+        assert words(study) == {names[2]: "accept", names[1]: "mend"}
         kept = read_decisions(study.folder)
         assert [kept[name]["by"] for name in ("sub-9", names[2], names[1])] == ["Ada", "Ada", ""]
         assert (kept["sub-9"]["note"], kept[names[2]]["note"]) == ("blurred", "small")
