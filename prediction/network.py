@@ -1,5 +1,6 @@
 """A trained network, asked for the probability of lesion in slices by OpenVINO."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,12 +8,15 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import openvino
 
 from config import Settings, load_run_settings
 from prediction.onnx_export import export_network
 from scans.intensity import standardise
 from training.stored_weights import read_weights
+
+# As if it were not installed: it tells Google Analytics of every start.
+sys.modules["openvino_telemetry"] = None
+import openvino  # noqa: E402
 
 BATCH = 4
 # Float32 as in training: it would take a smaller type where the processor has one.

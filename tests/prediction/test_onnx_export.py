@@ -1,14 +1,12 @@
 """The exported network answers as the trained one, for all that the settings allow."""
 
-import io
-
 import numpy as np
 import onnx
-import openvino
 import pytest
 from conftest import refused
 
 from config import load_settings
+from prediction.network import run_by_openvino
 from prediction.onnx_export import export_network
 from training.stored_weights import read_weights
 from training.weights import load_weights, save_weights
@@ -55,10 +53,7 @@ def test_the_exported_network_answers_as_the_trained_one(changes, sides, tmp_pat
     channels = 2 * settings.unet.neighbours + 1
     images = np.random.default_rng(1).normal(0, 1, (3, *sides, channels)).astype(np.float32)
     wanted = np.asarray(model(images, training=False))[..., 0]
-    core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", options)
-    found = compiled(images.transpose(0, 3, 1, 2))[0][:, 0]
+    found = run_by_openvino(content)(images.transpose(0, 3, 1, 2))
     assert np.ptp(wanted) > 0.01
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 

@@ -722,3 +722,32 @@ def test_a_mask_needs_nothing_but_what_its_own_requirements_install(weights, tin
     )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").rglob("*_mask.nii.gz"))) == 1
+
+
+WATCHED = """
+import os, runpy, sys
+def tell(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        os.write(2, f"{event} {arguments}\\n".encode())
+sys.addaudithook(tell)
+sys.argv = ["predict.py", *sys.argv[1:]]
+runpy.run_path("predict.py", run_name="__main__")
+"""
+
+
+def test_it_speaks_to_nobody(weights, tmp_path):
+    # OpenVINO's telemetry does both, unless it takes itself to be in somebody's CI.
+    with_two_transforms(tmp_path / "scan.nii.gz", SHAPE, RAS)
+    ours = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    (tmp_path / "home").mkdir()
+    words = [tmp_path / "scan.nii.gz", "--weights", weights, "--output", tmp_path / "masks"]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *map(str, words)],
+        env=ours | {"HOME": str(tmp_path / "home"), "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "masks" / "scan_lesion.nii.gz").exists()
+    assert done.stderr == ""
+    assert not (tmp_path / "home" / "intel").exists()
