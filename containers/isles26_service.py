@@ -15,6 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import SimpleITK
 
 from prediction.box import IN_THE_BOX, add_weights_argument
@@ -22,7 +23,6 @@ from prediction.masks import choose_options, predict_scan
 from prediction.network import load_networks
 from prediction.outputs import Outputs
 from prediction.quality import read_intensities
-from scans.nifti import save_nifti
 from system.console import run_script
 from system.files import InputError, make_folder, whole_file
 from system.http_server import Handler, Server
@@ -52,11 +52,9 @@ class Predictor:
             SimpleITK.WriteImage(image, str(scan))
             outputs = Outputs(scan, Path(folder), "mask", "probability")
             found = predict_scan(outputs, self.networks, self.options, self.intensities, True)
-            for path, voxels in found.images.items():
-                save_nifti(voxels, path, compresslevel=1)
-            for path in (outputs.mask, outputs.probability):
-                result = SimpleITK.ReadImage(str(path))
-                # To the last digit, where a NIfTI header holds fewer.
+            for path, nifti in found.images.items():
+                voxels = np.asarray(nifti.dataobj).T  # SimpleITK counts axes from the last
+                result = SimpleITK.GetImageFromArray(voxels)
                 result.CopyInformation(image)
                 kind = IMAGES[path.name.removesuffix(".nii.gz")]
                 with whole_file(self.output / "images" / kind / "output.mha") as temporary:

@@ -73,10 +73,12 @@ def test_health_is_answered(served):
 
 
 @pytest.mark.parametrize("name", ["5f1c.mha", "scan.nii.gz"])
-def test_a_scan_becomes_the_mask_that_predict_makes(served, scan, weights, tmp_path, name):
+def test_a_scan_becomes_the_mask_that_predict_makes(served, scan, weights, tmp_path, name, capfd):
     image, as_nifti = scan(name)
+    capfd.readouterr()
     status, said = served.ask("POST", "/invoke")
     assert (status, said["scan"]) == (201, name)
+    assert "WARNING" not in capfd.readouterr().err
     words = [as_nifti, "--output", tmp_path, "--weights", weights, "--probability"]
     assert predict.main([str(word) for word in words]) == 0
     given = SimpleITK.ReadImage(str(image))
