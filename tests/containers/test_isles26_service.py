@@ -2,9 +2,14 @@
 
 import http.client
 import json
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -16,6 +21,8 @@ from conftest import OBLIQUE, draw_head, refused, write_nifti
 import predict
 from containers import isles26_service as service
 
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
 SHAPE = (28, 32, 6)
 
 
@@ -215,3 +222,19 @@ def test_a_taken_port_is_said_in_one_line(served, weights, tmp_path):
     words = ["--input", tmp_path, "--output", tmp_path, "--port", served.port]
     with refused(str(served.port), "choose another --port"):
         service.main([str(word) for word in [*words, "--weights", weights]])
+
+
+def test_it_ends_when_the_container_is_stopped(weights, tmp_path):
+    words = ["--input", tmp_path, "--output", tmp_path, "--weights", weights, "--port", 0]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "containers.isles26_service", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith("serves on 127.0.0.1:")
+    process.send_signal(getattr(signal, re.search(r"^STOPSIGNAL (\w+)$", DOCKERFILE, re.M)[1]))
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.strip() == "stopped, what is finished is kept; the same command goes on"
