@@ -29,6 +29,7 @@ def run_script(main):
         # In another locale, as of containers and cron, Python reads names of files by another rule.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     try:
+        require_temporary_folder()
         sys.exit(main())
     except (InputError, OutputError, ProgramError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,6 +51,17 @@ def run_script(main):
             raise
         print(f"error: {error}; free some space and the same command goes on", file=sys.stderr)
         sys.exit(2)
+
+
+def require_temporary_folder():
+    """Refuse to start where nothing temporary can be written, as in a read-only container."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise ProgramError(
+            "no folder for temporary files can be written; name one in the variable TMPDIR "
+            "(docker run: --tmpfs /tmp)"
+        ) from None
 
 
 @contextlib.contextmanager

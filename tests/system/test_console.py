@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,16 @@ def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
     assert captured.out == ""
     assert captured.err.startswith(shown)
     assert captured.err.strip().count("\n") == 0
+
+
+def test_without_a_folder_for_temporary_files_nothing_starts(monkeypatch, capsys):
+    """As in a container whose root is read-only and that was given no /tmp."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: raises(FileNotFoundError("No usable")))
+    with pytest.raises(SystemExit) as exit:
+        run_script(lambda: pytest.fail("began all the same"))
+    assert exit.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: no folder for temporary files") and "TMPDIR" in line
 
 
 def test_a_reader_who_has_seen_enough_ends_a_script_in_silence():
