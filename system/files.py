@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import re
@@ -101,9 +102,11 @@ def make_folder(folder):
 
 def cannot_write(path, error):
     """Say why a result cannot be written, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = "free some space and the same command goes on, or " if full else ""
     return (
-        f"{path}: cannot be written ({error.strerror or error}); free some space and the same "
-        "command goes on, or choose another folder (`paths` in config.yaml, or --output)"
+        f"{path}: cannot be written ({error.strerror or error}); {mend}choose another folder "
+        "(`paths` in config.yaml, or --output)"
     )
 
 

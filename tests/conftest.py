@@ -55,7 +55,7 @@ BRATS = (  # grade, name, ending
 def refused(*parts):
     """Expect an error for the user, of one line that holds each of `parts`."""
     with pytest.raises((InputError, OutputError, ProgramError)) as caught:
-        yield
+        yield caught
     message = str(caught.value)
     assert "\n" not in message
     assert [part for part in map(str, parts) if part not in message] == [], message

@@ -51,13 +51,17 @@ def test_missing_folders_are_made(tmp_path):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, path):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
-    with refused(tmp_path / path, "cannot be written", "paths"):
+    with refused(tmp_path / path, "cannot be written", "paths") as refusal:
         save_json(tmp_path / path, {})
+    assert "free some space" not in str(refusal.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_a_full_disk_is_refused(tmp_path):
-    with refused(tmp_path / "x", "No space left"), whole_file(tmp_path / "x") as temporary:
+    with (
+        refused(tmp_path / "x", "No space left", "free some space"),
+        whole_file(tmp_path / "x") as temporary,
+    ):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
