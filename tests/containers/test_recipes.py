@@ -27,7 +27,7 @@ runpy.run_module(sys.argv.pop(), run_name="__main__")
 
 def copied(text):
     """List what a recipe copies of the repository into /app."""
-    lines = re.findall(r"^(?:COPY| +)(?! --from)(.+) /app/?[a-z]*/?$", text, re.MULTILINE)
+    lines = re.findall(r"^(?:COPY| +)(?! --from)(.+) /app/[\w.]*/?$", text, re.MULTILINE)
     return {name for line in lines for name in line.split()}
 
 
@@ -48,6 +48,15 @@ def test_both_recipes_hold_the_same_program():
     service = {"containers/isles26_service.py"}
     assert copied(DOCKERFILE) - service == copied(APPTAINER)
     assert {"config.yaml", "participant.py", "prediction", "weights"} <= copied(APPTAINER)
+
+
+def test_apptainer_is_told_the_place_of_each_file():
+    # It takes two words a line: of `a b /app/` it would copy a to /b, and nothing to /app.
+    files = re.search(r"^%files\n((?: +.*\n)+)", APPTAINER, re.MULTILINE)[1].splitlines()
+    for line in files:
+        source, target = line.split()
+        assert Path(target).name == Path(source).name
+        assert (ROOT / source).exists()
 
 
 @pytest.mark.parametrize("module", ["participant", "containers.isles26_service"])
