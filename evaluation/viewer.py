@@ -5,15 +5,16 @@ keys.
 """
 
 import base64
+import io
 import re
 import warnings
 from pathlib import Path
 
-import cv2
 import nibabel
 import numpy as np
 from matplotlib.colors import ListedColormap
 from nilearn.plotting import view_img
+from PIL import Image
 
 from prediction.lesions import box_of
 from scans.head import head_planes
@@ -23,6 +24,7 @@ from training.pictures import MASK, PREDICTION
 COLOURS = {"missed": MASK, "found": "#009E73", "wrongly marked": PREDICTION}
 KEYS = Path(__file__).with_name("templates") / "viewer.html"
 MARGIN = 4  # voxels around the head
+Image.MAX_IMAGE_PIXELS = None  # the pictures are nilearn's, and as large as the scan
 
 
 def slice_viewer(volume, reference, prediction):
@@ -74,14 +76,12 @@ def slice_viewer(volume, reference, prediction):
 
 def _as_jpeg(match):
     """Store a grey picture in a sixth of the bytes: noise is what PNG cannot shrink."""
-    picture = cv2.imdecode(
-        np.frombuffer(base64.b64decode(match[1]), np.uint8), cv2.IMREAD_UNCHANGED
-    )
-    if picture.ndim == 3 and (picture[..., 3:] < 255).any():
+    picture = Image.open(io.BytesIO(base64.b64decode(match[1])))
+    if "A" in picture.mode and picture.getextrema()[-1][0] < 255:
         return match[0]
-    grey = picture if picture.ndim == 2 else picture[..., 0]
-    content = cv2.imencode(".jpg", grey, (cv2.IMWRITE_JPEG_QUALITY, 90))[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+    content = io.BytesIO()
+    picture.convert("RGB").getchannel("R").save(content, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _with_margin(box, shape):

@@ -1,11 +1,12 @@
 """A picture of a scan on the template, the outline of the template's brain drawn on it."""
 
-import cv2
 import numpy as np
+from PIL import Image
+from skimage.segmentation import find_boundaries
 
 from scans.template import load_template
 
-RED = (60, 60, 255)  # in OpenCV's order: blue, green, red
+RED = (255, 60, 60)
 SCALE = 2
 
 
@@ -22,18 +23,16 @@ def save_alignment(voxels, path):
     side = max(max(panel.shape[:2]) for panel in panels)
     tiles = [_centred(panel, side) for panel in panels]
     picture = np.vstack([np.hstack(tiles[:4]), np.hstack(tiles[4:])])
-    if not cv2.imwrite(str(path), picture):
-        raise OSError("the picture could not be written")
+    Image.fromarray(picture).save(path, compress_level=1)
 
 
 def _outlined(grey, brain):
     size = (grey.shape[1] * SCALE, grey.shape[0] * SCALE)
-    picture = cv2.cvtColor(
-        cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR), cv2.COLOR_GRAY2BGR
-    )
-    large = cv2.resize(brain, size, interpolation=cv2.INTER_NEAREST)
-    lines, _ = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture, lines, -1, RED, 1, cv2.LINE_AA)
+    large = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
+    inside = np.asarray(Image.fromarray(brain).resize(size, Image.Resampling.NEAREST))
+    picture = np.stack([large] * 3, axis=-1)
+    picture[find_boundaries(inside, mode="inner")] = RED
+    return picture
 
 
 def _centred(panel, side):

@@ -1,12 +1,10 @@
 """nilearn's MNI152 template at 1 mm, on the grid of ATLAS v2.0."""
 
-import math
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import nibabel
 import numpy as np
 from nibabel.affines import from_matvec
@@ -38,16 +36,18 @@ def load_template():
 @cache
 def brain_and_margin():
     """Return what lies in the template's brain or within `MARGIN_MM` of it, bool (X, Y, Z)."""
-    planes = load_template().brain.T.view(np.uint8)  # (Z, Y, X)
-    near = np.zeros_like(planes)
-    # A ball of voxels, disc by disc: several times as fast as the distance of every voxel.
-    for height in range(-MARGIN_MM, MARGIN_MM + 1):
-        radius = math.isqrt(MARGIN_MM**2 - height**2)
-        y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-        disc = (x**2 + y**2 + height**2 <= MARGIN_MM**2).astype(np.uint8)
-        for z in range(max(0, -height), min(len(planes), len(planes) - height)):
-            near[z + height] |= cv2.dilate(planes[z], disc)
-    return near.T.view(bool)
+    # Squared distances, axis by axis, in 8 bit: many times as fast as the distance of every voxel.
+    far = 255 - MARGIN_MM**2
+    squared = np.where(load_template().brain, 0, far).astype(np.uint8)
+    for axis in range(3):
+        planes = np.moveaxis(squared, axis, 0)
+        nearest = planes.copy("K")
+        for step in range(1, MARGIN_MM + 1):
+            beside = planes + np.uint8(step**2)
+            np.minimum(nearest[step:], beside[:-step], out=nearest[step:])
+            np.minimum(nearest[:-step], beside[step:], out=nearest[:-step])
+        squared = np.moveaxis(nearest, 0, axis)
+    return squared <= MARGIN_MM**2
 
 
 def is_on_template(shape, affine):

@@ -13,6 +13,8 @@ import numpy as np
 from nilearn.datasets import load_mni152_template
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+# There is a process a core already.
+cv2.setNumThreads(1)
 MNI_ORIGIN = np.array([98, 134, 72])  # voxel of the template at 0, 0, 0 mm
 
 CSF_GREY, GM_GREY, WM_GREY = 0.28, 0.65, 0.87  # the template's own grey levels, read off its maps

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
-import cv2
+import numpy  # noqa: F401 - only what is loaded can be kept to one thread
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -116,8 +116,7 @@ def _start_worker():
 
 
 def use_one_thread():
-    """Keep OpenCV and numpy's linear algebra to one core; their threads wait by computing."""
-    cv2.setNumThreads(1)
+    """Keep numpy's linear algebra to one core; its threads wait by computing."""
     threadpool_limits(1)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,24 @@ def test_prediction_and_evaluation_start_no_framework():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True
     )
     assert {"tensorflow", "keras", "jax", "torch"}.isdisjoint(printed.stdout.decode().split())
+
+
+def test_prediction_and_review_need_no_more_than_predict_txt():
+    away = ("keras", "tensorflow", "jax", "torch", "cv2")
+    code = (
+        f"from on_backend import take_away; take_away({away}); import predict, participant, review, "
+        "prediction.masks, prediction.challenge, prediction.group_pictures, prediction.mending, "
+        "prediction.review_server, evaluation.viewer"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # A framework starts only where it is needed, and a script imports what is slow after its arguments.

@@ -14,11 +14,11 @@ DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text()
 APPTAINER = (ROOT / "containers" / "lacuna.def").read_text()
 # Of the packages that pip would bring along, those that install.sh leaves out.
 LEFT_OUT = ("pandas", "sklearn", "joblib", "lxml", "requests")
-FRAMEWORKS = ("keras", "tensorflow", "jax", "torch", "jinja2")
+ELSEWHERE = ("keras", "tensorflow", "jax", "torch", "jinja2", "cv2")
 START = f"""
 import runpy, sys
 from on_backend import take_away
-take_away({LEFT_OUT + FRAMEWORKS})
+take_away({LEFT_OUT + ELSEWHERE})
 import prediction.masks, prediction.group_pictures
 sys.argv = ["program", "--help"]
 runpy.run_module(sys.argv.pop(), run_name="__main__")

@@ -90,6 +90,8 @@ def threads(_):
     import cv2
     from threadpoolctl import threadpool_info
 
+    import synthetic.heads  # noqa: F401 - what computes by OpenCV in processes
+
     # Of numpy alone: scipy brings a library of its own, with which the processes compute nothing.
     numpys = (found for found in threadpool_info() if "numpy" in found["filepath"])
     return [cv2.getNumThreads(), *(found["num_threads"] for found in numpys)]
