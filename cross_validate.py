@@ -15,7 +15,6 @@ the same command goes on after the last finished epoch.
     python cross_validate.py --seeds 3 --by site
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 from config import as_arguments, parse_arguments
 from system.console import run_script
 from system.files import InputError
+from system.yaml_files import quoted
 
 SCRIPTS = {"train": "train_model.py", "transfer": "transfer_learning.py"}
 
@@ -70,9 +70,8 @@ def main(argv=None):
         for fold in arguments.folds or range(number):
             folder = fold_folder(runs, by, seed, settings.seed, fold)
             own = {"seed": seed, "fold": fold, "split.by": by}
-            own |= {"paths.runs": str(folder), "transfer.initial_weights": str(weights)}
-            # JSON is YAML that takes a path as it is, even one with a # in it.
-            own = as_arguments(overrides=[f"{key}={json.dumps(own[key])}" for key in own])
+            own |= {"paths.runs": quoted(folder), "transfer.initial_weights": quoted(weights)}
+            own = as_arguments(overrides=[f"{key}={own[key]}" for key in own])
             for stage in arguments.stages:
                 run_other(f"fold {fold} by {by}, seed {seed}", SCRIPTS[stage], *options, *own)
     if arguments.folds:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from system.cores import CORES
 from system.files import save_json
+from system.yaml_files import quoted
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
@@ -338,9 +339,9 @@ def prepare(scans, prepared, format="npy"):
     from prep import main
 
     overrides = [
-        f"paths.atlas={scans}",
+        f"paths.atlas={quoted(scans)}",
         "paths.brats17=/nowhere",
-        f"paths.prepared={prepared}",
+        f"paths.prepared={quoted(prepared)}",
         f"slices.format={format}",
         "split.folds=2",
     ]

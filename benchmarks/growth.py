@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.bench import Contestant, arguments, brief, compare, prepare, report, scratch, spread
 from system.parallel import in_parallel
+from system.yaml_files import quoted
 
 COUNTS = (10, 100, 1000)
 SMALL, SLICES = (48, 56, 110), 89
@@ -95,7 +96,7 @@ def load_epoch(folder):
     from config import load_settings
     from data import load_stage_data
 
-    settings = load_settings(overrides=[f"paths.prepared={folder}"])
+    settings = load_settings(overrides=[f"paths.prepared={quoted(folder)}"])
 
     def work():
         started = time.perf_counter()
@@ -115,7 +116,7 @@ def train_some(folder):
     from config import load_settings
     from data import load_stage_data
 
-    settings = load_settings(overrides=[f"paths.prepared={folder}"])
+    settings = load_settings(overrides=[f"paths.prepared={quoted(folder)}"])
     data = load_stage_data("atlas", settings, settings.train.batch_size, augmented=False)
     model = build_keras(filters=8)
     make_keras_step(model)

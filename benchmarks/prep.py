@@ -26,6 +26,7 @@ from benchmarks.bench import (
 )
 from system.cores import CORES
 from system.parallel import use_one_thread
+from system.yaml_files import quoted
 
 SYNTHETIC_SCANS, AT_LEAST = 10, 300
 SCANS_A_TURN = 6
@@ -96,7 +97,7 @@ def whole_script(scans, output, cores):
         sys.executable,
         "prep.py",
         "--set",
-        f"paths.atlas={scans}",
+        f"paths.atlas={quoted(scans)}",
         "--set",
         "paths.brats17=/nowhere",
         "--set",

@@ -14,7 +14,7 @@ from evaluation.metric_table import METRICS
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
 from evaluation.sentences import notes
 from evaluation.viewer import COLOURS, slice_viewer
-from system.files import whole_file
+from system.files import save_text
 from training.pictures import TITLES
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -84,8 +84,7 @@ def save_report(path, subset, scores, runs, comparisons, sentences=()):
         all_scans=_all_scans(table),
         definitions=DEFINITIONS,
     )
-    with whole_file(path) as temporary:
-        temporary.write_text(page, "utf-8")
+    save_text(path, page)
 
 
 def _stage_titles(stages):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prediction.bids_outputs import SPACE
 from prediction.outputs import read_facts
-from system.files import save_json, whole_file
+from system.files import save_json, save_text
 
 LESION_COLUMNS = {
     "participant_id": "as in the data set",
@@ -60,8 +60,7 @@ def save_tables(output):
     ):
         lines = ["\t".join(columns)]
         lines += ["\t".join(_cell(row.get(name)) for name in columns) for row in rows]
-        with whole_file(output / f"{stem}.tsv") as temporary:
-            temporary.write_text("\n".join(lines) + "\n", "utf-8")
+        save_text(output / f"{stem}.tsv", "\n".join(lines) + "\n")
         save_json(
             output / f"{stem}.json", {name: {"Description": text} for name, text in columns.items()}
         )

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from prediction.decisions import decisions_about, read_decisions
 from prediction.outputs import read_facts
-from system.files import refuse_foreign, whole_file
+from system.files import refuse_foreign, save_text
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).with_name("templates") / "review.html"
@@ -95,6 +95,5 @@ def save_page(folder):
     if not masks:
         return None
     path = Path(folder, PAGE)
-    with whole_file(path) as temporary:
-        temporary.write_text(make_page(masks, folder, decisions, served=False), "utf-8")
+    save_text(path, make_page(masks, folder, decisions, served=False))
     return path

@@ -21,7 +21,7 @@ from synthetic.heads import head
 from synthetic.lesion_shapes import draw_tissue, fit_into, level_of, load_shape, vary_shape
 from synthetic.lesions import paint_lesion, paint_perivascular_spaces, paint_region
 from synthetic.variety import acquire_by, draw_aged, draw_protocol, sharpen, take_off
-from system.files import InputError, Problem, file_hash, whole_file
+from system.files import InputError, Problem, file_hash, save_text
 from system.parallel import CORES, attempt, in_parallel
 
 PAINTER = 4  # raised by whatever changes the scans of a seed, so that no folder mixes two painters
@@ -112,8 +112,7 @@ def save_participants(folder, images):
     """Write participants.tsv, by which prep.py knows the sites of `images` and of earlier ones."""
     images = [*images, *sorted(folder.rglob("*_T1w.nii.gz"))]
     rows = dict.fromkeys(f"{image.parents[2].name}\t{image.parents[3].name}" for image in images)
-    with whole_file(folder / "participants.tsv") as temporary:
-        temporary.write_text("\n".join(["participant_id\tsite", *rows, ""]), "utf-8")
+    save_text(folder / "participants.tsv", "\n".join(["participant_id\tsite", *rows, ""]))
 
 
 def make_subject(index, folder, sites, anatomies, lesions, seed):

@@ -102,7 +102,8 @@ def make_folder(folder):
 
 def cannot_write(path, error):
     """Say why a result cannot be written, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # numpy gives no number where only part of an array fits.
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "requested and" in str(error)
     mend = "free some space and the same command goes on, or " if full else ""
     return (
         f"{path}: cannot be written ({error.strerror or error}); {mend}choose another folder "
@@ -110,10 +111,15 @@ def cannot_write(path, error):
     )
 
 
+def save_text(path, text):
+    """Write a text, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 def save_json(path, content):
     """Write `content` as indented JSON, whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    save_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_json(path, how_to_get_it):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from system.files import InputError, whole_file
+from system.files import InputError, save_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,8 +67,11 @@ def read_yaml(path):
     return values or {}
 
 
+def quoted(text):
+    """Write a text as YAML on one line, as for ``--set``, whatever characters it holds."""
+    return yaml.dump(str(text), default_style='"', width=float("inf")).strip()
+
+
 def save_yaml(path, values):
     """Write a dictionary as YAML, whole or not at all."""
-    with whole_file(path) as temporary:
-        text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, "utf-8")
+    save_text(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True))

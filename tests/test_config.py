@@ -12,7 +12,7 @@ from conftest import refused
 
 from config import STAGES, Geometry, Section, Settings, load_run_settings, load_settings
 from system.files import InputError
-from system.yaml_files import read_yaml, save_yaml
+from system.yaml_files import quoted, read_yaml, save_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -277,3 +277,11 @@ def test_runs_from_before_the_section_geometry_kept_each_scan_s_own_grid(tmp_pat
     # So such a run goes on, and is not taken for one of other settings.
     assert "geometry" not in settings.identity("train")
     assert load_settings().identity("train")["geometry"]["align"] == "template"
+
+
+@pytest.mark.parametrize(
+    "name", ["my #1: runs", "\N{BRAIN}", "\udcff", "1e3", "a\tb", "null", 'it\'s "so"', "a, [b]"]
+)
+def test_a_path_on_the_command_line_may_hold_any_character(name):
+    path = f"runs/{name}"
+    assert load_settings(overrides=[f"paths.runs={quoted(path)}"]).paths.runs == path

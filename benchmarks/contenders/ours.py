@@ -16,6 +16,7 @@ from benchmarks.contenders.healthy import HEALTHY, healthy_cases
 from config import as_arguments, parse_arguments
 from system.console import run_script, starting_keras
 from system.files import InputError
+from system.yaml_files import quoted
 
 STAGES = {
     "pre_train": ("pre_train_model", "brats17"),
@@ -77,7 +78,9 @@ def main(argv=None):
 
     def train_all():
         for fold, place in runs.items():
-            train([*options, *as_arguments(overrides=(f"fold={fold}", f"paths.runs={place}"))])
+            train(
+                [*options, *as_arguments(overrides=(f"fold={fold}", f"paths.runs={quoted(place)}"))]
+            )
 
     budget.spend(train_all, folder, **plan)
     if dataset == "atlas":
@@ -110,7 +113,7 @@ def planned(settings, name, plan, pre_trained):
         f"{name}.epochs={plan['epochs']}",
     ]
     if name == "transfer" and not stage.initial_weights:
-        own.append(f"transfer.initial_weights={pre_trained / 'best.weights.h5'}")
+        own.append(f"transfer.initial_weights={quoted(pre_trained / 'best.weights.h5')}")
     return own
 
 

@@ -20,6 +20,7 @@ from evaluation.metric_table import METRICS
 from scans.splits import load_split
 from scans.volumes import load_lesion, load_mask, load_volume
 from system.files import InputError, save_csv, save_json
+from system.yaml_files import quoted
 
 
 @pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table"])
@@ -235,8 +236,8 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     ours.main([*plan, "transfer"])
     assert set(started) == {"pre_train_model", "transfer_learning", "evaluate"}
     runs = [option for option in started["pre_train_model"] if option.startswith("paths.runs=")][-1]
-    weights = Path(runs.partition("=")[2], "pre_train", "best.weights.h5")
-    assert f"transfer.initial_weights={weights}" in started["transfer_learning"]
+    weights = Path(json.loads(runs.partition("=")[2]), "pre_train", "best.weights.h5")
+    assert f"transfer.initial_weights={quoted(weights)}" in started["transfer_learning"]
     assert weights.parents[2] == tmp_path / "reference-pre_train"
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
@@ -260,7 +261,7 @@ def test_all_folds_share_the_budget_and_are_averaged(arguments, tmp_path, monkey
     assert [name for name, _ in began] == ["train_model"] * 3 + ["evaluate"] * 2 + ["predict"]
     *training, choosing, scoring, marking = [options for _, options in began]
     for fold, options in enumerate(training):
-        own = [f"fold={fold}", f"paths.runs={folder / f'fold_{fold}'}"]
+        own = [f"fold={fold}", f"paths.runs={quoted(folder / f'fold_{fold}')}"]
         assert options[-4:] == as_arguments(overrides=own)
         assert "train.epochs=4" in options
     runs = [str(folder / f"fold_{fold}" / "train") for fold in range(3)]

@@ -368,7 +368,7 @@ def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(c
         [
             script,
             *words,
-            *("--set", "seed=0", "--set", f"fold={fold}", "--set", 'split.by="subject"'),
+            *("--set", "seed=0", "--set", f"fold={fold}", "--set", "split.by=subject"),
             *("--set", f'paths.runs="my #1 runs/fold_{fold}"'),
             *("--set", 'transfer.initial_weights="my #1 runs/pre_train/best.weights.h5"'),
         ]
