@@ -5,7 +5,15 @@ from pathlib import Path
 from prediction.bids_outputs import SPACE, BidsOutputs
 from prediction.outputs import BIDS_NAME
 from scans.find import NIFTI_ENDINGS, stem_of
-from system.files import InputError, Problem, load_json, refuse_foreign, save_json, whole_file
+from system.files import (
+    InputError,
+    Problem,
+    load_json,
+    refuse_foreign,
+    save_json,
+    save_text,
+    whole_file,
+)
 from system.locks import waiting_for_lock
 
 # What BIDS has no name for yet.
@@ -125,29 +133,32 @@ def taking_turns(output):
 def claim_derivatives(output, source):
     """Write what a derivative data set needs: its description, and what validators are to pass over.
 
-    What a person added to them stays. A folder that holds another data set, or the lesions of
-    another one, raises an `InputError`.
+    Further keys and lines that a person wrote into them stay. A folder that holds another data set,
+    or the lesions of another one, raises an `InputError`.
     """
     file = output / "dataset_description.json"
-    ours = file.is_file() and GENERATED["Description"] in file.read_text("utf-8", "replace")
+    earlier = load_json(file, "repair it") if file.is_file() else {}
+    ours = isinstance(earlier, dict) and GENERATED["Description"] in str(earlier.get("GeneratedBy"))
     names = [f"{stem}.{ending}" for stem in ("lesions", "scans") for ending in ("tsv", "json")]
     names += ["dataset_description.json", ".bidsignore", "README.md"]
     refuse_foreign(output, names, ours, "participant.py")
     about = load_json(source / "dataset_description.json", "repair it")
-    about = about if isinstance(about, dict) else {}
+    if not isinstance(about, dict) or not isinstance(about.get("Name"), str):
+        raise InputError(f"{source / 'dataset_description.json'}: has no Name; give it one")
     origin = {"URL": source.resolve().as_uri()}
     origin |= {"DOI": about["DatasetDOI"]} if isinstance(about.get("DatasetDOI"), str) else {}
     authors = {"Authors": about["Authors"]} if isinstance(about.get("Authors"), list) else {}
-    earlier = load_json(file, "repair it") if ours else {}
-    name = f"Lesions of {about.get('Name', source.resolve().name)}"
-    # The same data set may lie elsewhere now, as in a container.
-    if earlier.get("Name", name) != name and earlier.get("SourceDatasets") != [origin]:
+    name = f"Lesions of {about['Name']}"
+    # By its name: in a container every data set lies in one place, and one may have been moved.
+    if earlier.get("Name", name) != name:
         raise InputError(
-            f"{output}: holds the {earlier['Name']}; choose another folder for the {name}"
+            f"{output}: holds the {earlier['Name']}; choose another folder for the {name}, or, if "
+            f"they are of one data set, write its new name in {file}"
         )
     save_json(
         file,
-        earlier
+        authors
+        | earlier
         | {
             "Name": name,
             "BIDSVersion": "1.10.0",
@@ -155,10 +166,12 @@ def claim_derivatives(output, source):
             "GeneratedBy": [GENERATED],
             "SourceDatasets": [origin],
             "DatasetLinks": {"raw": source.resolve().as_uri()},
-        }
-        | authors,
+        },
     )
-    for name, text in ((".bidsignore", "\n".join(IGNORED) + "\n"), ("README.md", README)):
-        if not (output / name).exists():
-            with whole_file(output / name) as temporary:
-                temporary.write_text(text, "utf-8")
+    ignored = output / ".bidsignore"
+    lines = ignored.read_bytes().splitlines() if ignored.exists() else []
+    lines += [pattern.encode() for pattern in IGNORED if pattern.encode() not in lines]
+    with whole_file(ignored) as temporary:
+        temporary.write_bytes(b"\n".join([*lines, b""]))
+    if not (output / "README.md").exists():
+        save_text(output / "README.md", README)

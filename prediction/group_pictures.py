@@ -1,7 +1,9 @@
 """Pictures of the lesions of a whole data set: where they lie, and how large they are."""
 
+import nibabel
 import numpy as np
 from matplotlib.figure import Figure
+from nibabel.processing import resample_from_to
 
 from prediction.bids_outputs import SPACE
 from scans.template import AFFINE, SHAPE, is_on_template, load_template
@@ -42,13 +44,15 @@ def save_group_pictures(scans, output):
 
 
 def load_mask_on_template(file):
-    """Read a mask on the template's grid, perhaps corrected by a person, bool (X, Y, Z)."""
+    """Read a mask of MNI space, on whatever grid, as bool (X, Y, Z) on the template's."""
     mask = read_voxels(file)
-    if not is_on_template(mask.voxels.shape, mask.affine):
-        raise InputError(
-            f"{file}: is not on the template's grid of 1 mm, so it is not in where.png; put it there"
-        )
-    return mask.voxels > 0
+    if is_on_template(mask.voxels.shape, mask.affine):
+        return mask.voxels > 0
+    image = nibabel.Nifti1Image((mask.voxels > 0).astype(np.uint8), mask.affine)
+    found = np.asarray(resample_from_to(image, (SHAPE, AFFINE), order=0).dataobj) > 0
+    if mask.voxels.any() and not found.any():
+        raise InputError(f"{file}: lies outside of MNI space, so it is not in where.png; repair it")
+    return found
 
 
 def save_map(count, participants, path):

@@ -13,7 +13,7 @@ import pandas
 import pytest
 from conftest import predict_by_rule, quickly, refused, write_nifti
 from native_scans import BELOW, BRIGHT, INSIDE, native_scan
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, from_matvec
 from PIL import Image
 
 import participant
@@ -360,19 +360,67 @@ def test_the_lesions_of_another_data_set_and_what_a_person_added_stay(tmp_path):
     write_data_set(source, {})
     claim_derivatives(output, source)
     (output / "README.md").write_text("ours")
+    (output / ".bidsignore").write_text("notes\n*.png\n")
     about = load_json(output / "dataset_description.json", "")
-    (output / "dataset_description.json").write_text(json.dumps(about | {"License": "CC0"}))
+    about |= {"License": "CC0", "Authors": ["We"]}
+    (output / "dataset_description.json").write_text(json.dumps(about))
     moved = source.rename(tmp_path / "moved")
     claim_derivatives(output, moved)
     assert (output / "README.md").read_text() == "ours"
-    about = load_json(output / "dataset_description.json", "")
-    assert about["License"] == "CC0" and about["SourceDatasets"][0]["URL"] == moved.as_uri()
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "dataset_description.json").write_text('{"Name": "Other"}')
+    found = load_json(output / "dataset_description.json", "")
+    about["SourceDatasets"][0]["URL"] = about["DatasetLinks"]["raw"] = moved.as_uri()
+    assert found == about
+    lines = (output / ".bidsignore").read_text().splitlines()
+    assert lines[:2] == ["notes", "*.png"] and {"*_xfm.txt", "decisions.tsv"} < set(lines)
+    assert len(lines) == len(set(lines))
+    # In a container another data set lies where the first one lay.
+    (moved / "dataset_description.json").write_text('{"Name": "Other"}')
     with refused(output, "holds the Lesions of Try", "another folder for the Lesions of Other"):
-        claim_derivatives(output, other)
+        claim_derivatives(output, moved)
     assert load_json(output / "dataset_description.json", "") == about
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"Name": 3}'])
+def test_a_data_set_without_a_name_is_refused(content, tmp_path):
+    file = tmp_path / "dataset_description.json"
+    file.write_text(content)
+    with refused(file, "has no Name"):
+        claim_derivatives(tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"GeneratedBy": null}', '{"GeneratedBy": 3}'])
+def test_whatever_else_has_the_name_of_a_description_is_not_replaced(content, tmp_path):
+    write_data_set(tmp_path, {})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset_description.json").write_text(content)
+    with refused(tmp_path / "out", "participant.py did not write it"):
+        claim_derivatives(tmp_path / "out", tmp_path)
+
+
+def test_a_mask_outside_of_mni_space_is_named(tmp_path):
+    file = write_nifti(
+        tmp_path / "mask.nii.gz", np.ones((4, 4, 4), np.uint8), np.diag([1, 1, 1, 1])
+    )
+    assert group_pictures.load_mask_on_template(file).sum() == 64
+    far = write_nifti(
+        tmp_path / "far.nii.gz", np.ones((4, 4, 4), np.uint8), from_matvec(np.eye(3), [900] * 3)
+    )
+    with refused(far, "outside of MNI space"):
+        group_pictures.load_mask_on_template(far)
+
+
+def test_a_mask_on_another_grid_of_mni_space_is_in_the_map(tmp_path):
+    mask = np.zeros((98, 116, 94), np.uint8)
+    mask[40:44, 60:64, 50:54] = 1
+    file = write_nifti(
+        tmp_path / "mask.nii.gz", mask, from_matvec(np.diag([2, 2, 2]), AFFINE[:3, 3])
+    )
+    found = group_pictures.load_mask_on_template(file)
+    assert found.shape == SHAPE
+    places = np.argwhere(found)
+    np.testing.assert_allclose(places.mean(0) / 2, np.argwhere(mask).mean(0), atol=0.5)
+    assert abs(found.sum() / 8 / mask.sum() - 1) < 0.1
 
 
 def test_a_mask_that_a_person_corrected_is_never_replaced(weights, tmp_path, capsys):
