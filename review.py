@@ -1,9 +1,10 @@
 """Look at the masks in a folder one after another: accept, mend or reject each.
 
 Reads   OUT_DIR, as predict.py or participant.py wrote it
-Writes  OUT_DIR/decisions.tsv; and with --mend, beside each mask that was accepted or mended, what a
-        person made of it: ..._desc-manual_mask.nii.gz (NAME_manual_mask.nii.gz where the scan is
-        not named as BIDS has it), with who and when in its json file
+Writes  OUT_DIR/decisions.tsv, and OUT_DIR/report.html anew, if it is there; with --mend, beside
+        each mask that was accepted or mended, what a person made of it: ..._desc-manual_mask.nii.gz
+        (NAME_manual_mask.nii.gz where the scan is not named as BIDS has it), with who and when in
+        its json file
 
 Without --mend it serves the page on this machine until Ctrl-C. With --mend it opens the masks to be
 mended, one by one, in ITK-SNAP, FSLeyes or $MASK_EDITOR. prep.py takes the results as training data, by

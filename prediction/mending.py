@@ -88,8 +88,8 @@ def keep_accepted(masks, decisions):
             if decided.get(judged.name) == "accept" and kind is None:
                 if file_hash(judged.mask) != judged.content:
                     raise InputError(
-                        f"{judged.mask}: is not as it was when it was accepted; rename it to "
-                        f"{file.name} to train on it, or predict it anew"
+                        f"{judged.mask}: is not as it was predicted; rename it to {file.name} to "
+                        "train on it, or move it away and predict it anew"
                     )
                 _take_over(judged, file, judged.mask.read_bytes(), "accepted")
                 lines.append(f"{file.name}: accepted as it was predicted")

@@ -84,9 +84,18 @@ def make_page(masks, folder, decisions, served):
 
 def check_page(folder):
     """Refuse to replace another page of that name."""
+    refuse_foreign(folder, [PAGE], _is_ours(folder), "this program")
+
+
+def renew_page(folder):
+    """Save the page, if there is one, so that opened as a file it knows all decisions."""
+    if _is_ours(folder):
+        save_page(folder)
+
+
+def _is_ours(folder):
     path = Path(folder, PAGE)
-    ours = path.is_file() and GENERATOR in path.read_text("utf-8", "replace")
-    refuse_foreign(folder, [PAGE], ours, "this program")
+    return path.is_file() and GENERATOR in path.read_text("utf-8", "replace")
 
 
 def save_page(folder):

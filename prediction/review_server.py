@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from prediction.decisions import DECISIONS, decide, read_decisions
-from prediction.review_page import make_page
+from prediction.review_page import make_page, renew_page
 from system.http_server import Handler, Server
 
 VIEWER_POLICY = (
@@ -85,6 +85,7 @@ class ReviewHandler(Handler):
         if not known:
             return self.say(400, error="no decision about a mask of this folder")
         decide(self.server.folder, judged, said["decision"])
+        renew_page(self.server.folder)
         self.say(200)
 
     def send_private(self, body, kind, **headers):

@@ -360,7 +360,7 @@ def test_a_predicted_mask_that_was_edited_is_not_kept_as_accepted(study, capsys)
     predicted = judged.mask.read_bytes()
     judged.mask.write_bytes(predicted + b"\0")
     assert mend(study) == 1
-    assert f"{judged.mask}: is not as it was when it was accepted" in capsys.readouterr().out
+    assert f"{judged.mask}: is not as it was predicted" in capsys.readouterr().out
     assert not manual_file(judged.mask).exists()
     judged.mask.write_bytes(predicted)
     assert mend(study) == 0
@@ -453,6 +453,20 @@ def test_who_knows_the_token_gets_page_pictures_and_viewer_and_decides(study):
         )
         assert words(study) == {study.masks[1].name: "mend"}
         assert b'"mend"' in ask(server, "GET", home)[1]
+
+
+def test_the_page_that_is_opened_as_a_file_knows_each_decision_at_once(study):
+    """For it offers all of them as a download, and a server may be killed."""
+    page = study.folder / "report.html"
+    save_page(study.folder)
+    with serving(study) as server:
+        body = json.dumps({"mask": study.masks[0].name, "decision": "reject"})
+        path = f"/{server.token}/decision"
+        assert ask(server, "POST", path, body, Content_Type="application/json")[0] == 200
+        assert f'"{study.masks[0].name}": "reject"' in page.read_text("utf-8")
+        page.write_text("of somebody else")
+        assert ask(server, "POST", path, body, Content_Type="application/json")[0] == 200
+    assert page.read_text() == "of somebody else"
 
 
 def test_everybody_else_is_refused_and_nothing_is_written(study):
