@@ -135,6 +135,11 @@ def load_view(prediction):
     grid, reference, mask = _load(prediction)
     black = replace(grid, voxels=np.zeros_like(grid.voxels))
     image = prediction.case.image
-    volume = attempt(load_volume, image).result if image else None
-    at_hand = volume is not None and volume.voxels.shape == grid.voxels.shape
-    return View(volume if at_hand else black, reference, mask)
+    if image is None:
+        return View(black, reference, mask)
+    volume, error = attempt(load_volume, image)
+    if volume and volume.voxels.shape != grid.voxels.shape:
+        error = f"{image}: has another shape than its mask"
+    if error:
+        print(f"shown black: {error}")
+    return View(black if error else volume, reference, mask)

@@ -107,4 +107,8 @@ def load_scored(predictor, case):
     """Read a scan, its reference mask, and its prediction as `probability_levels`."""
     volume = load_volume(case.image)
     reference = load_lesion(case.masks, case.labels, volume)
-    return volume, reference, read_voxels(predictor.prediction_of(case)).voxels
+    file = predictor.prediction_of(case)
+    try:
+        return volume, reference, read_voxels(file).voxels
+    except InputError as error:
+        raise InputError(f"{error}; or delete it, the same command makes it anew") from error

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from prediction.operating_point import describe_point
 from system.files import load_json
+from training.provenance import run_facts
 
 
 def read_stages(folders):
     """Read run.json and history of run folders, each after the run whose weights it began with."""
     stages = {}
     for folder in folders:
-        path = folder / "run.json"
-        if not path.exists():
+        facts = run_facts(folder, "train anew with --restart")
+        if not facts:
             continue
-        facts = load_json(path, "train anew with --restart")
         if facts.get("initial_weights"):
             stages = read_stages([Path(facts["initial_weights"]).parent]) | stages
         state = folder / "state.json"

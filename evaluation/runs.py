@@ -8,8 +8,8 @@ from typing import NamedTuple
 from evaluation.layout import home_of, place_of
 from scans.manifest import load_manifest
 from scans.splits import count_folds, find_split
-from system.files import InputError, load_json
-from training.provenance import differences, identity_of, is_finished
+from system.files import InputError
+from training.provenance import differences, identity_of, is_finished, run_facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ def _read_folds(folders, prepared, rows):
 
 
 def _read_fold(folder, prepared, rows):
-    facts = load_json(folder / "run.json", "name the folder of a finished run")
+    facts = run_facts(folder, "name the folder of a finished run", required=True)
     if facts.get("stage") == "pre_train":
         raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
     if not facts.get("finished"):

@@ -41,7 +41,8 @@ def _names_in_archive(planned):
         place = f"{subject}/ses-{session}/anat/{name}"
         if place in named:
             raise InputError(
-                f"{outputs.scan}: --challenge has one place for it and {named[place].scan}; name one"
+                f"{outputs.scan}: --challenge has one place for it and {named[place].scan}; "
+                "leave one of the two out"
             )
         named[place] = outputs
     return named

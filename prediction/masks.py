@@ -16,6 +16,7 @@ from prediction.operating_point import (
 )
 from prediction.outputs import leave_out_foreign
 from prediction.quality import (
+    COPY_ANEW,
     certainty,
     describe_lesions,
     measure_lesions,
@@ -29,7 +30,7 @@ from scans.geometry import look_at
 from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
 from system.files import InputError, Problem, file_hash
 from system.parallel import WRITERS, attempt, in_parallel
-from training.provenance import is_finished
+from training.provenance import run_facts
 
 
 def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_slices=False):
@@ -44,8 +45,8 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     """
     geometry = shared_geometry({path: load_run_settings(path) for path in weights})
     for path in weights:
-        if (run := path.with_name("run.json")).is_file() and not is_finished(path.parent):
-            print(f"{run}: its training has not come to its end; its best weights so far are taken")
+        if run_facts(path.parent, COPY_ANEW).get("finished") is False:
+            print(f"{path}: its training has not come to its end; its best so far is taken")
     points = [read_operating_point(path) for path in weights]
     given = {"threshold": threshold, "smallest_ml": smallest_ml}
     options = {

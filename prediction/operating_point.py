@@ -95,6 +95,6 @@ def read_operating_point(weights):
     if "weights" in stored and stored["weights"] != file_hash(weights):
         raise InputError(
             f"{path}: was not chosen for {Path(weights).name} as it is now; copy the one that belongs "
-            "to it, or choose one by evaluate.py --subset validation"
+            "to it, choose one by evaluate.py --subset validation, or move it away"
         )
     return point

@@ -11,11 +11,13 @@ from scans.geometry import places_seen
 from scans.head import head_planes
 from scans.template import AFFINE, SHAPE, is_on_template
 from scans.volumes import NO_ORIENTATION
-from system.files import InputError, load_json
+from system.files import InputError
+from training.provenance import run_facts
 
 # Less than that to the right, front and top cuts into nearly every adult's brain.
 WHOLE_BRAIN_MM = (120, 150, 100)
 FEWEST_LEVELS = 32
+COPY_ANEW = "copy it anew from the run, or delete it"
 # A scan brought to 1 mm from larger voxels than that is blurred.
 COARSE_MM = 2
 
@@ -61,20 +63,15 @@ def read_intensities(weights):
     `data.StageData.intensities`. None where the run wrote nothing down.
     """
     path = Path(weights).with_name("run.json")
-    if not path.is_file():
+    if (stored := run_facts(path.parent, COPY_ANEW).get("intensities")) is None:
         return None
-    facts = load_json(path, "copy it anew from the run, or delete it")
     try:
-        if (stored := facts.get("intensities")) is None:
-            return None
         return {
             name: {key: float(stored[name][key]) for key in ("mean", "std")}
             for name in ("mean", "std")
         }
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{path}: `intensities` is not as a run wrote it; copy it anew, or delete the file"
-        ) from None
+        raise InputError(f"{path}: `intensities` is not as a run wrote it; {COPY_ANEW}") from None
 
 
 def describe_lesions(mask, seen):

@@ -20,8 +20,16 @@ def marks_of_subjects(rows):
 
 def is_finished(folder):
     """Say whether a folder holds a run that has come to its end."""
+    return bool(run_facts(folder, "train anew with --restart").get("finished"))
+
+
+def run_facts(folder, how_to_get_it, required=False):
+    """Read the run.json of a run's folder; empty where there is none, unless it is `required`."""
     file = Path(folder) / "run.json"
-    return file.exists() and bool(load_json(file, "train anew with --restart").get("finished"))
+    facts = load_json(file, how_to_get_it) if required or file.exists() else {}
+    if not isinstance(facts, dict):
+        raise InputError(f"{file}: is not as a run wrote it; {how_to_get_it}")
+    return facts
 
 
 def seen_by(weights):
@@ -30,10 +38,7 @@ def seen_by(weights):
     From ``"training"`` and ``"validation"``; None where there is no such record.
     """
     path = Path(weights).with_name("run.json")
-    if not path.is_file():
-        return None
-    facts = load_json(path, "choose weights in their whole run folder")
-    seen = facts.get("subjects") if isinstance(facts, dict) else None
+    seen = run_facts(path.parent, "choose weights in their whole run folder").get("subjects")
     if seen is None:
         return None
     try:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from system.files import load_json
+from training.provenance import run_facts
 
 STAGES = ("pre_train", "train", "transfer")
 
@@ -14,8 +14,8 @@ def print_results(runs):
         f"{'seconds':>9}   (best validation Dice, all pixels pooled)"
     )
     for stage in STAGES:
-        path = Path(runs, stage, "run.json")
-        if path.exists() and (facts := load_json(path, "run the stage again"))["finished"]:
+        facts = run_facts(Path(runs, stage), "run the stage again")
+        if facts.get("finished"):
             best = facts["best"]
             print(
                 f"{stage:12}{facts['epochs']:7}{best['epoch']:12}{best['val_dice']:8.3f}"

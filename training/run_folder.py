@@ -24,7 +24,7 @@ from system.files import InputError, file_hash, load_json, save_csv, save_json
 from system.locks import take_lock
 from training.before_start import lock_of
 from training.pictures import save_learning_curves
-from training.provenance import differences, identity_of, seen_by_a_run
+from training.provenance import differences, identity_of, run_facts, seen_by_a_run
 from training.results import print_results
 
 PACKAGES = (keras.backend.backend(), "keras", "numpy", "nibabel", "opencv-python-headless")
@@ -98,7 +98,7 @@ class RunFolder:
 
     def _take_up(self, settings):
         """Go on with what the folder holds, if it is the very same run."""
-        earlier = load_json(self.folder / "run.json", "start anew with --restart")
+        earlier = run_facts(self.folder, "start anew with --restart", required=True)
         ours = json.loads(json.dumps(self.facts["identity"]))
         # Runs of earlier versions did not say which.
         theirs = {"backend": ours["backend"]} | identity_of(earlier, self.folder)

@@ -52,10 +52,14 @@ def test_masks_without_prediction_are_counted_and_named(predictions, tiny_trees)
         score(predictions, tiny_trees)
 
 
-def test_an_image_that_cannot_be_read_is_shown_black(tmp_path):
+def test_an_image_that_cannot_be_read_is_shown_black_and_said_so(tmp_path, capsys):
     lesion = np.zeros((12, 14, 10), np.uint8)
     lesion[4:6, 4:6, 4:6] = 1
     mask = write_nifti(tmp_path / "mask.nii", lesion, RAS)
     image = write_nifti(tmp_path / "image.nii", np.full(lesion.shape, np.nan, np.float32), RAS)
     view = load_view(ExternalPrediction(mask, Case("a", "", "", image, (mask,), None)))
+    assert capsys.readouterr().out.startswith(f"shown black: {image}: ")
     assert not view.volume.voxels.any() and np.array_equal(view.prediction, lesion)
+    write_nifti(image, np.arange(12 * 14 * 9, dtype=np.int16).reshape(12, 14, 9), RAS)
+    view = load_view(ExternalPrediction(mask, Case("a", "", "", image, (mask,), None)))
+    assert "another shape" in capsys.readouterr().out and not view.volume.voxels.any()

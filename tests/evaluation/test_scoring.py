@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import RAS, draw_head, quickly, write_nifti
+from conftest import RAS, draw_head, quickly, refused, write_nifti
 
 from config import Evaluation
 from evaluation.cases import Case
 from evaluation.choosing import SMALLEST_ML, THRESHOLDS, chosen_operating_point
-from evaluation.kept_predictions import missing_predictions, predict_cases
+from evaluation.kept_predictions import load_scored, missing_predictions, predict_cases
 from evaluation.runs import Predictor
 from evaluation.scoring import Tried, choose_for_folds, load_view
 from prediction.operating_point import PLAIN
@@ -57,6 +57,18 @@ def test_a_damaged_prediction_is_made_anew(damage, tmp_path, monkeypatch):
     file = predictor.prediction_of(case)
     file.write_bytes(damage(file.read_bytes()))
     assert missing_predictions(predictor, [case], False) == [case]
+
+
+def test_a_prediction_that_is_damaged_further_on_is_named_with_what_to_do(tmp_path):
+    voxels, depth = draw_head(np.random.default_rng(0), (12, 14, 10), 0.4, background=0)
+    image = write_nifti(tmp_path / "a.nii", voxels, RAS)
+    mask = write_nifti(tmp_path / "m.nii", (depth < 1).astype(np.uint8), RAS)
+    case = Case("a", "", "", image, (mask,), None)
+    predictor = Predictor("train", "train", 0, 0, (), tmp_path, {})
+    file = write_nifti(predictor.prediction_of(case), voxels, RAS)
+    file.write_bytes(file.read_bytes()[:-400])
+    with refused(file, "delete it, the same command makes it anew"):
+        load_scored(predictor, case)
 
 
 def test_a_view_has_no_nan_where_the_scan_has_it_outside_the_head(tmp_path):

@@ -321,11 +321,14 @@ def test_the_operating_point_of_the_run_counts_unless_another_is_given(weights, 
 def test_weights_of_an_unfinished_run_are_taken_and_said_so(weights, tmp_path, capsys):
     run = shutil.copytree(weights.parent, tmp_path / "run")
     scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
-    said = f"{run / 'run.json'}: its training has not come to its end"
+    said = f"{run / weights.name}: its training has not come to its end"
     for finished in (True, False):
         (run / "run.json").write_text(json.dumps({"finished": finished}))
         assert call(tmp_path / "out", run / weights.name, scan) == 0
         assert (said in capsys.readouterr().out) is not finished
+    (run / "run.json").write_text("[]")
+    with refused(run / "run.json", "copy it anew from the run, or delete it"):
+        call(tmp_path / "out", run / weights.name, scan)
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
@@ -445,7 +448,7 @@ def test_no_challenge_file_is_made_while_a_scan_is_missing(weights, tmp_path, ca
     ("names", "said"),
     [
         (["sub-1_T1w.nii.gz", "b_T1w.nii.gz"], "needs names as sub-r001s001_ses-1"),
-        (["a/sub-1_T1w.nii.gz", "b/sub-1_T1w.nii.gz"], "has one place for it and"),
+        (["a/sub-1_T1w.nii.gz", "b/sub-1_T1w.nii.gz"], "leave one of the two out"),
     ],
 )
 def test_scans_that_the_challenge_cannot_tell_are_refused_before_the_work(

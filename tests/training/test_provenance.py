@@ -11,6 +11,7 @@ from training.provenance import (
     differences,
     identity_of,
     marks_of_subjects,
+    run_facts,
     seen_by,
     seen_by_a_run,
 )
@@ -93,7 +94,7 @@ def test_at_most_five_subjects_are_named(tmp_path):
         check_unseen(subjects_of("h", "abcdefg"), weights)
 
 
-@pytest.mark.parametrize("facts", [None, {}, {"subjects": None}, []])
+@pytest.mark.parametrize("facts", [None, {}, {"subjects": None}])
 def test_weights_of_unknown_origin_are_said_to_be_unchecked(tmp_path, facts, capsys):
     if facts is not None:
         (tmp_path / "run.json").write_text(json.dumps(facts))
@@ -134,3 +135,18 @@ def test_a_damaged_identity_is_compared_as_it_is(unet, tmp_path):
         "unet": unet,
         "train": {"dice_of": "batch", "dice_smooth": 1.0},
     }
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"run"', "null"])
+def test_a_run_file_that_is_no_mapping_is_refused(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with refused(tmp_path / "run.json", "copy it anew"):
+        run_facts(tmp_path, "copy it anew")
+    with refused(tmp_path / "run.json", "choose weights"):
+        seen_by(tmp_path / "best.weights.h5")
+
+
+def test_a_folder_without_a_run_file_has_no_facts_unless_they_are_needed(tmp_path):
+    assert run_facts(tmp_path, "") == {}
+    with refused(tmp_path / "run.json", "not found; name a run"):
+        run_facts(tmp_path, "name a run", required=True)
