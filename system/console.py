@@ -59,8 +59,7 @@ def require_temporary_folder():
         tempfile.gettempdir()
     except FileNotFoundError:
         raise ProgramError(
-            "no folder for temporary files can be written; name one in the variable TMPDIR "
-            "(docker run: --tmpfs /tmp)"
+            "no folder for temporary files can be written; name one in the variable TMPDIR"
         ) from None
 
 
