@@ -319,7 +319,7 @@ def test_evaluate_killed_at_any_moment_ends_as_one_that_never_was(words, referen
     for moment in (
         "concurrent.futures.Future.result:2",
         "evaluation.choosing.save_json:1",
-        "evaluation.report.whole_file:1",
+        "evaluation.report.save_text:1",
     ):
         kill("evaluate", words(tmp_path / "killed"), moment)
         first = min(predictions.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime_ns)
