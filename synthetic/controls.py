@@ -33,30 +33,39 @@ def anatomy_file(path, folder):
 def prepare_control(path, folder):
     """Bring a head of any grid to the template and keep its anatomy, for `load_anatomy`.
 
-    Raises
-    ------
-    InputError
-        If the head cannot be read or aligned, or its alignment is doubtful.
+    Raises what `bring_head` does, and an `InputError` if the head is no T1-weighted one.
     """
     file = anatomy_file(path, folder)
     if file.exists():
         return
-    volume = load_volume(path)
-    on_template = is_on_template(volume.voxels.shape, volume.affine)
-    alignment = None if on_template else align(volume)
-    if alignment and alignment.doubts:
-        raise InputError(f"{path}: {'; '.join(alignment.doubts)}; leave it out")
-    voxels = Seen(volume, volume, alignment).bring(volume.voxels).astype(np.float32)
+    voxels, voxel_mm = bring_head(path)
     grey, brain = in_template_greys(voxels, path)
     # On every second voxel: eight times cheaper, smooth enough.
     depth_mm = enlarge(signed_distance_mm(brain[::2, ::2, ::2]), brain.shape)
     with whole_file(file) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
             stream,
-            voxel_mm=volume.spacing_mm.max(),
+            voxel_mm=voxel_mm,
             grey=np.rint(np.clip(grey * _STORED_GREY, 0, 255)).astype(np.uint8),
             depth=np.rint(np.clip(depth_mm * _STORED_MM, -127, 127)).astype(np.int8),
         )
+
+
+def bring_head(path):
+    """Read a head of any grid; return it on the template's, float32, and the longest side of its voxels.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or aligned, or its alignment is doubtful.
+    """
+    volume = load_volume(path)
+    on_template = is_on_template(volume.voxels.shape, volume.affine)
+    alignment = None if on_template else align(volume)
+    if alignment and alignment.doubts:
+        raise InputError(f"{path}: {'; '.join(alignment.doubts)}; leave it out")
+    voxels = Seen(volume, volume, alignment).bring(volume.voxels).astype(np.float32)
+    return voxels, volume.spacing_mm.max()
 
 
 def load_anatomy(file):

@@ -18,6 +18,8 @@ from benchmarks.bench import ENVIRONMENT, cpu_seconds, machine
 from system.cores import CORES
 from system.files import InputError, save_json
 
+PLAN = "budget.json"
+
 
 def add_arguments(parser):
     parser.add_argument(
@@ -32,6 +34,11 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--wall-seconds", type=float, help="of training, instead: where a GPU computes"
+    )
+    parser.add_argument(
+        "--train-only",
+        action="store_true",
+        help="score nothing: where the scans are not; started again without, it only scores",
     )
 
 
@@ -97,27 +104,30 @@ class Budget:
         facts = {"budget_s": self.seconds, "spent_s": round(spent, 1), "wall_s": round(wall_s, 1)}
         facts |= {"clock": "CPU" if self.clock is cpu_seconds else "wall"}
         facts |= {k: round(v, 3) if isinstance(v, float) else v for k, v in plan.items()}
-        save_json(folder / "budget.json", facts | {"machine": machine()})
+        save_json(folder / PLAN, facts | {"machine": machine()})
         print(f"{folder}: spent {spent:.0f} of {self.seconds:.0f} s ({facts['clock']})", flush=True)
 
 
 def contender_folder(settings, arguments, name):
-    """Return where a contender's files go; nothing of an earlier one may be there."""
+    """Return where a contender's files go, and whether it is trained; no unfinished one may be there."""
     folder = arguments.results / name / f"seed-{settings.seed}"
-    if folder.exists():
+    trained = (folder / PLAN).exists()
+    if folder.exists() and not trained:
+        raise InputError(
+            f"{folder}: holds an unfinished training; move it away, or set another seed"
+        )
+    if trained and (arguments.train_only or (folder / "evaluation").exists()):
         raise InputError(f"{folder}: is there already; move it away, or set another seed")
-    return folder
+    return folder, trained
 
 
-def check_scans(settings, folds):
-    """Refuse scans that are gone or changed now: they are read again when the budget is spent."""
+def cases_of(settings, subset):
+    """List the scans of a subset; refuses those that are gone or changed now."""
     from evaluation.cases import find_cases
     from scans.splits import load_split
 
-    for fold in folds:
-        split = load_split(settings.paths.prepared, "atlas", fold)
-        for subset in ("validation", "test"):
-            find_cases(settings.paths.prepared, split, subset)
+    split = load_split(settings.paths.prepared, "atlas", settings.fold)
+    return find_cases(settings.paths.prepared, split, subset)
 
 
 def score(folder, cases, settings):

@@ -1,27 +1,30 @@
 """Train MONAI's BasicUNet by its usual recipe within the budget, and score it on the held-back.
 
-Its network, loss, transforms, cache, loader and optimizer; our split, slices (every lesion slice and
-as many empty ones as slices.empty_per_lesion says, drawn anew each round) and choice of the best
-weights: the highest Dice of all validation voxels. Two contenders come of it: `monai` marks what is
+Its network, loss, transforms, loader and optimizer; our split, slices (every lesion slice and as many
+empty ones as slices.empty_per_lesion says, drawn anew each round) and choice of the best weights: the
+highest Dice of all voxels of every second validation slice. Two contenders come of it: `monai` marks what is
 more probable than 0.5; `monai-tuned` has its threshold, smallest lesion and slices chosen on
 validation as ours are.
 
     python -m benchmarks.contenders.monai_unet --set paths.prepared=prepared
 """
 
+import os
 import shutil
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.contenders import contest
-from benchmarks.contenders.healthy import HEALTHY, healthy_cases
-from config import parse_arguments
+from config import Settings, parse_arguments
 from system.console import run_script
 
 BATCH = 8
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
-VALIDATIONS = 4  # each costs as much as dozens of steps
+# They cost as much as dozens of steps.
+VALIDATIONS, VALIDATED = 4, slice(None, None, 2)
 MEASURED_STEPS = 3
 PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "trained_slices_only": False}
 
@@ -29,19 +32,26 @@ PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "trained_slices_only": False}
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, contest.add_arguments)
     contest.set_up_process()
-    folder = contest.contender_folder(settings, arguments, "monai")
-    tuned = contest.contender_folder(settings, arguments, "monai-tuned")
+    os.environ["KERAS_BACKEND"] = "torch"  # no TensorFlow beside PyTorch: their threads fight
+    folder, trained = contest.contender_folder(settings, arguments, "monai")
+    cases = {}
+    if not arguments.train_only:
+        # Scans that are gone or changed are said now, not after the training.
+        cases = {subset: contest.cases_of(settings, subset) for subset in ("validation", "test")}
+    weights, slices = folder / "best.pt", load_slices(settings)
+    if not trained:
+        train(slices, settings.seed, contest.Budget.given(arguments), weights)
+    if cases:
+        fitting = Fitting(*slices)
+        fitting.load(weights)
+        score(Predictor(fitting, settings, weights), cases, folder, settings)
+
+
+def train(slices, seed, budget, weights):
+    """Train within the budget, from the seed again after what was measured; keep the best weights."""
     from monai.utils import set_determinism
 
-    from evaluation.cases import find_cases
-    from scans.splits import load_split
-
-    contest.check_scans(settings, [settings.fold])
-    healthy = healthy_cases(arguments.results, settings)
-    budget = contest.Budget.given(arguments)
-    split = load_split(settings.paths.prepared, "atlas", settings.fold)
-    slices = load_slices(settings, split)
-    set_determinism(settings.seed)
+    set_determinism(seed)
     fitting = Fitting(*slices)
     step_s = budget.cost(lambda: fitting.train(MEASURED_STEPS)) / MEASURED_STEPS
     measured = min(MEASURED_STEPS * BATCH, len(fitting.validation))
@@ -50,56 +60,48 @@ def main(argv=None):
     steps = budget.steps(VALIDATIONS, step_s, validation_s)
     print(f"{VALIDATIONS} times {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
 
-    set_determinism(settings.seed)
+    set_determinism(seed)
     fitting = Fitting(*slices)
     plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": VALIDATIONS}
-    weights = folder / "best.pt"
-    folder.mkdir(parents=True)
-    budget.spend(lambda: fitting.fit(steps, weights), folder, **plan)
+    weights.parent.mkdir(parents=True)
+    budget.spend(lambda: fitting.fit(steps, weights), weights.parent, **plan)
 
-    fitting.load(weights)
-    predict = partial(predict_probability, fitting, settings.slices.size)
-    chosen = choose_point(find_cases(settings.paths.prepared, split, "validation"), predict)
+
+def score(predictor, cases, folder, settings):
+    """Score a network at 0.5, and at an operating point chosen on validation."""
+    predict = partial(predict_case, predictor)
+    chosen = choose_point(cases["validation"], predict)
+    tuned = folder.parents[1] / "monai-tuned" / folder.name
     print(f"monai-tuned: {chosen}")
     points = {folder: PLAIN, tuned: chosen}
-    test = find_cases(settings.paths.prepared, split, "test")
-    write_masks(test, predict, points)
-    write_masks(healthy, predict, {place / HEALTHY: point for place, point in points.items()})
-    shutil.copy(folder / "budget.json", tuned)
+    write_masks(cases["test"], predict, points)
+    shutil.copy(folder / contest.PLAN, tuned)
     for place in points:
-        contest.score(place, test, settings)
-        contest.score(place / HEALTHY, healthy, settings)
+        contest.score(place, cases["test"], settings)
 
 
-def load_slices(settings, split):
-    """Return training and validation slices as MONAI's dictionaries, and the order of training."""
+def load_slices(settings):
+    """Return rows of training and validation, what reads one as MONAI's dictionary, and the order."""
     from data import training_order
     from scans.manifest import load_manifest
     from scans.reader import SliceReader
-    from scans.splits import rows_of
+    from scans.splits import load_split, rows_of
 
     rows = load_manifest(settings.paths.prepared, "atlas")
-    subsets = rows_of(rows, split)
+    subsets = rows_of(rows, load_split(settings.paths.prepared, "atlas", settings.fold))
     reader = SliceReader(settings.paths.prepared, rows)
 
-    def load(row):
+    def read(row):
         image, mask = reader.read(row)
         image = nonzero_normalised(image, *reader.scale(row))
         return {"image": image[None], "mask": mask[None].astype(np.float32)}
 
-    lesion = rows.lesion_pixels.to_numpy()[subsets["training"]] > 0
+    training = subsets["training"]
+    lesion = rows.lesion_pixels.to_numpy()[training] > 0
     order = training_order(
-        np.flatnonzero(lesion),
-        np.flatnonzero(~lesion),
-        settings.slices.empty_per_lesion,
-        None,
-        settings.seed,
+        training[lesion], training[~lesion], settings.slices.empty_per_lesion, None, settings.seed
     )
-    return (
-        [load(row) for row in subsets["training"]],
-        [load(row) for row in subsets["validation"]],
-        order,
-    )
+    return read, order, subsets["validation"][VALIDATED]
 
 
 def nonzero_normalised(image, mean, factor):
@@ -112,14 +114,17 @@ class Fitting:
 
     Parameters
     ----------
-    training, validation : list of dict
+    read : callable
+        Row number to MONAI's dictionary of a slice.
     order : callable
-        Round (from 0) to the places of training slices.
+        Round (from 0) to row numbers of training slices.
+    validation : ndarray
+        Row numbers.
     """
 
-    def __init__(self, training, validation, order):
+    def __init__(self, read, order, validation):
         import torch
-        from monai.data import CacheDataset, DataLoader
+        from monai.data import DataLoader, IterableDataset
         from monai.losses import DiceCELoss
         from monai.networks.nets import BasicUNet
         from monai.transforms import (
@@ -134,6 +139,7 @@ class Fitting:
         both = ("image", "mask")
         transforms = Compose(
             [
+                read,
                 RandFlipd(both, prob=0.5, spatial_axis=1),  # left-right
                 RandAffined(
                     both,
@@ -155,11 +161,9 @@ class Fitting:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
         )
-        dataset = CacheDataset(training, transforms, progress=False)
-        self.batches = iter(
-            DataLoader(dataset, batch_size=BATCH, sampler=endless(order), num_workers=0)
-        )
-        self.validation = validation
+        dataset = IterableDataset(endless(order), transforms)
+        self.batches = iter(DataLoader(dataset, batch_size=BATCH, num_workers=0))
+        self.read, self.validation = read, validation
 
     def train(self, steps, schedule=None):
         """Take some steps; return the mean loss."""
@@ -182,7 +186,7 @@ class Fitting:
         """Return the Dice of all voxels of some validation slices."""
         both = either = 0
         for start in range(0, count or len(self.validation), BATCH):
-            batch = self.validation[start : start + BATCH]
+            batch = [self.read(row) for row in self.validation[start : start + BATCH]]
             found = self.probability(np.stack([slice_["image"] for slice_ in batch])) > 0.5
             masks = np.stack([slice_["mask"] for slice_ in batch]) > 0
             both += np.count_nonzero(found & masks)
@@ -225,16 +229,26 @@ def endless(order):
         number += 1
 
 
-def predict_probability(fitting, size, volume):
-    """Give each voxel of a scan of 1 mm its probability of lesion."""
-    from prediction.inference import square_size
-    from scans.volumes import slices_to_volume, volume_to_slices
+@dataclass(frozen=True)
+class Predictor:
+    """What predicts a scan as a `prediction.network.Network` does: it sees the same of the scan."""
 
-    scaled, mean, std = volume.scaled
-    images = volume_to_slices(scaled, square_size(scaled.shape, size))
-    images = nonzero_normalised(images, mean, 1 / std)[:, None]
-    found = [fitting.probability(images[i : i + BATCH])[:, 0] for i in range(0, len(images), BATCH)]
-    return slices_to_volume(np.concatenate(found), scaled.shape)
+    fitting: Fitting
+    settings: Settings
+    weights: Path
+
+    def predict(self, images, mean, std):
+        """Predict the probability of 8-bit slices, (Z, H, W)."""
+        images = nonzero_normalised(images, mean, 1 / std)[:, None]
+        batches = np.split(images, range(BATCH, len(images), BATCH))
+        return np.concatenate([self.fitting.probability(batch)[:, 0] for batch in batches])
+
+
+def predict_case(predictor, case, volume):
+    """Give each voxel of a scan its probability of lesion."""
+    from prediction.inference import predict_probability
+
+    return predict_probability([predictor], volume, alignment=case.alignment)
 
 
 def choose_point(cases, predict):
@@ -247,7 +261,7 @@ def choose_point(cases, predict):
     for case in cases:
         volume = load_volume(case.image)
         reference = load_lesion(case.masks, case.labels, volume)
-        levels = probability_levels(predict(volume))
+        levels = probability_levels(predict(case, volume))
         tried = (levels, empty_ends(levels, volume, case.alignment, case.skip))
         grids.append(
             [metric_grids(marked, reference, volume.spacing_mm, "lesions") for marked in tried]
@@ -267,7 +281,7 @@ def write_masks(cases, predict, points):
         (folder / "predictions").mkdir(parents=True)
     for case in cases:
         volume = load_volume(case.image)
-        probability = predict(volume)
+        probability = predict(case, volume)
         for folder, point in points.items():
             marked = probability
             if point["trained_slices_only"]:

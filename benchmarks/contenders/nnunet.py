@@ -13,7 +13,6 @@ import os
 from functools import partial
 
 from benchmarks.contenders import contest
-from benchmarks.contenders.healthy import HEALTHY, healthy_cases
 from config import parse_arguments
 from system.console import run_script
 from system.cores import CORES
@@ -35,16 +34,25 @@ def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     memory = arguments.gpu_memory
     name = f"nnunet-{memory:g}gb" if memory else "nnunet"
-    folder = contest.contender_folder(settings, arguments, name)
+    folder, trained = contest.contender_folder(settings, arguments, name)
     contest.set_up_process()
     for kind in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{kind}"] = str(folder / kind)
     os.environ |= {"nnUNet_n_proc_DA": str(CORES), "nnUNet_def_n_proc": str(CORES)}
+    # Scans that are gone or changed are said now, not after the training.
+    test = [] if arguments.train_only else contest.cases_of(settings, "test")
+    if not trained:
+        train(folder, memory, settings, contest.Budget.given(arguments))
+    if test:
+        predict(make_trainer(settings.seed), test, folder / "predictions")
+        contest.score(folder, test, settings)
+
+
+def train(folder, memory, settings, budget):
+    """Prepare the scans as nnU-Net does, and train within the budget."""
     import torch
 
-    healthy = healthy_cases(arguments.results, settings)
-    budget = contest.Budget.given(arguments)
-    test = write_dataset(folder, settings)
+    write_dataset(folder, settings)
     plan(memory)
     trainer = make_trainer(settings.seed)
     trainer.on_train_start()
@@ -66,21 +74,15 @@ def main(argv=None):
     facts = {"batch": chosen.batch_size, "patch": list(chosen.patch_size), "steps": steps}
     facts |= {"epochs": EPOCHS, "step_s": step_s, "validation_iteration_s": validate_s}
     budget.spend(trainer.run_training, folder, **facts)
-    for place, cases in ((folder, test), (folder / HEALTHY, healthy)):
-        predict(trainer, cases, place / "predictions")
-        contest.score(place, cases, settings)
 
 
 def write_dataset(folder, settings):
-    """Lay out the scans that may train or validate as nnU-Net wants them; return the test cases."""
+    """Lay out the scans that may train or validate as nnU-Net wants them."""
     import nibabel
 
-    from evaluation.cases import find_cases
-    from scans.splits import load_split
     from scans.volumes import load_lesion, load_volume, to_original_grid
 
-    split = load_split(settings.paths.prepared, "atlas", settings.fold)
-    cases = {subset: find_cases(settings.paths.prepared, split, subset) for subset in split}
+    cases = {subset: contest.cases_of(settings, subset) for subset in ("training", "validation")}
     raw = folder / "raw" / DATASET
     for kind in ("imagesTr", "labelsTr"):
         (raw / kind).mkdir(parents=True)
@@ -104,7 +106,6 @@ def write_dataset(folder, settings):
         folder / "preprocessed" / DATASET / "splits_final.json",
         [{"train": names["training"], "val": names["validation"]}],
     )
-    return cases["test"]
 
 
 def plan(memory):

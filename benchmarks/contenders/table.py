@@ -1,29 +1,24 @@
 """Gather the metrics of all contenders in one table, with what each does worse or better than ours.
 
-Reads   in <contender>/seed-<seed>, as the contenders leave them: evaluation/metrics.csv,
-        healthy/evaluation/metrics.csv (of heads without lesion) and budget.json
+Reads   evaluation/metrics.csv and budget.json in <contender>/seed-<seed>, as the contenders leave them
 Keeps   them in benchmarks/results/contenders, so that the table grows from one machine to the next
 
 A subject's metrics are averaged over its sessions and over the seeds; intervals are of the mean over
 subjects with a lesion (95 %, bootstrap), differences are paired by subject; false positives are what
-is marked in heads without one, the held-back with their lesion covered and synthetic ones; steps are
-those of all networks that are averaged. Without a folder the table is made of what was kept before.
+is marked in heads without one. Without a folder the table is made of what was kept before.
 
     python -m benchmarks.contenders.table contenders --ours strong
 """
 
 import json
-import math
 from pathlib import Path
 
 import pandas
 
 from benchmarks.bench import RESULTS, markdown
-from benchmarks.contenders.healthy import HEALTHY, SYNTHETIC
 from config import parse_arguments
 from evaluation.comparison import compare_runs, describe
 from evaluation.formatting import signed
-from evaluation.metric_table import METRICS
 from system.console import run_script
 from system.files import InputError, whole_file
 
@@ -31,7 +26,6 @@ KEPT = RESULTS / "contenders"
 # What is kept of a contender, and its name there.
 FILES = {
     "evaluation/metrics.csv": "metrics.csv",
-    f"{HEALTHY}/evaluation/metrics.csv": "healthy.csv",
     "budget.json": "budget.json",
 }
 
@@ -69,19 +63,13 @@ def keep(results, kept):
 def load_rows(kept):
     """Read the metrics of all, and of budget.json the steps; the run of a row is its contender."""
     tables = []
-    for path in sorted(kept.glob("*/seed-*/*.csv")):
+    for path in sorted(kept.glob("*/seed-*/metrics.csv")):
         plan = json.loads(path.with_name("budget.json").read_text())
-        steps = plan.get("networks", 1) * plan["epochs"] * plan["steps"]
-        tables.append(
-            pandas.read_csv(path).assign(
-                run=path.parts[-3], seed=path.parts[-2], steps=steps, healthy=path.stem == "healthy"
-            )
-        )
+        whose = {"run": path.parts[-3], "seed": path.parts[-2]}
+        tables.append(pandas.read_csv(path).assign(**whose, steps=plan["epochs"] * plan["steps"]))
     if not tables:
         raise InputError(f"{kept}: no <contender>/seed-<seed>/metrics.csv is in it")
-    rows = pandas.concat(tables, ignore_index=True)
-    # Metrics that came later are missing in what was kept before.
-    return rows.reindex(columns=[*rows, *(name for name in METRICS if name not in rows)])
+    return pandas.concat(tables, ignore_index=True)
 
 
 def table(rows, ours, seed):
@@ -99,36 +87,28 @@ def table(rows, ours, seed):
     contenders = sorted(rows.run.unique(), key=lambda name: (name != ours, name))
     if contenders[0] != ours:
         raise InputError(f"--ours {ours}: is not among {', '.join(contenders)}")
-    synthetic = rows.subject.str.startswith(SYNTHETIC)
-    covered, synthetic = rows[rows.healthy & ~synthetic], rows[rows.healthy & synthetic]
-    rows = rows[(rows.lesion_volume_ml > 0) & ~rows.healthy]
-    for scored in (rows, covered, synthetic):  # older runs may be without healthy heads
-        subjects = scored.groupby("run").subject.agg(frozenset)
-        expected = subjects.get(ours, subjects.iloc[0] if len(subjects) else None)
-        if odd := [name for name in subjects.index if subjects[name] != expected]:
-            raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
-    healthy = {"held-back": covered, "synthetic": synthetic}
-    return [row(rows, healthy, name, ours, seed) for name in contenders]
+    subjects = rows.groupby("run").subject.agg(frozenset)
+    if odd := [name for name in contenders if subjects[name] != subjects[ours]]:
+        raise InputError(f"{', '.join(odd)}: scored on other subjects than {ours}")
+    return [row(rows, name, ours, seed) for name in contenders]
 
 
-def row(rows, healthy, name, ours, seed):
-    own = rows[rows.run == name]
-    # Metrics that were kept by an earlier version do not tell it.
-    found = describe(own.assign(lesion_below_ml=math.nan), seed)
-    by_seed = own.groupby("seed")[["dice"]].mean().dice
+def row(rows, name, ours, seed):
+    with_lesion = rows[rows.lesion_volume_ml > 0]
+    own, healthy = (part[part.run == name] for part in (with_lesion, rows.drop(with_lesion.index)))
+    found = describe(own, seed)
     cells = {
         "contender": f"**{name}**" if name == ours else name,
-        "subjects": found["subjects"],
         "seeds": own.seed.nunique(),
         "steps": " ".join(f"{steps:,}" for steps in own.groupby("seed").steps.first()),
         "Dice": with_interval(found["metrics"]["dice"]),
         "lesion F1": with_interval(found["metrics"]["lesion_f1"]),
-        "Dice by seed": " ".join(f"{dice:.3f}" for dice in by_seed),
+        "Dice by seed": " ".join(f"{dice:.3f}" for dice in own.groupby("seed").dice.mean()),
+        "false positives, ml, median (range)": with_range(
+            healthy.groupby("subject").volume_difference_ml.mean()
+        ),
     }
-    for kind, heads in healthy.items():
-        wrong_ml = heads[heads.run == name].groupby("subject").volume_difference_ml.mean()
-        cells[f"false positives, {kind} heads, ml, median (range)"] = with_range(wrong_ml)
-    compared = name != ours and compare_runs(rows, name, ours, seed)["metrics"]
+    compared = name != ours and compare_runs(with_lesion, name, ours, seed)["metrics"]
     for metric, label in (("dice", "Dice"), ("lesion_f1", "lesion F1")):
         cells[f"{label} − {ours}"] = difference(compared[metric]) if compared else ""
     return cells

@@ -2,6 +2,7 @@
 
 Reads   a prepared folder (from prep.py), the repository
 Writes  FOLDER: trip.py, the modules it needs, data.npz, wheels/
+        with --contest: the program, prepared.tar.bz2, wheels/, for contenders with --train-only
 
     python -m benchmarks.gpu.pack FOLDER --prepared output/prepared --wheels keras namex optree
 """
@@ -10,6 +11,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -68,22 +70,47 @@ def save_data(prepared, path):
                 np.lib.format.write_array(file, values)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--prepared", type=Path, required=True)
-    parser.add_argument("--wheels", nargs="*", default=[], help="what the machine lacks")
-    parser.add_argument("--python", default="3.12", help="of the machine; default: 3.12")
-    arguments = parser.parse_args()
-    folder = arguments.folder
-    (folder / "wheels").mkdir(parents=True, exist_ok=True)
+def save_trip(prepared, folder):
+    """Copy trip.py and the modules it needs, and save the slices of both data sets."""
     for name in MODULES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for name in ("trip.py", "../torch_unet.py"):
         source = Path(__file__).parent / name
         shutil.copy(source, folder / source.name)
-    save_data(arguments.prepared, folder / "data.npz")
+    save_data(prepared, folder / "data.npz")
+
+
+def save_contest(prepared, folder):
+    """Copy the program, and pack what training and validation read of the strokes; not the held-back."""
+    listed = subprocess.run(["git", "ls-files", "*.py", "*.yaml"], cwd=ROOT, capture_output=True)
+    for name in listed.stdout.decode().split():
+        if not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    rows = load_manifest(prepared, "atlas")
+    subsets = rows_of(rows, load_split(prepared, "atlas", 0))
+    own = rows.iloc[np.concatenate([subsets["training"], subsets["validation"]])]
+    files = ["slices.csv", "splits.json", *sorted({*own.image, *own["mask"]})]
+    with tarfile.open(folder / "prepared.tar.bz2", "w:bz2") as archive:
+        for name in files:
+            archive.add(prepared / name, Path("prepared", name))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--contest", action="store_true", help="for benchmarks/contenders")
+    parser.add_argument("--wheels", nargs="*", default=[], help="what the machine lacks")
+    parser.add_argument("--python", default="3.12", help="of the machine; default: 3.12")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    (folder / "wheels").mkdir(parents=True, exist_ok=True)
+    if arguments.contest:
+        save_contest(arguments.prepared, folder)
+    else:
+        save_trip(arguments.prepared, folder)
     for wheel in arguments.wheels:
         platforms = [f"--platform=manylinux{p}_x86_64" for p in ("_2_28", "_2_17", "2014", "1")]
         command = [

@@ -2,47 +2,86 @@
 
 import importlib
 import json
+import tarfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import nibabel
 import numpy as np
 import pandas
 import pytest
-from conftest import LPS, quickly, refused, write_nifti
+from conftest import quickly, refused, write_nifti
 
 from benchmarks.bench import ROOT, cpu_seconds
-from benchmarks.contenders import contest, healthy, monai_unet, ours, split, table
-from config import as_arguments, load_settings, parse_arguments
-from evaluation.cases import Case, find_cases
+from benchmarks.contenders import contest, gather, monai_unet, ours, table
+from benchmarks.gpu import pack
+from config import parse_arguments
+from evaluation.cases import find_cases
 from evaluation.metric_table import METRICS
+from scans.find import find_scans
+from scans.manifest import load_manifest
 from scans.splits import load_split
-from scans.volumes import load_lesion, load_mask, load_volume
-from system.files import InputError, save_csv, save_json
+from scans.template import AFFINE, SHAPE
+from scans.volumes import load_mask, load_volume
+from synthetic.datasets import atlas_files
+from system.files import save_csv, save_json
 from system.yaml_files import quoted
 
 
-@pytest.mark.parametrize("name", ["split", "ours", "monai_unet", "nnunet", "table"])
+@pytest.mark.parametrize("name", ["gather", "ours", "monai_unet", "nnunet", "table"])
 def test_every_contender_imports_without_its_peers(name):
     assert callable(importlib.import_module(f"benchmarks.contenders.{name}").main)
 
 
-def test_every_fourth_subject_is_held_back_and_the_others_take_turns():
-    rows = split.deal({f"s{i}" for i in range(9)}, folds=3)
-    assert [row["subject"] for row in rows] == [f"s{i}" for i in range(9)]
-    assert [row["fold"] for row in rows] == [0, 1, 2, "test", 0, 1, 2, "test", 0]
+def scan(site, number):
+    image, _ = atlas_files("data", site, number)
+    return SimpleNamespace(subject=image.parents[2].name, image=image)
 
 
-def test_prep_takes_the_split_of_a_folder(tiny_trees, prepared, tmp_path):
-    from scans.manifest import load_manifest
-    from scans.splits import split_from_table
+def test_each_painted_site_is_a_fold_and_all_else_is_held_back():
+    painted = [scan("P002", 1), scan("P001", 2), scan("P001", 1)]
+    rows = gather.deal(painted, [scan("R001", 1)])
+    assert {row["subject"]: row["fold"] for row in rows} == {
+        "sub-p001s001": 0,
+        "sub-p001s002": 0,
+        "sub-p002s001": 1,
+        "sub-r001s001": "test",
+    }
+    with refused("sub-p002s001", "is painted, and held back"):
+        gather.deal(painted, painted[:1])
 
-    path = tmp_path / "split.csv"
-    split.main([str(tiny_trees.atlas), str(path), "--set", "split.folds=3"])
-    found = split_from_table(path, load_manifest(prepared, "atlas"), "subject", folds=3)
-    assert found["test"] == ["sub-r002s001", "sub-r003s002"]
-    assert [len(fold) for fold in found["folds"]] == [2, 2, 2]
+
+def test_prep_takes_what_was_gathered(tmp_path, monkeypatch):
+    small = np.zeros((8, 8, 8), np.uint8)
+    for folder, name in (("painted", "P"), ("strokes", "R")):
+        for number in (1, 2):
+            site = f"{name}{number:03d}"
+            for file in atlas_files(tmp_path / folder, site, 1):
+                write_nifti(file, small, np.eye(4))
+    for head in ("a_T1w", "b_T1w"):
+        write_nifti(tmp_path / "heads" / f"{head}.nii.gz", small, np.eye(4))
+    brought = []
+    whole = np.ones(SHAPE, np.float32)
+    whole[0] = 0
+    monkeypatch.setattr(
+        "synthetic.controls.bring_head", lambda path: (brought.append(path.name), (whole, 1.0))[1]
+    )
+    words = [str(tmp_path / "painted"), "--strokes", str(tmp_path / "strokes")]
+    words += ["--healthy", str(tmp_path / "heads"), "--output", str(tmp_path / "contest")]
+    for _ in range(2):  # started again, it keeps the heads that it has
+        gather.main(words)
+    assert brought == ["a_T1w.nii.gz", "b_T1w.nii.gz"]
+    rows = pandas.read_csv(tmp_path / "contest" / "split.csv").values.tolist()
+    held_back = ["sub-r001s001", "sub-r002s001", "sub-h001s001", "sub-h001s002"]
+    assert rows == [["sub-p001s001", "0"], ["sub-p002s001", "1"], *([n, "test"] for n in held_back)]
+    found, problems, *_ = find_scans(
+        tmp_path / "contest" / "scans", "atlas", "_T1w", ["_label-L_desc-T1lesion_mask"]
+    )
+    assert [scan.subject for scan in found] == sorted(row[0] for row in rows) and not problems
+    healthy = found[0]
+    image = load_volume(healthy.image)
+    np.testing.assert_array_equal(image.affine, AFFINE)
+    assert not load_mask(healthy.masks[0], None, image).any()
 
 
 def budget(seconds):
@@ -72,16 +111,6 @@ def test_a_cost_is_that_of_the_second_call_and_waiting_is_free():
     assert len(calls) == 2
 
 
-def copy_scan(prepared, image, mask):
-    """Write a scan of the tiny data set as one without lesion."""
-    split = load_split(prepared, "atlas", 0)
-    scan = find_cases(prepared, split, "training")[0]
-    image.parent.mkdir(parents=True, exist_ok=True)
-    image.write_bytes(scan.image.read_bytes())
-    stored = nibabel.load(scan.masks[0])
-    nibabel.save(nibabel.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine), mask)
-
-
 @pytest.mark.slow
 def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
     arguments, prepared, tmp_path, monkeypatch
@@ -89,93 +118,42 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
     quickly(monkeypatch)
     monkeypatch.setattr(contest.Budget, "cost", lambda self, work: (work(), 1.0)[1])
     monkeypatch.setattr(ours, "MEASURED_STEPS", 1)
-    monkeypatch.setattr(healthy, "HEADS", 1)
-    monkeypatch.setattr(healthy, "write_head", lambda _, *files: copy_scan(prepared, *files))
-    results = ["--results", str(tmp_path), "--cpu-seconds"]
-    monkeypatch.setattr(ours, "EPOCHS", 2)
+    words = [*arguments, "--results", str(tmp_path), "--name", "tiny"]
     # A second a step, in training and in validation; more steps than the slices have in a round.
     settings, _ = parse_arguments("", arguments)
     step_s, validation_s = ours.measure(settings, settings.train, "atlas", budget(0))
-    ours.main([*arguments, *results, str(2 * (13 + validation_s) + 0.5), "--name", "tiny"])
+    seconds = str(2 * (13 + validation_s) + 0.5)
+    ours.main([*words, "--cpu-seconds", seconds, "--epochs", "2", "--train-only"])
     folder = tmp_path / "tiny" / "seed-0"
+    assert not (folder / "evaluation").exists()
     facts = json.loads((folder / "budget.json").read_text())
     assert step_s == 1 and facts["epochs"] == 2 and facts["steps"] == 13
     assert len(pandas.read_csv(folder / "train" / "history.csv")) == 2
+    # Where the scans are it is only scored.
+    monkeypatch.setattr(ours, "measure", lambda *_: pytest.fail("began to train"))
+    ours.main(words)
     assert json.loads((folder / "train" / "operating_point.json").read_text())["chosen_on"]
     assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
-    without_lesion = pandas.read_csv(folder / "healthy" / "evaluation" / "metrics.csv")
-    assert (without_lesion.lesion_volume_ml == 0).all()
-    assert without_lesion.subject.str.startswith(healthy.SYNTHETIC).sum() == 1
     with refused("is there already"):
-        ours.main([*arguments, *results, "1", "--name", "tiny"])
+        ours.main(words)
+    (folder / "budget.json").unlink()
+    with refused("unfinished"):
+        ours.main(words)
 
 
-def heads_like(*lesion_corners, side=6):
-    """A bright head, lopsided in its grid, with darker lesions; the mask."""
-    x, y, z = np.indices((60, 50, 40), np.float32)
-    head = np.hypot(np.hypot((x - 33) / 24, (y - 24) / 20), (z - 19) / 16) < 1
-    # Alike on both sides, but for the brightness.
-    texture = np.cos(abs(x - 33)) + np.sin(y) + np.cos(z / 2)
-    whole = np.float32(head * (100 + 10 * texture) * (1 + 0.002 * (x - 33)))
-    lesion = np.zeros(head.shape, bool)
-    for i, j, k in lesion_corners:
-        lesion[i : i + side, j : j + side, k : k + side] = True
-    return whole, np.where(lesion, whole * 0.3, whole), lesion
-
-
-def test_a_lesion_is_covered_by_the_other_side_as_bright_as_what_is_around():
-    whole, scan, lesion = heads_like((15, 20, 15))
-    covered = healthy.cover_lesion(scan, lesion)
-    assert np.abs(covered - whole)[lesion].max() < 6 < np.abs(scan - whole)[lesion].min()
-    assert np.abs(covered - whole).max() < 6
-    far = np.ones(lesion.shape, bool)
-    far[8:28, 13:33, 8:28] = False
-    np.testing.assert_array_equal(covered[far], scan[far])
-
-
-@pytest.mark.parametrize("apart", [2, 11, 13])
-def test_a_lesion_that_would_be_covered_by_lesion_is_not(apart):
-    # Of 6 voxels, so one of them ends where the cover of the other fades out: 4 + 2 beyond.
-    _, scan, lesion = heads_like((15, 15, 15), (46, 15 + apart, 15))
-    assert (healthy.cover_lesion(scan, lesion) is None) == (apart < 12)
-
-
-def test_a_head_without_lesion_stays_as_it_is():
-    whole, _, lesion = heads_like()
-    np.testing.assert_array_equal(healthy.cover_lesion(whole, lesion), whole)
-
-
-def test_each_held_back_head_that_can_be_covered_is_written_once(tmp_path):
-    settings, cases = load_settings(), []
-    for subject, session, corners in (
-        ("sub-a", "1", [(15, 20, 15)]),
-        ("sub-a", "2", [(15, 20, 15)]),
-        ("sub-b", "", [(15, 20, 15), (46, 22, 15)]),
-    ):
-        _, scan, lesion = heads_like(*corners)
-        files = [tmp_path / f"{subject}{session}{kind}.nii.gz" for kind in ("image", "mask")]
-        for file, voxels in zip(files, (scan, lesion.astype(np.uint8)), strict=True):
-            write_nifti(file, voxels, LPS)
-        cases.append(Case(subject, session, "", files[0], (files[1],), None, 50, 0.0))
-    (case,) = healthy.covered_cases(tmp_path, settings, cases)
-    assert case.subject == "sub-a" and case.image.parent == tmp_path / "healthy"
-    made = load_volume(case.image)
-    assert not load_lesion(case.masks, None, made).any()
-    original = load_volume(cases[0].image)
-    np.testing.assert_allclose(made.affine, original.affine)
-    lesion = load_lesion(cases[0].masks, None, original) > 0
-    assert made.voxels[lesion].mean() > 2 * original.voxels[lesion].mean()
-    before = case.image.stat().st_mtime_ns
-    assert healthy.covered_cases(tmp_path, settings, cases) == [case]
-    assert case.image.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize("shift", [-3, 0, 2])
-def test_mirroring_moves_the_middle_and_lets_nothing_in(shift):
-    line = np.arange(1, 8)[:, None, None]
-    found = healthy.mirrored(line, shift)[:, 0, 0].tolist()
-    wanted = [7 - (i - shift) if 0 <= i - shift < 7 else 0 for i in range(7)]
-    assert found == wanted
+def test_what_travels_holds_the_program_and_no_held_back_slice(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["pack", str(tmp_path), "--prepared", str(prepared), "--contest"]
+    )
+    pack.main()
+    assert (tmp_path / "benchmarks" / "contenders" / "ours.py").is_file()
+    assert (tmp_path / "configs" / "strong.yaml").is_file() and not (tmp_path / "tests").exists()
+    with tarfile.open(tmp_path / "prepared.tar.bz2") as archive:
+        archive.extractall(tmp_path, filter="data")
+    rows = load_manifest(tmp_path / "prepared", "atlas")
+    there = [(tmp_path / "prepared" / name).is_file() for name in rows.image]
+    split = load_split(tmp_path / "prepared", "atlas", 0)
+    assert split["test"] and there == (~rows.subject.isin(split["test"])).tolist()
 
 
 def test_a_scan_that_changed_is_refused_before_the_budget_is_spent(
@@ -191,7 +169,7 @@ def test_a_scan_that_changed_is_refused_before_the_budget_is_spent(
 def test_a_tuned_point_marks_a_mask_for_each_scan_on_its_own_grid(prepared, tmp_path):
     cases = find_cases(prepared, load_split(prepared, "atlas", 0), "validation")
 
-    def dark(volume):
+    def dark(case, volume):
         return np.float32((volume.voxels > 50) & (volume.voxels < 300))
 
     points = {
@@ -204,7 +182,7 @@ def test_a_tuned_point_marks_a_mask_for_each_scan_on_its_own_grid(prepared, tmp_
         plain, tuned = (
             load_mask(folder / "predictions" / case.masks[0].name, None, image) for folder in points
         )
-        np.testing.assert_array_equal(plain, dark(image))
+        np.testing.assert_array_equal(plain, dark(case, image))
         assert (tuned <= plain).all()
 
 
@@ -218,7 +196,6 @@ def test_choosing_settings_touches_no_held_back_subject(arguments, tmp_path, mon
     trained, scored = evaluated
     assert "train.epochs=3" in trained
     assert "validation" in scored and "test" not in scored
-    assert not (tmp_path / "healthy").exists()
 
 
 def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkeypatch):
@@ -228,7 +205,6 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
         return SimpleNamespace(main=lambda options: started.setdefault(name, options))
 
     monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(ours, "healthy_cases", lambda *_: [])
     monkeypatch.setattr(ours, "import_module", script)
     plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60", "--stage"]
     ours.main([*plan, "pre_train"])
@@ -242,77 +218,21 @@ def test_transfer_starts_from_what_pre_training_left(arguments, tmp_path, monkey
     assert (tmp_path / "reference-transfer" / "seed-0" / "budget.json").exists()
 
 
-@pytest.mark.slow
-def test_all_folds_share_the_budget_and_are_averaged(arguments, tmp_path, monkeypatch):
-    began = []
-
-    def script(name):
-        return SimpleNamespace(main=lambda options: began.append((name, options)))
-
-    monkeypatch.setattr(healthy, "HEADS", 1)
-    monkeypatch.setattr(ours, "measure", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(contest, "score", lambda *_: None)
-    monkeypatch.setattr(ours, "import_module", script)
-    plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60", "--all-folds"]
-    with refused("--all-folds", "pre_train"):
-        ours.main([*plan, "--stage", "pre_train"])
-    ours.main([*plan, "--set", "split.folds=3", "--name", "average"])
-    folder = tmp_path / "average" / "seed-0"
-    assert [name for name, _ in began] == ["train_model"] * 3 + ["evaluate"] * 2 + ["predict"]
-    *training, choosing, scoring, marking = [options for _, options in began]
-    for fold, options in enumerate(training):
-        own = [f"fold={fold}", f"paths.runs={quoted(folder / f'fold_{fold}')}"]
-        assert options[-4:] == as_arguments(overrides=own)
-        assert "train.epochs=4" in options
-    runs = [str(folder / f"fold_{fold}" / "train") for fold in range(3)]
-    evaluation = folder / "evaluation"
-    assert choosing[:3] == scoring[:3] == runs
-    assert choosing[-4:] == ["--subset", "validation", "--output", str(evaluation / "validation")]
-    assert scoring[-4:] == ["--subset", "test", "--output", str(evaluation)]
-    first = marking.index("--weights") + 1
-    assert marking[first : first + 4] == [f"{run}/best.weights.h5" for run in runs] + ["--output"]
-    facts = json.loads((folder / "budget.json").read_text())
-    assert (facts["networks"], facts["epochs"], facts["steps"]) == (3, 4, 4)
-
-
-def test_a_scan_that_another_fold_validates_is_looked_for_as_well(arguments, tmp_path, monkeypatch):
-    from evaluation.cases import find_cases
-
-    def changed(prepared, split, subset):
-        cases = find_cases(prepared, split, subset)
-        if split["validation"] == load_split(prepared, "atlas", 1)["validation"]:
-            raise InputError(f"{cases[0].image}: changed")
-
-    monkeypatch.setattr("evaluation.cases.find_cases", changed)
-    monkeypatch.setattr(ours, "measure", lambda *_: pytest.fail("began to train"))
-    plan = [*arguments, "--results", str(tmp_path), "--cpu-seconds", "60"]
-    with refused("changed"):
-        ours.main([*plan, "--all-folds", "--set", "split.folds=3"])
-
-
-def scan_row(subject, lesion_ml, difference_ml, dice, session=""):
+def scan_row(subject, lesion_ml, difference_ml, dice):
     """Return a row of metrics.csv."""
     metrics = dict.fromkeys(METRICS, 0.5) | {"dice": dice, "lesion_f1": dice / 2}
     metrics["volume_difference_ml"] = difference_ml
-    whose = {"run": "predictions", "subject": subject, "session": session, "site": "a"}
-    return (
-        whose
-        | metrics
-        | {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0, "lesion_below_ml": 0.0}
-    )
+    whose = {"run": "predictions", "subject": subject, "session": "", "site": "a"}
+    volumes = {"lesion_volume_ml": lesion_ml, "lesion_outside_ml": 0.0, "lesion_below_ml": 0.0}
+    return whose | metrics | volumes
 
 
 def save_metrics(results, contender, seed, dice, healthy_ml=1.0):
-    """Write what a contender leaves: metrics of a scan a subject and of heads without lesion."""
+    """Write what a contender leaves: metrics of a scan a subject, and of heads without lesion."""
     folder = results / contender / f"seed-{seed}"
     rows = [scan_row(f"s{i}", 5.0, 9.0, value) for i, value in enumerate(dice)]
+    rows += [scan_row(f"h{i}", 0.0, ml, 0.0) for i, ml in enumerate((0.1, healthy_ml, 9.0))]
     save_csv(folder / "evaluation" / "metrics.csv", rows)
-    rows = [
-        scan_row(f"{kind}{i}", 0.0, factor * ml, 0.0)
-        for kind, factor in (("s", 0.1), (healthy.SYNTHETIC, 1))
-        for i, ml in enumerate((0.1, healthy_ml, 9.0))
-    ]
-    save_csv(folder / "healthy" / "evaluation" / "metrics.csv", rows)
     save_json(folder / "budget.json", {"epochs": 10 + seed, "steps": 200})
 
 
@@ -331,21 +251,11 @@ def test_the_table_pairs_subjects_and_averages_seeds(tmp_path):
     assert first["Dice"].startswith("0.600 (0.") and second["Dice"].startswith("0.450 (0.")
     assert (first["seeds"], first["steps"], second["steps"]) == (2, "2,000 2,200", "2,000")
     assert first["Dice by seed"] == "0.550 0.650"
-    column = "false positives, {} heads, ml, median (range)".format
-    assert first[column("synthetic")] == "0.75 (0.10–9.00)"
-    assert second[column("synthetic")] == "2.00 (0.10–9.00)"
-    assert first[column("held-back")] == "0.07 (0.01–0.90)"
+    column = "false positives, ml, median (range)"
+    assert (first[column], second[column]) == ("0.75 (0.10–9.00)", "2.00 (0.10–9.00)")
     assert second["Dice − strong"].startswith("−0.150 (−0.150 to −0.150; p = 0.0")
     assert second["lesion F1 − strong"].startswith("−0.075 ")
     assert first["Dice − strong"] == ""
-
-
-def test_the_steps_of_all_averaged_networks_are_counted(tmp_path):
-    save_metrics(tmp_path, "strong", 0, [0.1, 0.2, 0.3])
-    save_json(
-        tmp_path / "strong" / "seed-0" / "budget.json", {"epochs": 4, "steps": 9, "networks": 5}
-    )
-    assert table.table(rows_of(tmp_path), "strong", seed=0)[0]["steps"] == "180"
 
 
 def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
@@ -354,9 +264,6 @@ def test_the_table_refuses_contenders_with_other_subjects(tmp_path):
     rows = rows_of(tmp_path)
     with refused("peer", "other subjects"):
         table.table(rows, "strong", seed=0)
-    other_heads = rows.assign(subject=rows.subject.where(rows.run == "strong", "x"))
-    with refused("peer", "other subjects"):
-        table.table(other_heads[other_heads.healthy], "strong", seed=0)
     with refused("--ours best", "peer, strong"):
         table.table(rows, "best", seed=0)
 
@@ -382,13 +289,14 @@ def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
 
 
 def test_the_documentation_shows_the_metrics_that_were_kept(capsys):
+    if not table.KEPT.exists():
+        pytest.skip("no contender has been scored on these scans yet")
     table.main([])
     shown = capsys.readouterr().out.strip()
     assert shown in (ROOT / "benchmarks" / "README.md").read_text()
     results = (ROOT / "docs" / "results.md").read_text()
     names, _, *rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
     dice, lesion_f1 = names.index("Dice"), names.index("lesion F1")
-    assert len(rows) > 5
+    assert len(rows) > 2
     for row in rows:
-        if row[1] != "monai":
-            assert f"| {row[dice]} | {row[lesion_f1]} |" in results
+        assert f"| {row[dice]} | {row[lesion_f1]} |" in results
