@@ -189,7 +189,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     split = load_split(folder, dataset, settings.fold, settings.split.by_of(dataset))
     subsets = rows_of(rows, split)
     reader = SliceReader(folder, rows, settings.unet.neighbours)
-    _check_prepared(folder, rows, reader, settings)
+    _check_prepared(folder, rows, reader, subsets["training"][0], settings)
     ranges = settings.augmentation.model_dump()
     probability = ranges.pop("carve_mix")
     orders = {
@@ -251,12 +251,12 @@ def _fits_device(settings, augmented, size):
     return wish == "device" or (not unable and size <= room / 2)
 
 
-def _check_prepared(folder, rows, reader, wanted):
-    """Refuse slices that were prepared with another size, skip or geometry."""
-    first = rows.iloc[0]
+def _check_prepared(folder, rows, reader, row, wanted):
+    """Refuse slices that were prepared with another size, skip or geometry, by one of them."""
+    first = rows.iloc[row]
     found = {
         "slices.skip": (first.skip_mm, wanted.slices.skip),
-        "slices.size": (len(reader.read(0)[0]), wanted.slices.size),
+        "slices.size": (len(reader.read(row)[0]), wanted.slices.size),
         "geometry.align": (first["align"], wanted.geometry.align),
         "geometry.brain": (first.brain, wanted.geometry.brain),
     }

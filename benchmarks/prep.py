@@ -101,7 +101,7 @@ def whole_script(scans, output, cores):
         "--set",
         "paths.brats17=/nowhere",
         "--set",
-        f"paths.prepared={output}",
+        f"paths.prepared={quoted(output)}",
         "--set",
         "split.folds=2",
     ]

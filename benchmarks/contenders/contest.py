@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench import ENVIRONMENT, cpu_seconds, machine
+from config import as_arguments
 from system.cores import CORES
 from system.files import InputError, save_json
+from system.yaml_files import quoted
 
-PLAN = "budget.json"
+# What there is of a contender that is trained, and of one that is scored as well.
+PLAN, SCORED = "budget.json", "evaluation/metrics.csv"
 
 
 def add_arguments(parser):
@@ -99,7 +102,13 @@ class Budget:
     def spend(self, train, folder, **plan):
         """Train, and write plan, costs and machine to ``budget.json`` in `folder`."""
         before, started = self.clock(), time.perf_counter()
-        train()
+        try:
+            train()
+        except KeyboardInterrupt:
+            # Going on would be a second training with what is left of the budget.
+            raise InputError(
+                f"{folder}: stopped within the budget; delete it to begin anew"
+            ) from None
         spent, wall_s = self.clock() - before, time.perf_counter() - started
         facts = {"budget_s": self.seconds, "spent_s": round(spent, 1), "wall_s": round(wall_s, 1)}
         facts |= {"clock": "CPU" if self.clock is cpu_seconds else "wall"}
@@ -108,15 +117,14 @@ class Budget:
         print(f"{folder}: spent {spent:.0f} of {self.seconds:.0f} s ({facts['clock']})", flush=True)
 
 
-def contender_folder(settings, arguments, name):
-    """Return where a contender's files go, and whether it is trained; no unfinished one may be there."""
+def contender_folder(settings, arguments, name, scored=True):
+    """Return where a contender's files go, and whether it is trained and only to be scored."""
     folder = arguments.results / name / f"seed-{settings.seed}"
     trained = (folder / PLAN).exists()
     if folder.exists() and not trained:
-        raise InputError(
-            f"{folder}: holds an unfinished training; move it away, or set another seed"
-        )
-    if trained and (arguments.train_only or (folder / "evaluation").exists()):
+        raise InputError(f"{folder}: holds an unfinished training; delete it, or set another seed")
+    to_score = scored and not arguments.train_only and not (folder / SCORED).exists()
+    if trained and not to_score:
         raise InputError(f"{folder}: is there already; move it away, or set another seed")
     return folder, trained
 
@@ -136,23 +144,19 @@ def score(folder, cases, settings):
 
     # evaluate.py wants a prediction of each mask that it finds: only those of these cases.
     truth = folder / "masks"
-    truth.mkdir(parents=True)
+    truth.mkdir(parents=True, exist_ok=True)
     for case in cases:
         for file in (case.image, case.masks[0]):
+            (truth / file.name).unlink(missing_ok=True)
             (truth / file.name).symlink_to(file.resolve())
-    main(
-        [
-            "--predictions",
-            str(folder / "predictions"),
-            "--masks",
-            str(truth),
-            "--output",
-            str(folder / "evaluation"),
-            "--set",
-            f"seed={settings.seed}",
-            "--set",
-            f"atlas.image_suffix={settings.atlas.image_suffix}",
-            "--set",
-            f"atlas.mask_suffix=[{', '.join(settings.atlas.mask_suffixes)}]",
-        ]
-    )
+    layout = settings.atlas
+    overrides = [
+        f"seed={settings.seed}",
+        f"atlas.image_suffix={quoted(layout.image_suffix)}",
+        f"atlas.mask_suffix=[{', '.join(map(quoted, layout.mask_suffixes))}]",
+        f"atlas.labels={layout.labels or 'null'}",
+    ]
+    files = {"--predictions": folder / "predictions", "--masks": truth}
+    files["--output"] = folder / "evaluation"
+    words = [str(word) for pair in files.items() for word in pair]
+    main([*words, *as_arguments(overrides=overrides)])

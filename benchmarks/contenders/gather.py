@@ -21,49 +21,54 @@ HEALTHY = "H001"  # their site
 
 
 def add_arguments(parser):
+    folder = {"type": Path, "required": True, "metavar": "FOLDER"}
     parser.add_argument("painted", type=Path, metavar="PAINTED", help="made by demo.py --heads")
-    for name, what in (
-        ("strokes", "a folder in ATLAS's layout"),
-        ("output", "new, or gathered before"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, required=True, metavar="FOLDER", help=what)
-    parser.add_argument(
-        "--healthy", type=Path, nargs="+", required=True, metavar="PATH", help="scans of no lesion"
-    )
+    parser.add_argument("--strokes", help="in ATLAS's layout", **folder)
+    parser.add_argument("--healthy", help="scans without lesion", nargs="+", **folder)
+    parser.add_argument("--output", help="is made", **folder)
 
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
-    from scans.find import find_scans
     from synthetic.painted import find_sources
 
-    layout = settings.atlas
-    painted, strokes = (
-        find_scans(folder, "atlas", layout.image_suffix, layout.mask_suffixes)[0]
-        for folder in (arguments.painted, arguments.strokes)
-    )
-    rows = deal(painted, strokes)
+    if arguments.output.exists():
+        raise InputError(f"{arguments.output}: is there already; delete it, or name another")
+    painted, strokes = (find(folder, settings) for folder in (arguments.painted, arguments.strokes))
+    folds = deal(painted, strokes)
+    heads = find_sources(arguments.healthy, masks=False)
     scans = arguments.output / "scans"
     make_folder(scans)
     for name in ("painted", "strokes"):
-        link = scans / name
-        if not link.is_symlink():
-            link.symlink_to(getattr(arguments, name).resolve())
-    for number, path in enumerate(find_sources(arguments.healthy, masks=False), 1):
-        rows.append({"subject": save_healthy(path, scans / "healthy", number), "fold": "test"})
+        (scans / name).symlink_to(getattr(arguments, name).resolve())
+    for number, path in enumerate(heads, 1):
+        folds[save_healthy(path, scans / "healthy", number)] = "test"
+    rows = [{"subject": subject, "fold": fold} for subject, fold in folds.items()]
     save_csv(arguments.output / "split.csv", rows)
-    print(f"{arguments.output}: {len(painted)} painted scans, {len(rows) - len(painted)} held back")
+    count, held_back = len({*folds.values()} - {"test"}), [*folds.values()].count("test")
+    print(f"{arguments.output}: {len(painted)} scans in {count} folds, {held_back} held back")
+
+
+def find(folder, settings):
+    """List the scans of a folder; refuses one that holds none, or one that cannot be used."""
+    from scans.find import find_scans
+
+    layout = settings.atlas
+    scans, problems, *_ = find_scans(folder, "atlas", layout.image_suffix, layout.mask_suffixes)
+    if problems:
+        raise InputError(str(problems[0]))
+    return scans
 
 
 def deal(painted, strokes):
-    """List subject and fold of each: 0, 1, ... for the sites of `painted`, ``test`` for `strokes`."""
+    """Take each subject to its fold: 0, 1, ... for the sites of `painted`, ``test`` for `strokes`."""
     site_of = {scan.subject: scan.image.parents[3].name for scan in painted}
     sites = sorted(set(site_of.values()))
-    folds = {subject: sites.index(site) for subject, site in site_of.items()}
-    held_back = {scan.subject: "test" for scan in strokes}
+    folds = {subject: sites.index(site) for subject, site in sorted(site_of.items())}
+    held_back = dict.fromkeys(sorted(scan.subject for scan in strokes), "test")
     if both := sorted(folds.keys() & held_back.keys()):
         raise InputError(f"{both[0]}: is painted, and held back; give other folders")
-    return [{"subject": name, "fold": fold} for name, fold in sorted((folds | held_back).items())]
+    return folds | held_back
 
 
 def save_healthy(path, folder, number):
@@ -73,10 +78,9 @@ def save_healthy(path, folder, number):
     from synthetic.datasets import atlas_files, save_scan
 
     image, mask = atlas_files(folder, HEALTHY, number)
-    if not (image.exists() and mask.exists()):
-        voxels, _ = bring_head(path)
-        save_scan(image, voxels, AFFINE)
-        save_scan(mask, np.zeros(SHAPE, np.uint8), AFFINE)
+    voxels, _ = bring_head(path)
+    save_scan(image, voxels, AFFINE)
+    save_scan(mask, np.zeros(SHAPE, np.uint8), AFFINE)
     return image.parents[2].name
 
 

@@ -34,6 +34,7 @@ def main(argv=None):
     contest.set_up_process()
     os.environ["KERAS_BACKEND"] = "torch"  # no TensorFlow beside PyTorch: their threads fight
     folder, trained = contest.contender_folder(settings, arguments, "monai")
+    tuned, _ = contest.contender_folder(settings, arguments, "monai-tuned")
     cases = {}
     if not arguments.train_only:
         # Scans that are gone or changed are said now, not after the training.
@@ -44,7 +45,7 @@ def main(argv=None):
     if cases:
         fitting = Fitting(*slices)
         fitting.load(weights)
-        score(Predictor(fitting, settings, weights), cases, folder, settings)
+        score(Predictor(fitting, settings, weights), cases, folder, tuned, settings)
 
 
 def train(slices, seed, budget, weights):
@@ -67,11 +68,10 @@ def train(slices, seed, budget, weights):
     budget.spend(lambda: fitting.fit(steps, weights), weights.parent, **plan)
 
 
-def score(predictor, cases, folder, settings):
+def score(predictor, cases, folder, tuned, settings):
     """Score a network at 0.5, and at an operating point chosen on validation."""
     predict = partial(predict_case, predictor)
     chosen = choose_point(cases["validation"], predict)
-    tuned = folder.parents[1] / "monai-tuned" / folder.name
     print(f"monai-tuned: {chosen}")
     points = {folder: PLAIN, tuned: chosen}
     write_masks(cases["test"], predict, points)
@@ -209,7 +209,7 @@ class Fitting:
     def load(self, weights):
         import torch
 
-        self.network.load_state_dict(torch.load(weights, weights_only=True))
+        self.network.load_state_dict(torch.load(weights, self.device, weights_only=True))
 
     def probability(self, images):
         """Return the probability of lesion, (B, 1, H, W), of normalised images."""
@@ -278,7 +278,7 @@ def write_masks(cases, predict, points):
     from scans.volumes import load_volume, to_original_grid
 
     for folder in points:
-        (folder / "predictions").mkdir(parents=True)
+        (folder / "predictions").mkdir(parents=True, exist_ok=True)
     for case in cases:
         volume = load_volume(case.image)
         probability = predict(case, volume)

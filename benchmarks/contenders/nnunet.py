@@ -136,7 +136,7 @@ def predict(trainer, cases, folder):
     """Write the masks of some scans by nnU-Net's own predictor, with its mirrored copies."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     predictor = nnUNetPredictor(device=trainer.device)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
     images = [[str(case.image)] for case in cases]

@@ -43,10 +43,11 @@ def main(argv=None):
     script, dataset = STAGES[name]
     base = arguments.name or (arguments.config.stem if arguments.config else "reference")
     contender = base if name == "train" else f"{base}-{name}"
-    folder, trained = contest.contender_folder(settings, arguments, contender)
-    scored = dataset == "atlas" and not arguments.train_only
-    # Scans that are gone or changed are said now, not after the training.
-    for subset in ("validation", "test") if scored else ():
+    subsets = ["validation"] if arguments.validation_only else ["validation", "test"]
+    if dataset != "atlas" or arguments.train_only:
+        subsets = []
+    folder, trained = contest.contender_folder(settings, arguments, contender, bool(subsets))
+    for subset in subsets:  # scans that are gone or changed are said now, not after the training
         contest.cases_of(settings, subset)
     own = [f"paths.runs={quoted(folder)}"]
     if not trained:
@@ -57,10 +58,7 @@ def main(argv=None):
         words = as_arguments(arguments.config, (*arguments.overrides, *own, *planned_so))
         train = import_module(script).main
         budget.spend(lambda: train(words), folder, **plan)
-    if scored:
-        subsets = ["validation"] if arguments.validation_only else ["validation", "test"]
-        options = as_arguments(arguments.config, (*arguments.overrides, *own))
-        score(folder, name, subsets, options)
+    score(folder, name, subsets, as_arguments(arguments.config, (*arguments.overrides, *own)))
 
 
 def plan_training(settings, arguments, budget):

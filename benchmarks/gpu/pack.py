@@ -83,8 +83,9 @@ def save_trip(prepared, folder):
 
 def save_contest(prepared, folder):
     """Copy the program, and pack what training and validation read of the strokes; not the held-back."""
-    listed = subprocess.run(["git", "ls-files", "*.py", "*.yaml"], cwd=ROOT, capture_output=True)
-    for name in listed.stdout.decode().split():
+    command = ["git", "ls-files", "-z", "*.py", "*.yaml"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.rstrip("\0").split("\0"):
         if not name.startswith("tests/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)

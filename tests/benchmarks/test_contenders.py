@@ -16,11 +16,12 @@ from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, gather, monai_unet, ours, table
 from benchmarks.gpu import pack
 from config import parse_arguments
+from data import load_stage_data
 from evaluation.cases import find_cases
 from evaluation.metric_table import METRICS
 from scans.find import find_scans
 from scans.manifest import load_manifest
-from scans.splits import load_split
+from scans.splits import load_split, split_from_table
 from scans.template import AFFINE, SHAPE
 from scans.volumes import load_mask, load_volume
 from synthetic.datasets import atlas_files
@@ -40,8 +41,7 @@ def scan(site, number):
 
 def test_each_painted_site_is_a_fold_and_all_else_is_held_back():
     painted = [scan("P002", 1), scan("P001", 2), scan("P001", 1)]
-    rows = gather.deal(painted, [scan("R001", 1)])
-    assert {row["subject"]: row["fold"] for row in rows} == {
+    assert gather.deal(painted, [scan("R001", 1)]) == {
         "sub-p001s001": 0,
         "sub-p001s002": 0,
         "sub-p002s001": 1,
@@ -51,37 +51,39 @@ def test_each_painted_site_is_a_fold_and_all_else_is_held_back():
         gather.deal(painted, painted[:1])
 
 
-def test_prep_takes_what_was_gathered(tmp_path, monkeypatch):
+def test_prep_takes_the_split_of_what_was_gathered(tmp_path, monkeypatch):
     small = np.zeros((8, 8, 8), np.uint8)
-    for folder, name in (("painted", "P"), ("strokes", "R")):
-        for number in (1, 2):
-            site = f"{name}{number:03d}"
+    sites = {"painted": ("P001", "P002"), "strokes": ("R001", "R002")}
+    for folder, own in sites.items():
+        for site in own:
             for file in atlas_files(tmp_path / folder, site, 1):
                 write_nifti(file, small, np.eye(4))
     for head in ("a_T1w", "b_T1w"):
         write_nifti(tmp_path / "heads" / f"{head}.nii.gz", small, np.eye(4))
-    brought = []
     whole = np.ones(SHAPE, np.float32)
     whole[0] = 0
-    monkeypatch.setattr(
-        "synthetic.controls.bring_head", lambda path: (brought.append(path.name), (whole, 1.0))[1]
-    )
+    monkeypatch.setattr("synthetic.controls.bring_head", lambda path: (whole, 1.0))
     words = [str(tmp_path / "painted"), "--strokes", str(tmp_path / "strokes")]
     words += ["--healthy", str(tmp_path / "heads"), "--output", str(tmp_path / "contest")]
-    for _ in range(2):  # started again, it keeps the heads that it has
+    with refused("nowhere"):
+        gather.main([str(tmp_path / "nowhere"), *words[1:]])
+    gather.main(words)
+    with refused("is there already"):
         gather.main(words)
-    assert brought == ["a_T1w.nii.gz", "b_T1w.nii.gz"]
-    rows = pandas.read_csv(tmp_path / "contest" / "split.csv").values.tolist()
-    held_back = ["sub-r001s001", "sub-r002s001", "sub-h001s001", "sub-h001s002"]
-    assert rows == [["sub-p001s001", "0"], ["sub-p002s001", "1"], *([n, "test"] for n in held_back)]
     found, problems, *_ = find_scans(
         tmp_path / "contest" / "scans", "atlas", "_T1w", ["_label-L_desc-T1lesion_mask"]
     )
-    assert [scan.subject for scan in found] == sorted(row[0] for row in rows) and not problems
-    healthy = found[0]
-    image = load_volume(healthy.image)
+    assert not problems
+    columns = ("content", "alike")
+    rows = [{"subject": s.subject} | dict.fromkeys(columns, s.subject) for s in found]
+    split = split_from_table(
+        tmp_path / "contest" / "split.csv", pandas.DataFrame(rows), "subject", folds=2
+    )
+    held_back = ["sub-h001s001", "sub-h001s002", "sub-r001s001", "sub-r002s001"]
+    assert split == {"test": held_back, "folds": [["sub-p001s001"], ["sub-p002s001"]]}
+    image = load_volume(found[0].image)
     np.testing.assert_array_equal(image.affine, AFFINE)
-    assert not load_mask(healthy.masks[0], None, image).any()
+    assert not load_mask(found[0].masks[0], None, image).any()
 
 
 def budget(seconds):
@@ -136,12 +138,18 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
     assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
     with refused("is there already"):
         ours.main(words)
+    # Killed before all was scored, it is scored by the same command.
+    (folder / "evaluation" / "metrics.csv").unlink()
+    ours.main(words)
+    assert len(pandas.read_csv(folder / "evaluation" / "metrics.csv")) == 2
     (folder / "budget.json").unlink()
     with refused("unfinished"):
         ours.main(words)
 
 
-def test_what_travels_holds_the_program_and_no_held_back_slice(prepared, tmp_path, monkeypatch):
+def test_what_travels_holds_the_program_and_no_held_back_slice(
+    arguments, prepared, tmp_path, monkeypatch
+):
     monkeypatch.setattr(
         "sys.argv", ["pack", str(tmp_path), "--prepared", str(prepared), "--contest"]
     )
@@ -154,6 +162,9 @@ def test_what_travels_holds_the_program_and_no_held_back_slice(prepared, tmp_pat
     there = [(tmp_path / "prepared" / name).is_file() for name in rows.image]
     split = load_split(tmp_path / "prepared", "atlas", 0)
     assert split["test"] and there == (~rows.subject.isin(split["test"])).tolist()
+    settings, _ = parse_arguments("", [*arguments, "--set", f"paths.prepared={tmp_path}/prepared"])
+    data = load_stage_data("atlas", settings, 2, augmented=False)
+    assert data.validation[0][0].shape == (2, 32, 32, 1)
 
 
 def test_a_scan_that_changed_is_refused_before_the_budget_is_spent(
