@@ -153,7 +153,7 @@ def claim_derivatives(output, source):
     if earlier.get("Name", name) != name:
         raise InputError(
             f"{output}: holds the {earlier['Name']}; choose another folder for the {name}, or, if "
-            f"they are of one data set, write its new name in {file}"
+            f"they are of one data set, write it as Name in {file}"
         )
     save_json(
         file,

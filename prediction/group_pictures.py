@@ -50,6 +50,13 @@ def load_mask_on_template(file):
         return mask.voxels > 0
     image = nibabel.Nifti1Image((mask.voxels > 0).astype(np.uint8), mask.affine)
     found = np.asarray(resample_from_to(image, (SHAPE, AFFINE), order=0).dataobj) > 0
+    # In finer voxels a small lesion may lie between those of the template.
+    marked = nibabel.affines.apply_affine(
+        np.linalg.inv(AFFINE) @ mask.affine, np.argwhere(mask.voxels > 0)
+    )
+    nearest = np.rint(marked).astype(int)
+    inside = np.all((nearest >= 0) & (nearest < SHAPE), axis=1)
+    found[tuple(nearest[inside].T)] = True
     if mask.voxels.any() and not found.any():
         raise InputError(f"{file}: lies outside of MNI space, so it is not in where.png; repair it")
     return found

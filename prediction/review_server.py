@@ -3,12 +3,14 @@
 import contextlib
 import json
 import secrets
+import sys
 import tempfile
 import threading
 from pathlib import Path
 
 from prediction.decisions import DECISIONS, decide, read_decisions
 from prediction.review_page import make_page, renew_page
+from system.files import InputError, OutputError
 from system.http_server import Handler, Server
 
 VIEWER_POLICY = (
@@ -34,7 +36,8 @@ class ReviewServer(Server):
         super().__init__(("127.0.0.1", port), ReviewHandler)
         self.folder, self.masks, self.make_viewer = folder, masks, make_viewer
         self.by_name = {judged.name: judged for judged in masks}
-        self.token, self.lock = secrets.token_urlsafe(16), threading.Lock()
+        self.token = secrets.token_urlsafe(16)
+        self.lock, self.renewing = threading.Lock(), threading.Lock()
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
 
     @property
@@ -85,7 +88,11 @@ class ReviewHandler(Handler):
         if not known:
             return self.say(400, error="no decision about a mask of this folder")
         decide(self.server.folder, judged, said["decision"])
-        renew_page(self.server.folder)
+        try:
+            with self.server.renewing:
+                renew_page(self.server.folder)
+        except (InputError, OutputError) as error:  # the decision itself is saved
+            print(f"warning: the page knows nothing of the last decision: {error}", file=sys.stderr)
         self.say(200)
 
     def send_private(self, body, kind, **headers):

@@ -410,6 +410,14 @@ def test_a_mask_outside_of_mni_space_is_named(tmp_path):
         group_pictures.load_mask_on_template(far)
 
 
+def test_a_lesion_between_the_voxels_of_the_template_is_in_the_map(tmp_path):
+    mask = np.zeros((394, 466, 378), np.uint8)
+    mask[201, 201, 201] = 1  # in steps of 0.5 mm, off the template's by half a step
+    affine = from_matvec(np.diag([0.5] * 3), AFFINE[:3, 3] + 0.2)
+    found = group_pictures.load_mask_on_template(write_nifti(tmp_path / "m.nii.gz", mask, affine))
+    np.testing.assert_array_equal(np.argwhere(found), [[101, 101, 101]])
+
+
 def test_a_mask_on_another_grid_of_mni_space_is_in_the_map(tmp_path):
     mask = np.zeros((98, 116, 94), np.uint8)
     mask[40:44, 60:64, 50:54] = 1

@@ -31,7 +31,7 @@ from prediction.outputs import sidecar
 from prediction.review_page import find_masks, make_page, save_page
 from prediction.review_server import ReviewServer
 from scans import preparation
-from system.files import load_json
+from system.files import OutputError, load_json
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (28, 32, 6)
@@ -520,6 +520,21 @@ def test_a_decision_that_cannot_be_saved_is_said(study, monkeypatch):
         path = f"/{server.token}/decision"
         status, said = ask(server, "POST", path, body, Content_Type="application/json")
     assert status == 500 and b"No space left" in said
+
+
+def test_a_saved_decision_counts_though_the_page_cannot_be_renewed(study, monkeypatch, capsys):
+    from prediction import review_server
+
+    def full(folder):
+        raise OutputError(f"{folder}/report.html: cannot be written")
+
+    monkeypatch.setattr(review_server, "renew_page", full)
+    with serving(study) as server:
+        body = json.dumps({"mask": study.masks[0].name, "decision": "accept"})
+        path = f"/{server.token}/decision"
+        assert ask(server, "POST", path, body, Content_Type="application/json")[0] == 200
+    assert read_decisions(study.folder)[study.masks[0].name]["decision"] == "accept"
+    assert "warning: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
