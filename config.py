@@ -34,7 +34,10 @@ def expand_path(text):
     """Replace ``~`` and environment variables in a path; one that is not set is refused."""
     if not text.strip():
         raise ValueError("must name a file or folder")
-    expanded = os.path.expandvars(Path(text).expanduser())
+    try:
+        expanded = os.path.expandvars(Path(text).expanduser())
+    except RuntimeError:
+        raise ValueError(f"whose home folder {Path(text).parts[0]} is, is not known") from None
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
         raise ValueError(f"the environment variable {unset.group()} is not set")
     return expanded

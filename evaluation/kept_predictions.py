@@ -111,4 +111,6 @@ def load_scored(predictor, case):
     try:
         return volume, reference, read_voxels(file).voxels
     except InputError as error:
-        raise InputError(f"{error}; or delete it, the same command makes it anew") from error
+        raise InputError(
+            f"{file}: cannot be read; delete it, and the same command makes it anew"
+        ) from error

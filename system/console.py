@@ -1,14 +1,13 @@
 """How a script starts its framework, and how it ends in one clear line."""
 
 import contextlib
-import errno
 import os
 import sys
 import tempfile
 from importlib import import_module
 from importlib.util import find_spec
 
-from system.files import InputError, OutputError, ProgramError
+from system.files import InputError, OutputError, ProgramError, is_full
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # What Keras reads at its start besides the backend, and the addresses of several machines.
@@ -47,7 +46,7 @@ def run_script(main):
         sys.exit(141)
     except OSError as error:
         # Standard output, too, may be a file on a full disk.
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         print(f"error: {error}; free some space and the same command goes on", file=sys.stderr)
         sys.exit(2)

@@ -100,11 +100,15 @@ def make_folder(folder):
         raise InputError(cannot_write(folder, error)) from error
 
 
+def is_full(error):
+    """Say whether an OSError is for want of space: on the disk, of the quota, or in one file."""
+    # numpy gives no number where only part of an array fits.
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "requested and" in str(error)
+
+
 def cannot_write(path, error):
     """Say why a result cannot be written, and what to do."""
-    # numpy gives no number where only part of an array fits.
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "requested and" in str(error)
-    mend = "free some space and the same command goes on, or " if full else ""
+    mend = "free some space and the same command goes on, or " if is_full(error) else ""
     return (
         f"{path}: cannot be written ({error.strerror or error}); {mend}choose another folder "
         "(`paths` in config.yaml, or --output)"

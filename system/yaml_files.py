@@ -68,7 +68,7 @@ def read_yaml(path):
 
 
 def quoted(text):
-    """Write a text as YAML on one line, as for ``--set``, whatever characters it holds."""
+    """Write a text as YAML on one line, as for ``--set``; in a path ``$`` stays a variable's."""
     return yaml.dump(str(text), default_style='"', width=float("inf")).strip()
 
 

@@ -165,6 +165,8 @@ def test_home_and_variables_are_expanded_in_every_path(key, monkeypatch):
         assert getattr(getattr(settings, section), name) == meant
     with refused(key, "the environment variable $NOWHERE is not set"):
         load_settings(overrides=[f"{key}=$NOWHERE/x"])
+    with refused(key, "home folder ~nobody-knows"):
+        load_settings(overrides=[f"{key}=~nobody-knows/x"])
 
 
 def test_settings_do_not_change():

@@ -67,7 +67,7 @@ def test_a_prediction_that_is_damaged_further_on_is_named_with_what_to_do(tmp_pa
     predictor = Predictor("train", "train", 0, 0, (), tmp_path, {})
     file = write_nifti(predictor.prediction_of(case), voxels, RAS)
     file.write_bytes(file.read_bytes()[:-400])
-    with refused(file, "delete it, the same command makes it anew"):
+    with refused(file, "delete it, and the same command makes it anew"):
         load_scored(predictor, case)
 
 

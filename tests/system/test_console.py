@@ -30,6 +30,11 @@ def raises(error):
         (lambda: raises(OutputError("x.csv: full")), 2, "error: x.csv: full\n"),
         (lambda: raises(ProgramError("x: missing")), 2, "error: x: missing\n"),
         (lambda: raises(OSError(28, "No space left")), 2, "error: [Errno 28] No space left; free"),
+        (
+            lambda: raises(OSError(122, "Quota exceeded")),
+            2,
+            "error: [Errno 122] Quota exceeded; free",
+        ),
         (lambda: raises(KeyboardInterrupt), 130, "\nstopped, what is finished is kept; the same"),
         (lambda: raises(KeyboardInterrupt("after 2 of 3")), 130, "\nstopped after 2 of 3; the"),
     ],
