@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.contenders import contest
 from config import Settings, parse_arguments
 from system.console import run_script
+from system.files import InputError
 
 BATCH = 8
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
@@ -34,7 +35,9 @@ def main(argv=None):
     contest.set_up_process()
     os.environ["KERAS_BACKEND"] = "torch"  # no TensorFlow beside PyTorch: their threads fight
     folder, trained = contest.contender_folder(settings, arguments, "monai")
-    tuned, _ = contest.contender_folder(settings, arguments, "monai-tuned")
+    tuned = arguments.results / "monai-tuned" / folder.name
+    if tuned.exists() and not trained:
+        raise InputError(f"{tuned}: is there already; move it away, or set another seed")
     cases = {}
     if not arguments.train_only:
         # Scans that are gone or changed are said now, not after the training.
@@ -73,7 +76,7 @@ def score(predictor, cases, folder, tuned, settings):
     predict = partial(predict_case, predictor)
     chosen = choose_point(cases["validation"], predict)
     print(f"monai-tuned: {chosen}")
-    points = {folder: PLAIN, tuned: chosen}
+    points = {tuned: chosen, folder: PLAIN}  # last the one that says that all is done
     write_masks(cases["test"], predict, points)
     shutil.copy(folder / contest.PLAN, tuned)
     for place in points:
