@@ -1,7 +1,7 @@
 """Train nnU-Net v2's 2D configuration within the budget, and score it on the held-back subjects.
 
 Fingerprint, planner, preprocessor, trainer and predictor are its own, on the scans that our slices
-were made from, with our split; each is as it comes but for two things. The epochs: nnU-Net's 1,000 of
+were made from, the brain alone as in these, with our split; each is as it comes but for two things. The epochs: nnU-Net's 1,000 of
 250 iterations and 50 of validation become 20 of as many as fit, one of validation for every five, and
 its schedule ends with them. And --gpu-memory, the planner's own option, if given: it decides how many
 slices a batch has, and the default of 8 GB leaves few iterations to a short budget.
@@ -44,7 +44,7 @@ def main(argv=None):
     if not trained:
         train(folder, memory, settings, contest.Budget.given(arguments))
     if test:
-        predict(make_trainer(settings.seed), test, folder / "predictions")
+        predict(make_trainer(settings.seed), test, settings, folder)
         contest.score(folder, test, settings)
 
 
@@ -78,20 +78,13 @@ def train(folder, memory, settings, budget):
 
 def write_dataset(folder, settings):
     """Lay out the scans that may train or validate as nnU-Net wants them."""
-    import nibabel
-
-    from scans.volumes import load_lesion, load_volume, to_original_grid
-
     cases = {subset: contest.cases_of(settings, subset) for subset in ("training", "validation")}
     raw = folder / "raw" / DATASET
     for kind in ("imagesTr", "labelsTr"):
         (raw / kind).mkdir(parents=True)
     for case in cases["training"] + cases["validation"]:
-        volume = load_volume(case.image)
-        mask = load_lesion(case.masks, case.labels, volume)
-        image = to_original_grid(volume.voxels, volume)
-        nibabel.save(image, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
-        nibabel.save(to_original_grid(mask, volume), raw / "labelsTr" / f"{case.name}.nii.gz")
+        save_brain(case, settings, raw / "imagesTr" / f"{case.name}_0000.nii.gz")
+        (raw / "labelsTr" / f"{case.name}.nii.gz").symlink_to(case.masks[0].resolve())
     save_json(
         raw / "dataset.json",
         {
@@ -106,6 +99,18 @@ def write_dataset(folder, settings):
         folder / "preprocessed" / DATASET / "splits_final.json",
         [{"train": names["training"], "val": names["validation"]}],
     )
+
+
+def save_brain(case, settings, path):
+    """Save what our networks see of a scan that lies on the template's grid."""
+    import nibabel
+
+    from scans.geometry import look_at
+    from scans.volumes import load_volume, to_original_grid
+
+    volume = load_volume(case.image)
+    seen = look_at(volume, settings.geometry, case.alignment)
+    nibabel.save(to_original_grid(seen.volume.voxels, volume), path)
 
 
 def plan(memory):
@@ -132,17 +137,23 @@ def iterate(step, batches):
         step(next(batches))
 
 
-def predict(trainer, cases, folder):
+def predict(trainer, cases, settings, folder):
     """Write the masks of some scans by nnU-Net's own predictor, with its mirrored copies."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    folder.mkdir(parents=True, exist_ok=True)
+    images, masks = folder / "raw" / DATASET / "imagesTs", folder / "predictions"
+    for place in (images, masks):
+        place.mkdir(parents=True, exist_ok=True)
+    files = [images / f"{case.name}_0000.nii.gz" for case in cases]
+    for case, file in zip(cases, files, strict=True):
+        save_brain(case, settings, file)
     predictor = nnUNetPredictor(device=trainer.device)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
-    images = [[str(case.image)] for case in cases]
-    masks = [str(folder / case.masks[0].name.removesuffix(".nii.gz")) for case in cases]
     predictor.predict_from_files(
-        images, masks, num_processes_preprocessing=1, num_processes_segmentation_export=1
+        [[str(file)] for file in files],
+        [str(masks / case.masks[0].name.removesuffix(".nii.gz")) for case in cases],
+        num_processes_preprocessing=1,
+        num_processes_segmentation_export=1,
     )
 
 
