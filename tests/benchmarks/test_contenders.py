@@ -300,14 +300,12 @@ def test_the_table_grows_by_what_was_kept_before(tmp_path, capsys, monkeypatch):
 
 
 def test_the_documentation_shows_the_metrics_that_were_kept(capsys):
-    if not table.KEPT.exists():
-        pytest.skip("no contender has been scored on these scans yet")
     table.main([])
     shown = capsys.readouterr().out.strip()
     assert shown in (ROOT / "benchmarks" / "README.md").read_text()
     results = (ROOT / "docs" / "results.md").read_text()
     names, _, *rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
     dice, lesion_f1 = names.index("Dice"), names.index("lesion F1")
-    assert len(rows) > 2
+    assert rows
     for row in rows:
         assert f"| {row[dice]} | {row[lesion_f1]} |" in results
