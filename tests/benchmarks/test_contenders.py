@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import tarfile
 import time
 from pathlib import Path
@@ -150,9 +151,14 @@ def test_ours_trains_as_many_epochs_as_fit_and_is_scored(
 def test_what_travels_holds_the_program_and_no_held_back_slice(
     arguments, prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        "sys.argv", ["pack", str(tmp_path), "--prepared", str(prepared), "--contest"]
-    )
+    # The first scan is held back, too: nothing may be read of it there.
+    first = load_manifest(prepared, "atlas").subject[0]
+    source = shutil.copytree(prepared, tmp_path / "source")
+    text = (source / "splits.json").read_text()
+    other = load_split(prepared, "atlas", 0)["test"][0]
+    text = text.replace(first, "?").replace(other, first).replace("?", other)
+    (source / "splits.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["pack", str(tmp_path), "--prepared", str(source), "--contest"])
     pack.main()
     assert (tmp_path / "benchmarks" / "contenders" / "ours.py").is_file()
     assert (tmp_path / "configs" / "strong.yaml").is_file() and not (tmp_path / "tests").exists()
