@@ -67,8 +67,8 @@ def describe(rows, seed, strata=None):
     sessions that belong to it. `strata` are from `divide`, by default of these very rows.
     ``sd_between_seeds`` is that of the mean over subjects; NaN for one seed. ``lesion_ml`` and
     ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
-    training skipped, with ``lesion_below_ml`` at the bottom; ``without_lesion`` is what was marked
-    on scans without lesion.
+    training skipped, with ``lesion_below_ml`` at the bottom; ``with_lesion`` is the Dice of the
+    subjects that have one, ``without_lesion`` what was marked on scans without.
     """
     table = pandas.DataFrame(rows)
     subjects = _by_subject(table)
@@ -76,6 +76,7 @@ def describe(rows, seed, strata=None):
     scans = table.groupby(["subject", "session"], dropna=False)
     scans = scans[[*METRICS, *VOLUMES, "lesion_below_ml"]].mean()
     healthy = scans[scans.lesion_volume_ml == 0]
+    ill = _by_subject(table[table.lesion_volume_ml > 0])
     metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)}
     for name in METRICS:
         values = _by_subject_and_seed(table, name).to_numpy()
@@ -92,6 +93,7 @@ def describe(rows, seed, strata=None):
         # Not known of another program's masks.
         "lesion_outside_ml": float(scans.lesion_outside_ml.sum(skipna=False)),
         "lesion_below_ml": float(scans.lesion_below_ml.sum(skipna=False)),
+        "with_lesion": {"subjects": len(ill), "dice": summary(ill.dice, seed)},
         "without_lesion": {
             "scans": len(healthy),
             "with_false_positives": int((healthy.voxel_difference > 0).sum()),

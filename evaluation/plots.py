@@ -9,6 +9,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from evaluation.formatting import signed
 from training.pictures import draw_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -110,7 +111,7 @@ def agreement_plot(table, run, number):
     names = {}
     for subject, x, y in zip(table.subject, middle, difference, strict=True):
         gid = f"agreement-{number}-{len(names)}"
-        names[gid] = f"{subject}: mean {x:.1f} ml, difference {_signed(y)} ml"
+        names[gid] = f"{subject}: mean {x:.1f} ml, difference {signed(y, 1)} ml"
         panel.plot(x, y, marker, color=colour, ms=6.5, alpha=0.8, mec="white", mew=0.6, gid=gid)
     mean = difference.mean()
     lines = {"mean": (mean, "-")}
@@ -120,7 +121,7 @@ def agreement_plot(table, run, number):
     for label, (y, line) in lines.items():
         panel.axhline(y, color="#555555", lw=1.1, ls=line)
         panel.annotate(
-            f"{label} {_signed(y)}",
+            f"{label} {signed(y, 1)}",
             (1, y),
             xycoords=("axes fraction", "data"),
             fontsize=8.5,
@@ -161,10 +162,6 @@ def _lines(name):
     """Break a long name into lines, between its folders where that is enough."""
     lines = textwrap.wrap(name.replace("/", "/ "), NAME_WIDTH, break_on_hyphens=False)
     return "\n".join(lines).replace("/ ", "/")
-
-
-def _signed(value):
-    return f"{value:+.1f}".replace("-", "−")
 
 
 def _svg(figure, names):

@@ -74,6 +74,7 @@ def save_report(path, subset, scores, runs, comparisons, sentences=()):
         ],
         colours=COLOURS,
         viewed_run=names[-1],
+        lesions=bool((table.lesion_volume_ml > 0).any()),
         viewers=_viewers(table, names, scores.views),
         curves=[
             Markup(curves_plot(facts["history"], titles[folder]))
@@ -158,8 +159,13 @@ def _strata(runs):
 
 
 def _viewers(table, names, views):
-    """Build viewers of the best, the median and the worst subject of the last run."""
+    """Build viewers of the best, median and worst subject with a lesion of the last run.
+
+    Where none has one, of all.
+    """
     rows = table[table.run == names[-1]]
+    ill = rows[rows.lesion_volume_ml > 0]
+    rows = rows if ill.empty else ill
     seeds = (
         f" (seed {rows.seed.min()} is shown)" if "seed" in rows and rows.seed.nunique() > 1 else ""
     )
@@ -167,7 +173,7 @@ def _viewers(table, names, views):
     rows = means.reset_index().sort_values(["dice", "subject"], ascending=False)
     rows = rows.drop_duplicates("subject")
     last = len(rows) - 1
-    ranks = {0: "best", last: "worst", (last + 1) // 2: "median"}
+    ranks = {(last + 1) // 2: "median", last: "worst", 0: "best"}
     viewers = []
     for position, rank in sorted(ranks.items()):
         row = rows.iloc[position]

@@ -83,8 +83,12 @@ def notes(runs):
     """Say in sentences what no metric tells."""
     sentences = []
     first = next(iter(runs.values()))
-    if first["lesion_ml"] and not math.isnan(first["lesion_outside_ml"]):
-        outside, below = first["lesion_outside_ml"], first["lesion_below_ml"]
+    outside, below = first["lesion_outside_ml"], first["lesion_below_ml"]
+    if first["lesion_ml"] and outside < 0.05:
+        sentences.append(
+            "Less than 0.1 ml of all lesions lies in the slices that training skipped."
+        )
+    elif first["lesion_ml"] and not math.isnan(outside):
         empty = []
         for name, run in runs.items():
             points = run.get("operating_points", {})
@@ -103,12 +107,19 @@ def notes(runs):
             sentences.append(
                 f"{name}: not over all folds; {run['subjects_left_out']} subjects are not scored."
             )
-        healthy = run["without_lesion"]
+        healthy, ill = run["without_lesion"], run["with_lesion"]
         if healthy["scans"]:
             sentences.append(
                 f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
-                f"lesion are marked, on average {healthy['false_positive_ml']:.2f} ml in "
+                f"lesion are marked (Dice 0, the others 1), on average "
+                f"{healthy['false_positive_ml']:.2f} ml in "
                 f"{healthy['false_positive_lesions']:.1f} lesions a scan."
+            )
+        if healthy["scans"] and ill["subjects"]:
+            sentences.append(
+                f"{name}: Dice of the {ill['subjects']} subjects with a lesion alone "
+                f"{number(ill['dice']['mean'], 3)} ± {number(ill['dice']['sd'], 3)}, "
+                f"95 % interval {interval(ill['dice'], 3)}."
             )
     return sentences
 

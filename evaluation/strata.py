@@ -9,9 +9,9 @@ from scans.find import UNKNOWN_SITE
 from scans.metadata import NAMES, OTHER
 from system.files import InputError
 
-NOT_KNOWN = "not known"
+NOT_KNOWN, NO_LESION = "not known", "no lesion"
 VOLUMES = ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
-COUNTS = ("no lesion", "1", "2–4", "5 or more")
+COUNTS = (NO_LESION, "1", "2–4", "5 or more")
 VOXELS = ("<0.95 mm", "0.95–1.05 mm", "1.05–2 mm", ">2 mm")
 TIMES = ("to 7 days", "8–179 days", "below 180 days", "from 180 days")
 # What ``chronicity`` says where the days are not known.
@@ -39,7 +39,9 @@ def strata_of(table, columns=()):
     dict of str to Strata
         By what they are divided by, in words.
     """
-    found = {"lesion volume": Strata(table.lesion_volume_ml.map(volume_stratum), VOLUMES)}
+    volumes = table.lesion_volume_ml.map(volume_stratum)
+    healthy = [NO_LESION] if NO_LESION in set(volumes) else []
+    found = {"lesion volume": Strata(volumes, [*healthy, *VOLUMES])}
     if "lesion_count" in table:
         found["number of lesions"] = _present(table.lesion_count.map(_count), COUNTS)
     if {"days_post_stroke", "chronicity"} & set(table):
@@ -64,10 +66,12 @@ def check_strata(columns, cases):
 
 
 def volume_stratum(lesion_volume_ml):
-    """Name the stratum of `VOLUMES` that a lesion volume is in.
+    """Name the stratum of a lesion volume: no lesion, or one of `VOLUMES`.
 
-    1 ml belongs to 1–10 ml, and 10 and 50 ml to 10–50 ml. A scan without lesion is in the first.
+    1 ml belongs to 1–10 ml, and 10 and 50 ml to 10–50 ml.
     """
+    if lesion_volume_ml == 0:
+        return NO_LESION
     if lesion_volume_ml > 50:
         return VOLUMES[3]
     return VOLUMES[(lesion_volume_ml >= 1) + (lesion_volume_ml >= 10)]

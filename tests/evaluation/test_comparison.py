@@ -90,6 +90,11 @@ def test_marks_on_scans_without_lesion_are_told_apart():
         "false_positive_lesions": 1.0,
     }
     assert found["metrics"]["hd95_mm"]["missing"] == 1
+    assert found["with_lesion"]["subjects"] == 1
+    assert found["with_lesion"]["dice"]["mean"] == 1
+    told = " ".join(notes({"a": found}))
+    assert "1 of 2 scans without lesion are marked" in told
+    assert "Dice of the 1 subjects with a lesion alone 1.000" in told
 
 
 def test_an_empty_prediction_has_no_distance_and_the_rest_is_compared():

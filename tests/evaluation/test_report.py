@@ -350,6 +350,19 @@ def test_the_best_subject_is_so_over_all_seeds(tmp_path, monkeypatch):
     assert "over 2 seeds" in text
 
 
+def test_scans_without_lesion_are_not_shown_as_the_best_and_the_worst(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
+    names = ["clean", "good", "middling", "poor", "marked"]
+    rows = made_up(["run"], names)
+    for row, dice in zip(rows, (1.0, 0.8, 0.5, 0.2, 0.0), strict=True):
+        row |= {"dice": dice, "lesion_volume_ml": 0.0 if row["subject"] in "clean marked" else 5.0}
+    text = write_report(tmp_path / "report.html", rows).read_text("utf-8")
+    assert "<h3>best: good</h3>" in text and "<h3>worst: poor</h3>" in text
+    rows = [row for row in rows if row["lesion_volume_ml"] == 0]
+    text = write_report(tmp_path / "healthy.html", rows).read_text("utf-8")
+    assert "<h3>best: clean</h3>" in text and "<h3>worst: marked</h3>" in text
+
+
 def test_long_names_of_runs_are_broken_between_folders(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
     names = [f"data/runs_of_the_first_week/fold-*/{last}" for last in ("train", "transfer")]

@@ -12,9 +12,10 @@ from evaluation.strata import VOLUMES, volume_stratum
 
 
 def test_strata_meet_at_1_and_10_and_50_ml():
-    volumes_ml = (0, 0.999, 1, 9.999, 10, 50, 50.001, 500)
+    volumes_ml = (0.001, 0.999, 1, 9.999, 10, 50, 50.001, 500)
     found = [VOLUMES.index(volume_stratum(volume)) for volume in volumes_ml]
     assert found == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert volume_stratum(0) == "no lesion"
     assert VOLUMES == ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
 
 

@@ -26,6 +26,12 @@ def test_volumes_are_all_listed_and_other_strata_where_they_occur():
     assert found["site"].names == ["A", "B"]
 
 
+def test_a_scan_without_lesion_is_not_one_of_a_small_lesion():
+    of_scan, names = divided("lesion volume", lesion_volume_ml=[0.0, 0.2, 20.0])
+    assert of_scan == ["no lesion", "<1 ml", "10–50 ml"]
+    assert names == ["no lesion", *VOLUMES]
+
+
 def test_lesions_are_counted_and_voxels_measured_by_their_longest_side():
     of_scan, names = divided("number of lesions", lesion_count=[7, 0, 1, 4, 2, 5])
     assert of_scan == ["5 or more", "no lesion", "1", "2–4", "2–4", "5 or more"]
