@@ -72,7 +72,7 @@ def pair_masks(predictions, masks, layout):
     for place, (file, *others) in wanted.items():
         subject, session, site = identify(file.relative_to(masks))
         # Another program may have dropped what tells the scans of a session apart.
-        short = "".join(session_label(file.relative_to(masks).as_posix()))
+        short = "".join(session_label(file.relative_to(masks)))
         found = (
             by_name.get(stem_of(file))
             or by_scan.get((subject, session))

@@ -1,5 +1,6 @@
 """Scans as they lie in a folder: images with their masks, and the subject of each."""
 
+import errno
 import itertools
 import os
 import re
@@ -67,7 +68,7 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
     folder = Path(folder)
     everything, problems = list_files(folder)
     files = [path for path in everything if path.name.endswith(NIFTI_ENDINGS)]
-    images = [path for path in files if stem_of(path).endswith(image_suffix)]
+    images = _images_among(files, image_suffix, mask_suffixes)
     pairs = img_pairs(everything)
     problems += [found for found in pairs if stem_of(Path(found.file)).endswith(image_suffix)]
     pairs = {stem_of(Path(found.file)) for found in pairs}
@@ -132,6 +133,15 @@ def _mask_names(image, image_suffix, mask_suffixes):
     return {start + suffix for start in starts for suffix in mask_suffixes}
 
 
+def _images_among(files, image_suffix, mask_suffixes):
+    """Pick the images; a mask's name may end as an image's does."""
+    images = [path for path in files if stem_of(path).endswith(image_suffix)]
+    masks = set()
+    for image in images:
+        masks |= _mask_names(image, image_suffix, mask_suffixes) - {stem_of(image)}
+    return [image for image in images if stem_of(image) not in masks]
+
+
 def _used_suffixes(scans, mask_suffixes):
     """Note how many masks have which of several endings."""
     stems = [stem_of(mask) for scan in scans for mask in scan.masks]
@@ -142,20 +152,40 @@ def _used_suffixes(scans, mask_suffixes):
 
 
 def _match_masks(images, files, image_suffix, mask_suffixes):
-    """Find the masks of each image, by suffix; those beside it are preferred to those elsewhere."""
-    by_name = {}
+    """Find the masks of each image, by suffix; those beside it are preferred to those elsewhere.
+
+    Where images in several folders have one name, a mask elsewhere belongs to the one of its session.
+    """
+    by_name, folders = {}, {}
     for path in files:
         if stem_of(path).endswith(tuple(mask_suffixes)):
             by_name.setdefault(stem_of(path), []).append(path)
+    for image in images:
+        for start in shared_names(image, image_suffix):
+            folders.setdefault(start, set()).add(image.parent)
     masks_of = {}
     for image in images:
         masks_of[image] = {}
         for start, suffix in itertools.product(shared_names(image, image_suffix), mask_suffixes):
+            if suffix in masks_of[image]:
+                continue
             found = by_name.get(start + suffix, [])
-            if found and suffix not in masks_of[image]:
-                beside = [mask for mask in found if mask.parent == image.parent]
-                masks_of[image][suffix] = beside or found
+            beside = [mask for mask in found if mask.parent == image.parent]
+            elsewhere = [
+                mask
+                for mask in found
+                if mask.parent not in folders[start]
+                and _same_session(mask, image, alone=len(folders[start]) == 1)
+            ]
+            if own := beside or elsewhere:
+                masks_of[image][suffix] = own
     return masks_of
+
+
+def _same_session(mask, image, alone):
+    """Say whether two paths are of one session; where one does not tell, whether `image` is alone."""
+    sessions = [session_label(path) for path in (mask, image)]
+    return sessions[0] == sessions[1] if all(sessions) else alone
 
 
 def _wrong_with(masks, image, image_suffix, mask_suffixes, pairs):
@@ -219,12 +249,16 @@ def list_files(folder):
     paths, problems, seen, roots = [], [], set(), [Path(folder)]
 
     def note(error):
-        reason = f"may not be looked into ({error.strerror}); ask for the right to"
+        reason = f"cannot be opened ({error.strerror}); ask for permission"
         problems.append(Problem(str(error.filename), reason))
 
     # Grows by the links that are found on the way.
     for root in roots:
         for parent, folders, names in os.walk(root, onerror=note):
+            if not os.access(parent, os.X_OK):  # it may be listed, but nothing in it read
+                note(PermissionError(errno.EACCES, os.strerror(errno.EACCES), parent))
+                folders.clear()
+                continue
             shown = sorted(name for name in folders if not name.startswith("."))
             links = [Path(parent, name) for name in shown if Path(parent, name).is_symlink()]
             roots += links
@@ -262,15 +296,19 @@ def identify(path):
         cohort = re.search(r"(?:^|/)(R\d+)/", text) or re.match(r"sub-(r\d+)s\d+", subject)
         return (
             subject,
-            "_".join([*session_label(text), *entities]),
+            "_".join([*session_label(path), *entities]),
             cohort.group(1).upper() if cohort else UNKNOWN_SITE,
         )
     return stem_of(path), "", UNKNOWN_SITE
 
 
-def session_label(text):
-    """List the session in the path of a scan named as BIDS: one label, or none."""
-    return re.findall(r"ses-([A-Za-z0-9]+)", text)[:1]
+def session_label(path):
+    """List the session in the path of a scan, of its name first: one label, or none."""
+    path = Path(path)
+    for text in (path.name, path.as_posix()):
+        if found := re.findall(r"(?:^|[/_])ses-([A-Za-z0-9]+)", text):
+            return found[-1:]
+    return []
 
 
 def stem_of(path):

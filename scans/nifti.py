@@ -25,7 +25,7 @@ _CHUNK_BYTES = 2**24
 # Deflate, the method in a .gz file, packs nothing more tightly than this (zlib's documentation).
 _MOST_DEFLATED = 1032
 _MOST_PADDING = 2**20
-_MAY_READ = "ask for the right to read it (ls -l tells who may)"
+_MAY_READ = "ask for permission to read it (ls -l shows who has it)"
 _BROKEN = (
     nibabel.filebasedimages.ImageFileError,
     nibabel.spatialimages.HeaderDataError,
@@ -44,9 +44,9 @@ nibabel.imageglobals.logger.setLevel("CRITICAL")
 
 def check_is_file(path):
     """Refuse what is not a readable file, and say what it is instead."""
-    if NOT_PRINTABLE.search(str(path)):
+    if NOT_PRINTABLE.search(str(path)) or "\\" in path.name:
         # Neither a table nor a picture could hold it.
-        raise InputError(f"{path}: its name is not printable; rename it")
+        raise InputError(f"{path}: its name is not printable, or has a backslash; rename it")
     try:
         if path.is_symlink() and not path.exists():
             raise InputError(

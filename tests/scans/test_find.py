@@ -1,6 +1,7 @@
 """Scans are found and told apart, however deep they lie and whatever lies beside them."""
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -275,3 +276,61 @@ def test_a_mask_with_the_description_of_its_image_is_preferred(tmp_path):
     scans, (problem,), _ = find_scans(tmp_path, *BRATS)
     assert scans[0].masks == (tmp_path / "sub-1_desc-brain_seg.nii",)
     assert problem.reason.startswith("its mask sub-2_seg.nii.gz is missing")
+
+
+def test_an_image_does_not_take_the_mask_of_another_session(tmp_path):
+    touch(
+        tmp_path,
+        "sub-1/ses-1/anat/sub-1_T1w.nii.gz",
+        "sub-1/ses-2/anat/sub-1_T1w.nii.gz",
+        "sub-1/ses-2/anat/sub-1_label-L_desc-T1lesion_mask.nii.gz",
+        "sub-2/ses-1/anat/sub-2_T1w.nii.gz",
+        "sub-2/ses-1/anat/sub-2_label-L_desc-T1lesion_mask.nii.gz",
+    )
+    scans, (problem,), _ = find_scans(tmp_path, *ATLAS)
+    assert [scan.name for scan in scans] == ["sub-1_2", "sub-2_1"]
+    assert "sub-1/ses-1" in problem.file and "is missing" in problem.reason
+
+
+def test_masks_elsewhere_are_told_apart_by_the_session_in_their_path(tmp_path):
+    for session in "12":
+        touch(
+            tmp_path,
+            f"sub-1/ses-{session}/anat/sub-1_T1w.nii.gz",
+            f"derivatives/ses-{session}/sub-1_label-L_desc-T1lesion_mask.nii.gz",
+        )
+    scans, problems, _ = find_scans(tmp_path, *ATLAS)
+    assert problems == []
+    for scan in scans:
+        assert f"ses-{scan.session}" in scan.masks[0].as_posix()
+
+
+def test_an_image_without_mask_does_not_take_that_of_a_namesake(tmp_path):
+    touch(tmp_path, "p1/anat_T1w.nii", "p2/anat_T1w.nii", "p2/anat_lesion.nii")
+    scans, problems, _ = find_scans(tmp_path, "atlas", "_T1w", ("_lesion",))
+    assert [scan.image.parent.name for scan in scans] == ["p2"]
+    assert [Path(problem.file).parent.name for problem in problems] == ["p1"]
+
+
+def test_a_mask_named_as_an_image_is_not_an_image(tmp_path):
+    touch(tmp_path, "sub-1_T1w.nii", "sub-1_lesion_T1w.nii")
+    (scan,), problems, _ = find_scans(tmp_path, "atlas", "_T1w", ("_lesion_T1w",))
+    assert problems == []
+    assert (scan.image.name, scan.masks[0].name) == ("sub-1_T1w.nii", "sub-1_lesion_T1w.nii")
+
+
+def test_a_session_is_a_word_of_its_own_and_the_name_goes_before_the_folder():
+    assert identify(Path("analyses-v2/sub-1/ses-3/sub-1_T1w.nii")) == ("sub-1", "3", "unknown")
+    assert identify(Path("ses-3/sub-1_ses-4_T1w.nii")) == ("sub-1", "4", "unknown")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_be_listed_but_not_entered_is_a_problem(tmp_path):
+    touch(tmp_path, "a/sub-1_T1w.nii", "a/sub-1_label-L_desc-T1lesion_mask.nii", "b/sub-2_T1w.nii")
+    (tmp_path / "b").chmod(0o444)
+    try:
+        scans, (problem,), _ = find_scans(tmp_path, *ATLAS)
+    finally:
+        (tmp_path / "b").chmod(0o755)
+    assert [scan.subject for scan in scans] == ["sub-1"]
+    assert "cannot be opened (Permission denied)" in problem.reason
