@@ -53,12 +53,13 @@ def add_arguments(parser):
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from evaluation.layout import fold_folder
-    from scans.splits import count_folds
+    from scans.splits import check_folds, count_folds
     from training.provenance import is_finished
 
     by, runs = arguments.by or settings.split.by, Path(settings.paths.runs)
     prepared = settings.paths.prepared
     number = count_folds(prepared, "atlas", by)
+    check_folds(prepared, "atlas", settings.split.folds)
     if arguments.seeds < 1:
         raise InputError(f"--seeds {arguments.seeds}: must be 1 or more")
     if strangers := set(arguments.folds or ()) - set(range(number)):

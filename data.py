@@ -18,7 +18,7 @@ from losses import NO_IMAGE
 from scans.device_slices import DeviceSlices
 from scans.manifest import load_manifest
 from scans.reader import SliceReader
-from scans.splits import fingerprint, load_split, rows_of
+from scans.splits import check_folds, fingerprint, load_split, rows_of
 from system.cores import CORES
 from system.devices import check_last_batches, free_memory, shard_of_batch
 from system.files import InputError
@@ -190,6 +190,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     subsets = rows_of(rows, split)
     reader = SliceReader(folder, rows, settings.unet.neighbours)
     _check_prepared(folder, rows, reader, subsets["training"][0], settings)
+    check_folds(folder, dataset, settings.split.folds)
     ranges = settings.augmentation.model_dump()
     probability = ranges.pop("carve_mix")
     orders = {
@@ -214,6 +215,7 @@ def load_stage_data(dataset, settings, batch_size, augmented):
     check_last_batches(*(len(b.rows(b.steps - 1)) for b in (training, validation)))
     identity = {
         "slices": fingerprint(rows[["subject", "z", "content", "lesion_pixels"]].to_csv()),
+        "masks": fingerprint(rows[["subject", "session", "mask_content"]].to_csv()),
         "split": fingerprint(split),
     }
     subjects = {name: marks_of_subjects(rows.iloc[numbers]) for name, numbers in subsets.items()}

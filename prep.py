@@ -11,12 +11,14 @@ that are not done yet.
 """
 
 import argparse
+import contextlib
 import re
 from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
 from system.files import InputError, make_folder, refuse_foreign, save_csv, save_json
+from system.locks import take_lock
 
 
 def add_arguments(parser):
@@ -28,13 +30,13 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--shard",
-        type=every_nth,
+        type=parse_shard,
         metavar="K/N",
         help="prepare only the Kth of N shards of the scans, as one of several machines; write no table",
     )
 
 
-def every_nth(text):
+def parse_shard(text):
     """Turn ``K/N`` into the Python slice of the scans that are shard K of N."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -42,10 +44,22 @@ def every_nth(text):
     return slice(int(match[1]) - 1, None, int(match[2]))
 
 
+@contextlib.contextmanager
+def lock(folder, shard):
+    """Let no other prep.py prepare the same scans in this folder while the block runs."""
+    name = f".prep-{shard.start + 1}-of-{shard.step}.lock" if shard else ".prep.lock"
+    with take_lock(Path(folder, name), folder, "preparing scans", "paths.prepared") as held:
+        try:
+            yield
+        finally:
+            held.truncate(0)  # a folder that is made again is the same, to the last byte
+
+
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from scans.preparation import (
         DATASETS,
+        check_split,
         find_datasets,
         group_near_duplicates,
         prepare_scans,
@@ -57,12 +71,18 @@ def main(argv=None):
     scans, problems = find_datasets(settings)
     if problems and arguments.strict:
         raise InputError(str(problems[0]))
+    try:
+        check_split(scans, settings)
+    except InputError:
+        # Those that are left out may be why.
+        print_problems(problems)
+        raise
     make_folder(settings.paths.prepared)
     ours = any(list(Path(settings.paths.prepared, name).glob("*.json")) for name in DATASETS)
     refuse_foreign(settings.paths.prepared, ("slices.csv", "splits.json"), ours, "prep.py")
-    if arguments.shard:
-        scans = scans[arguments.shard]
-    prepared, failed = prepare_scans(scans, settings, arguments.strict, arguments.keep_doubtful)
+    with lock(settings.paths.prepared, arguments.shard):
+        scans = scans[arguments.shard] if arguments.shard else scans
+        prepared, failed = prepare_scans(scans, settings, arguments.strict, arguments.keep_doubtful)
     if arguments.shard:
         print(f"{len(prepared)} scans prepared; without --shard the tables are written")
         print_problems(failed)

@@ -143,7 +143,7 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
         scaled=volume.scaled[0],
         spacing_mm=volume.spacing_mm,
         mask=mask,
-        aligned=seen.volume.voxels if seen.alignment and seen.alignment.doubts else None,
+        aligned=seen.bring(volume.voxels) if seen.alignment and seen.alignment.doubts else None,
         made_from=outputs.made_from(options),
         row=row,
         warnings=warnings,

@@ -10,6 +10,7 @@ align, brain                      the settings of section geometry
 mean, std                         of the scan's intensities, for `scans.intensity.standardise`
 content                           hash of all its scan's slices: finds a scan under two names
 alike                             the same for scans that are nearly identical
+mask_content                      hash of all its scan's masks: a mended one makes other data
 days_post_stroke, ...             what else is known of the person, if anything: see `scans.metadata`
 """
 
@@ -39,6 +40,7 @@ COLUMNS = {
     "std": float,
     "content": str,
     "alike": str,
+    "mask_content": str,
 }
 # Whoever edits the table must not point outside the prepared folder.
 INSIDE = re.compile(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\\0]+\.(npy|png)")
@@ -62,7 +64,7 @@ def load_manifest(folder, dataset):
         table = table[[*COLUMNS, *metadata_columns(table)]]
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run prep.py first") from None
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a table of slices ({reason}); run prep.py again") from None
     for reason, wrong in _impossible_rows(table).items():
@@ -88,20 +90,25 @@ def _impossible_rows(table):
         f"{name} is negative": table[name] < 0 for name in ("z", "lesion_pixels", "position")
     }
     reasons |= {
-        f"{name} is no file below this folder": ~_by_unique_value(table[name], INSIDE.fullmatch)
+        f"{name} is not a file below this folder": ~_by_unique_value(table[name], INSIDE.fullmatch)
         for name in ("image", "mask")
     }
     reasons |= {
-        f"{name} is no name": _by_unique_value(table[name], re.compile(r"[/\\]|^\.").search)
+        f"{name} is not a name": _by_unique_value(table[name], re.compile(r"[/\\]|^\.").search)
         for name in scan
     }
-    reasons["mean and std are no finite intensities"] = ~(
+    reasons["mean and std are not finite intensities"] = ~(
         np.isfinite(table["mean"]) & np.isfinite(table["std"]) & (table["std"] > 0)
     )
     reasons["the same slice stands there twice"] = table.duplicated([*scan, "z"])
+    own = [table[name] for name in scan]
     # z minus the place in a stack is the number of slices left out below, the same for a whole scan.
-    first = offset.groupby([table[name] for name in scan]).transform("first")
+    first = offset.groupby(own).transform("first")
     reasons["z and position do not fit the other slices of the scan"] = offset != first
+    # A network sees the slices above and below by the rows that follow one another.
+    reasons["the slices of its scan do not follow one another"] = table.z.groupby(own).diff().le(
+        0
+    ) | (table.duplicated(scan) & (table[scan] != table[scan].shift()).any(axis=1))
     return reasons
 
 

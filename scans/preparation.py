@@ -8,10 +8,11 @@ import numpy as np
 import pandas
 
 from scans.find import find_scans
+from scans.manifest import load_manifest
 from scans.metadata import OTHER, Metadata
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import alignment_picture, prepare_scan
-from scans.splits import make_other_folds, make_split, split_from_table
+from scans.splits import SAME_SCAN, make_other_folds, make_split, split_from_table
 from system.files import InputError, Problem, first_few, one_line
 from system.parallel import attempt, in_parallel
 
@@ -24,6 +25,7 @@ def find_datasets(settings):
     for dataset in DATASETS:
         folder, layout = getattr(settings.paths, dataset), getattr(settings, dataset)
         if not Path(folder).is_dir():
+            _refuse_to_lose(dataset, folder, settings.paths.prepared)
             print(f"{dataset}: no folder {folder}, left out")
             continue
         found = find_scans(folder, dataset, layout.image_suffix, layout.mask_suffixes)
@@ -36,6 +38,18 @@ def find_datasets(settings):
         folders = " nor ".join(getattr(settings.paths, dataset) for dataset in DATASETS)
         raise InputError(f"neither {folders} is a folder; set paths.atlas or paths.brats17")
     return scans, problems
+
+
+def _refuse_to_lose(dataset, folder, prepared):
+    """Refuse to leave out a data set that is prepared: its disk may not be mounted."""
+    try:
+        before = load_manifest(prepared, dataset)
+    except InputError:
+        return
+    raise InputError(
+        f"paths.{dataset}: {folder} is not there, but {before.subject.nunique()} of its subjects are "
+        f"prepared in {prepared}; give its folder, or to leave it out another paths.prepared"
+    )
 
 
 def _with_metadata(scans, folder):
@@ -109,11 +123,31 @@ def group_near_duplicates(prepared):
         for slice_row in facts["slices"]:
             slice_row["alike"] = names[place]
         # A dictionary, because a set has no order.
-        subjects_of.setdefault(place, {})[row["dataset"], row["subject"]] = None
-    for subjects in subjects_of.values():
-        if len(subjects) > 1:
-            listed = ", ".join(subject for _, subject in subjects)
-            print(f"nearly the same scan under {len(subjects)} names, kept in one subset: {listed}")
+        subjects_of.setdefault(place, {}).setdefault(row["dataset"], {})[row["subject"]] = None
+    for twins in subjects_of.values():
+        for own in twins.values():
+            if len(own) > 1:
+                listed = ", ".join(own)
+                print(f"nearly the same scan under {len(own)} names, kept in one subset: {listed}")
+        if len(twins) > 1:
+            listed = " and ".join(
+                f"{', '.join(own)} of {dataset}" for dataset, own in twins.items()
+            )
+            print(
+                f"warning: nearly the same scan in two data sets: {listed}; take it out of one, or "
+                "transfer_learning.py may refuse weights that have learnt from it"
+            )
+
+
+def check_split(scans, settings):
+    """Refuse before hours of work a split that these scans cannot have, whatever is in them."""
+    rows = [
+        {"dataset": scan.dataset, "subject": scan.subject, "site": scan.site, "lesion_pixels": 0}
+        | dict.fromkeys(SAME_SCAN, str(scan.image))
+        for scan in scans
+    ]
+    if rows:
+        split_datasets(rows, settings)
 
 
 def split_datasets(rows, settings):
@@ -162,6 +196,12 @@ def print_summary(prepared):
         f"{outside:.1%} of the lesion volume lies in the slices left out, {below:.1%} at the bottom "
         f"and {outside - below:.1%} at the top"
     )
+    hidden_ml = sum(facts["lesion_hidden_ml"] for facts in prepared)
+    if hidden_ml >= 0.0005 * total_ml > 0:
+        print(
+            f"{hidden_ml / total_ml:.1%} of the lesion volume lies outside the template's brain, and is "
+            "hidden with the skull (geometry.brain)"
+        )
     warned = {}
     for facts in prepared:
         for warning in facts["warnings"]:

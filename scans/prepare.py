@@ -17,6 +17,8 @@ from system.files import InputError, OutputError, cannot_write, load_json, save_
 
 # Larger than what a stroke leaves of one hemisphere.
 LARGE_ML = 600
+# Raised whenever the slices or facts of the same scan would be others: old ones are made again.
+VERSION = 2
 
 
 def prepare_scan(scan, folder, labels, slices, geometry):
@@ -30,8 +32,9 @@ def prepare_scan(scan, folder, labels, slices, geometry):
     facts_file = folder / scan.dataset / f"{scan.name}.json"
     for path in (scan.image, *scan.masks):
         check_is_file(path)
-    # A changed setting or source file makes the slices stale.
+    # A changed setting, source file or version makes the slices stale.
     made_from = {
+        "version": VERSION,
         "image": str(scan.image.absolute()),
         "masks": [str(mask.absolute()) for mask in scan.masks],
         "changed_ns": [path.stat().st_mtime_ns for path in (scan.image, *scan.masks)],
@@ -80,12 +83,14 @@ def prepare_scan(scan, folder, labels, slices, geometry):
         "mean": round(mean, 4),
         "std": round(std, 4),
         "content": hashlib.sha256(images).hexdigest()[:16],
+        "mask_content": hashlib.sha256(masks).hexdigest()[:16],
     }
     picture = alignment_picture(folder, scan)
     picture.unlink(missing_ok=True)
     if seen.alignment and seen.alignment.doubts:
         with whole_file(picture) as temporary:
-            save_alignment(seen.volume.voxels, temporary)
+            # With the skull, which says more than the brain that the template cuts out anyhow.
+            save_alignment(seen.bring(volume.voxels), temporary)
     rows = []
     for i, mask in enumerate(masks):
         place = {
@@ -99,9 +104,12 @@ def prepare_scan(scan, folder, labels, slices, geometry):
         }
         rows.append(of_the_scan | place | intensities)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
-    height = places_seen(lesion, volume, seen.alignment)[:, 2]
-    below = np.count_nonzero(height <= left_out - 0.5)
-    above = np.count_nonzero(height > depth - left_out - 0.5)
+    places = places_seen(lesion, volume, seen.alignment)
+    below = np.count_nonzero(places[:, 2] <= left_out - 0.5)
+    above = np.count_nonzero(places[:, 2] > depth - left_out - 0.5)
+    hidden = np.count_nonzero(~_in_brain(places)) if seen.brain_alone else 0
+    if places.size and not masks.any():
+        warnings.append("nothing of the lesion is on the slices, taken as free of lesions")
     facts = {
         "made_from": made_from,
         "warnings": warnings,
@@ -112,6 +120,7 @@ def prepare_scan(scan, folder, labels, slices, geometry):
         "lesion_ml": np.count_nonzero(lesion) * voxel_ml,
         "lesion_outside_ml": (below + above) * voxel_ml,
         "lesion_below_ml": below * voxel_ml,
+        "lesion_hidden_ml": hidden * voxel_ml,
         "slices": rows,
     }
     save_json(facts_file, facts)
@@ -127,6 +136,14 @@ def _mask_seen(lesion, seen):
     """Bring a mask to the network's grid: lesion is what covers half of a voxel that is seen."""
     brought = (seen.bring(lesion) >= 0.5).view(np.uint8) if seen.alignment else lesion
     return np.where(brain_and_margin(), brought, np.uint8(0)) if seen.brain_alone else brought
+
+
+def _in_brain(places):
+    """Say which places on the template's grid, float (n, 3), are seen of the brain alone."""
+    brain, nearest = brain_and_margin(), np.rint(places).astype(int)
+    on_grid = ((nearest >= 0) & (nearest < brain.shape)).all(1)
+    inside = brain[tuple(np.clip(nearest, 0, np.array(brain.shape) - 1).T)]
+    return on_grid & inside
 
 
 def _check_lesion(lesion, scan, volume):

@@ -69,7 +69,7 @@ class SliceReader:
     def _open(self, name):
         stack = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         if stack.ndim != 3 or stack.dtype != np.uint8:
-            raise ValueError(f"holds {stack.dtype} {stack.shape}, no stack of slices")
+            raise ValueError(f"holds {stack.dtype} {stack.shape}, not a stack of slices")
         return stack
 
     def _load(self, name, index):

@@ -150,6 +150,10 @@ def split_from_table(path, rows, by, folds):
     test, *dealt = (
         [s for s in subjects if fold_of[s] == name] for name in [names[-1], *names[:-1]]
     )
+    if not all(dealt):
+        raise InputError(
+            f"{path}: no subject here has fold {dealt.index([])}; set split.folds to the number of folds"
+        )
     return {"test": test, "folds": dealt}
 
 
@@ -168,9 +172,9 @@ def load_split(folder, dataset, fold, by="subject"):
     try:
         test, folds = content[dataset]["test"], content[dataset]["folds"][by]
         if not all(isinstance(names, list) for names in (folds, test, *folds)):
-            raise TypeError("a subset is no list")
+            raise TypeError("a subset is not a list")
         if not all(isinstance(subject, str) for names in (test, *folds) for subject in names):
-            raise TypeError("a subject is no name")
+            raise TypeError("a subject is not a name")
         split = {
             "training": [s for i, names in enumerate(folds) if i != fold for s in names],
             "validation": folds[fold],
@@ -207,6 +211,19 @@ def count_folds(folder, dataset, by):
     """Count the folds of a kind in splits.json of a prepared folder."""
     load_split(folder, dataset, 0, by)
     return len(load_json(Path(folder) / "splits.json", "")[dataset]["folds"][by])
+
+
+def check_folds(folder, dataset, wanted):
+    """Refuse another number of folds than `split.folds` was when prep.py drew them."""
+    path = Path(folder) / "splits.json"
+    content = load_json(path, "run prep.py first")
+    # The other kind may have fewer: as many as there are sites.
+    drawn = max(map(len, content[dataset]["folds"].values()))
+    if drawn != wanted:
+        raise InputError(
+            f"{path}: has {drawn} folds of {dataset}, and split.folds is {wanted}; set split.folds to "
+            f"{drawn}, or run prep.py again"
+        )
 
 
 def rows_of(rows, split):

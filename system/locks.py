@@ -14,8 +14,10 @@ except ImportError:  # on Windows
     fcntl = None
 
 
-def take_lock(file, folder):
+def take_lock(file, folder, doing="training", setting="paths.runs"):
     """Let this process alone write to `folder` until it closes what this returns, or ends.
+
+    `doing` and `setting` are words of the refusal: what the other does, and how to get out of its way.
 
     The system itself lets go of the lock of a process that died, also on another machine that shares
     the disk. Where the disk knows no locks nothing is locked.
@@ -41,7 +43,7 @@ def take_lock(file, folder):
         holder = lock.read().strip() or "another process"
         lock.close()
         raise InputError(
-            f"{folder}: {holder} is training here; let it end or stop it, or choose another paths.runs"
+            f"{folder}: {holder} is {doing} here; let it end or stop it, or choose another {setting}"
         ) from None
     except OSError:
         # No locks on this disk.

@@ -128,6 +128,13 @@ def test_slices_that_were_cut_by_other_settings_are_refused(name, cut_by, wanted
         load(f"{name}={wanted}")
 
 
+def test_other_folds_than_prep_drew_are_refused(load):
+    with refused(
+        "splits.json", "has 3 folds of atlas, and split.folds is 4", "set split.folds to 3"
+    ):
+        load("split.folds=4")
+
+
 def test_balancing_is_a_matter_of_lesion_slices_alone(load):
     plain, balanced = (load(f"slices.balanced={value}").training for value in ("false", "true"))
     assert balanced.steps == plain.steps

@@ -26,6 +26,7 @@ from training.before_start import lock_of
 from training.pictures import save_learning_curves
 from training.provenance import differences, identity_of, run_facts, seen_by_a_run
 from training.results import print_results
+from training.stored_weights import read_weights
 
 PACKAGES = (keras.backend.backend(), "keras", "numpy", "nibabel", "opencv-python-headless")
 
@@ -76,7 +77,7 @@ class RunFolder:
                 self.folder.rename(aside)
                 print(f"{stage}: the earlier run is kept as {aside}")
             if (self.folder / "run.json").exists():
-                self._take_up(settings)
+                self._take_up()
             elif foreign := sorted(self.folder.glob("[!.]*")):
                 raise InputError(
                     f"{foreign[0]}: no run wrote it, as {self.folder} has no run.json; move it, or "
@@ -96,12 +97,13 @@ class RunFolder:
         """Let other processes train in this folder."""
         self._lock.close()
 
-    def _take_up(self, settings):
+    def _take_up(self):
         """Go on with what the folder holds, if it is the very same run."""
         earlier = run_facts(self.folder, "start anew with --restart", required=True)
         ours = json.loads(json.dumps(self.facts["identity"]))
-        # Runs of earlier versions did not say which.
-        theirs = {"backend": ours["backend"]} | identity_of(earlier, self.folder)
+        # What runs of earlier versions did not write down.
+        theirs = {name: ours[name] for name in ("backend", "masks")}
+        theirs |= identity_of(earlier, self.folder)
         if differing := differences(theirs, ours):
             raise InputError(
                 f"{self.folder}: holds a run with another {', '.join(differing)}; add --restart to "
@@ -109,13 +111,31 @@ class RunFolder:
             )
         self.facts = earlier
         if (self.folder / "state.json").exists():
-            state = load_json(self.folder / "state.json", "start anew with --restart")
-            self.history, self.seconds = state["history"], state["seconds"]
-            self.kept = len(self.history)
+            self._read_state()
         if self.finished:
             print(f"{self.stage}: finished already in {self.folder}; add --restart to train anew")
         elif self.history:
             print(f"{self.stage}: goes on after epoch {len(self.history)}")
+
+    def _read_state(self):
+        """Read how far the run has come; refuse to go on where what that takes is gone or damaged."""
+        file, anew = self.folder / "state.json", "start anew with --restart"
+        state = load_json(file, anew)
+        try:
+            self.history, self.seconds = list(state["history"]), float(state["seconds"])
+            best = self.best["epoch"] if self.history else 0
+        except (TypeError, KeyError, ValueError):
+            raise InputError(f"{file}: is not as a run wrote it; {anew}") from None
+        self.kept = len(self.history)
+        if self.finished or not self.history:
+            return
+        # The best weights follow from the last ones only where these are the best.
+        needed = [self.state_weights] + [self.best_weights] * (best < self.kept)
+        try:
+            for weights in needed:
+                read_weights(weights)
+        except InputError as error:
+            raise InputError(f"{error}; or {anew}") from None
 
     @contextlib.contextmanager
     def saying_what_is_kept(self):

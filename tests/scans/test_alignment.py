@@ -263,7 +263,10 @@ def test_a_doubtful_scan_has_a_picture_and_loses_it_with_the_doubt(turned, tmp_p
     scan = Scan("atlas", "sub-1", "", "R001", upside_down, (mask,))
     facts = prepare(scan, Geometry(align=TEMPLATE, brain=KEEP))
     assert "edges agree" in facts["alignment"]["doubts"][0]
-    assert alignment_picture(tmp_path / "out", scan).is_file()
+    picture = alignment_picture(tmp_path / "out", scan).read_bytes()
     assert len(facts["slices"]) == 89
+    # The outline tells nothing where all but what lies within it is cut out.
+    prepare(scan, Geometry(align=TEMPLATE, brain=TEMPLATE))
+    assert alignment_picture(tmp_path / "out", scan).read_bytes() == picture
     prepare(scan, Geometry(align="none", brain=KEEP))
     assert not alignment_picture(tmp_path / "out", scan).exists()

@@ -10,11 +10,12 @@ import pandas
 import pytest
 from conftest import ATLAS_SHAPE, RAS, SKIP, draw_head, refused, write_nifti
 
-from config import Geometry, Slices
+from config import Geometry, Slices, load_settings
 from scans import prepare
 from scans.find import Scan
 from scans.manifest import load_manifest
 from scans.reader import SliceReader
+from scans.template import AFFINE, brain_and_margin
 from scans.volumes import load_volume, volume_to_slices
 
 OPTIONS = {"labels": None, "size": 32, "skip": SKIP, "format": "npy"}
@@ -117,6 +118,38 @@ def test_the_facts_tell_the_lesion_volume(tmp_path):
     outside = lesion.sum() - lesion[:, :, 6:-6].sum()
     assert outside > 0
     assert facts["lesion_outside_ml"] == pytest.approx(outside * 2 / 1000)
+
+
+@pytest.mark.parametrize("place", ["in the brain", "in the skull", "both"])
+def test_lesion_that_the_brain_mask_hides_is_counted_and_warned_of(tmp_path, place):
+    brain = brain_and_margin()
+    image = np.full(brain.shape, 100, np.float32)
+    lesion = np.zeros(brain.shape, np.uint8)
+    if place != "in the skull":
+        lesion[95:105, 110:120, 90:100] = 1
+    if place != "in the brain":
+        lesion[:4, :5, 90:100] = 1
+    image[lesion > 0] = 60
+    files = [tmp_path / "sub-1_T1w.nii", tmp_path / "sub-1_mask.nii"]
+    for file, voxels in zip(files, (image, lesion), strict=True):
+        write_nifti(file, voxels, AFFINE)
+    scan = Scan("atlas", "sub-1", "1", "R001", files[0], (files[1],))
+    slices = Slices(empty_per_lesion=1.0, size=240, skip=50)
+    facts = prepare.prepare_scan(scan, tmp_path / "out", None, slices, load_settings().geometry)
+    assert facts["lesion_hidden_ml"] == {"in the brain": 0}.get(place, 0.2)
+    told = [warning for warning in facts["warnings"] if "nothing of the lesion" in warning]
+    assert bool(told) == (place == "in the skull")
+
+
+def test_a_mended_mask_makes_other_data_of_the_same_scan(tmp_path):
+    scan = write_scan(tmp_path)
+    before = prepare_scan(scan, tmp_path / "out", **OPTIONS)["slices"][0]
+    lesion = nibabel.load(scan.masks[0])
+    mirrored = np.asarray(lesion.dataobj)[::-1].copy()
+    write_nifti(scan.masks[0], mirrored, lesion.affine)
+    after = prepare_scan(scan, tmp_path / "out", **OPTIONS)["slices"][0]
+    assert after["content"] == before["content"]
+    assert after["mask_content"] != before["mask_content"]
 
 
 def test_a_finished_scan_is_not_done_again(tmp_path):

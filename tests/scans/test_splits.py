@@ -253,8 +253,8 @@ def test_too_few_sites_are_refused_however_many_subjects():
 
 def test_a_table_is_taken_over_as_it_is(tmp_path):
     (tmp_path / "t.csv").write_text("subject,fold\ns002,1\ns000,test\ns001,0\ns003,1\nother,0\n")
-    split = split_from_table(tmp_path / "t.csv", manifest([9] * 4), "subject", 3)
-    assert split == {"test": ["s000"], "folds": [["s001"], ["s002", "s003"], []]}
+    split = split_from_table(tmp_path / "t.csv", manifest([9] * 4), "subject", 2)
+    assert split == {"test": ["s000"], "folds": [["s001"], ["s002", "s003"]]}
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -277,6 +277,7 @@ def test_a_table_may_be_as_a_spreadsheet_saves_it(tmp_path, separator):
         ("subject,fold\ns000,0\n", ["s001 has no fold", "0, 1, test"]),
         ("subject,fold\ns000,0\ns001,2\n", ["s001 has fold 2", "0, 1, test"]),
         ("subject,fold\ns000,0\ns001,\n", ["s001", "0, 1, test"]),
+        ("subject,fold\ns000,0\ns001,0\n", ["no subject here has fold 1", "split.folds"]),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, table, parts):

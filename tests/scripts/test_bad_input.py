@@ -272,7 +272,7 @@ IMAGES = [  # what is wrong, how to make it so, what the line says
     ("magic of a pair", header(magic=b"ni1"), ".img file", "convert it to .nii.gz"),
 ]
 if os.geteuid() != 0:  # Root may read anything.
-    IMAGES.append(("no read permission", no_permission, "may not be read", "ask for the right"))
+    IMAGES.append(("no read permission", no_permission, "may not be read", "ask for permission"))
 
 # What prep.py alone can find: it looks for names, and for masks.
 TREES = [
@@ -588,7 +588,7 @@ def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
     assert len(scans) == 1
     ((folder, reason),) = problems
     assert folder == str(tmp_path / "b")
-    assert reason.startswith("may not be looked into (Permission denied)")
+    assert reason.startswith("cannot be opened (Permission denied)")
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
@@ -601,7 +601,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(Path, "open", without_the_right)
     monkeypatch.setattr(igzip, "open", without_the_right)
-    with refused(f"{path}: may not be read (Permission denied); ask for the right"):
+    with refused(f"{path}: may not be read (Permission denied); ask for permission"):
         load_volume(path)
 
 
@@ -621,7 +621,8 @@ def test_a_read_only_output_is_refused(tmp_path, monkeypatch):
     def deny(*, dir):
         raise PermissionError(errno.EACCES, "Permission denied", dir)
 
-    write_scan(tmp_path / "scans", GOOD[0], 0)
+    for seed, name in enumerate(GOOD):
+        write_scan(tmp_path / "scans", name, seed)
     (tmp_path / "out").mkdir(mode=0o500)
     if os.geteuid() == 0:  # Root may write anywhere.
         monkeypatch.setattr("system.files.tempfile.TemporaryFile", deny)
@@ -657,6 +658,7 @@ EDITS = [  # column, its new value in the third row, what the line says
     ("z", "2", "line 4: the same slice stands there twice"),
     ("lesion_pixels", "-1", "line 4: lesion_pixels is negative"),
     ("lesion_pixels", "2.5", "not a table of slices"),
+    ("z", "99999999999999999999", "not a table of slices"),
     ("lesion_pixels", "", "not a table of slices"),
     ("position", "-1", "line 4: position is negative"),
     ("position", "7", "line 4: z and position do not fit the other slices"),
@@ -664,16 +666,16 @@ EDITS = [  # column, its new value in the third row, what the line says
     ("mean", "-inf", "line 4: mean and std"),
     ("std", "0", "line 4: mean and std"),
     ("std", "bright", "not a table of slices"),
-    ("image", "", "line 4: image is no file below this folder"),
-    ("image", "/etc/passwd", "line 4: image is no file below this folder"),
-    ("image", "/etc/secret.npy", "line 4: image is no file below this folder"),
-    ("image", "../other/a.npy", "line 4: image is no file below this folder"),
-    ("mask", "atlas/../../a.npy", "line 4: mask is no file below this folder"),
-    ("mask", "..\\a.npy", "line 4: mask is no file below this folder"),
-    ("mask", "atlas/masks/a.pkl", "line 4: mask is no file below this folder"),
-    ("subject", "../../etc/x", "line 4: subject is no name"),
-    ("session", "..", "line 4: session is no name"),
-    ("dataset", "/tmp", "line 4: dataset is no name"),
+    ("image", "", "line 4: image is not a file below this folder"),
+    ("image", "/etc/passwd", "line 4: image is not a file below this folder"),
+    ("image", "/etc/secret.npy", "line 4: image is not a file below this folder"),
+    ("image", "../other/a.npy", "line 4: image is not a file below this folder"),
+    ("mask", "atlas/../../a.npy", "line 4: mask is not a file below this folder"),
+    ("mask", "..\\a.npy", "line 4: mask is not a file below this folder"),
+    ("mask", "atlas/masks/a.pkl", "line 4: mask is not a file below this folder"),
+    ("subject", "../../etc/x", "line 4: subject is not a name"),
+    ("session", "..", "line 4: session is not a name"),
+    ("dataset", "/tmp", "line 4: dataset is not a name"),
 ]
 
 
@@ -688,13 +690,23 @@ def test_a_manifest_edited_into_nonsense_is_refused_by_its_line(
         load_manifest(tmp_path, "atlas")
 
 
+@pytest.mark.parametrize("by", ["lesion_pixels", "z"])
+def test_a_manifest_in_another_order_is_refused(prepared, tmp_path, by):
+    """A network sees the rows before and after a slice as the slices below and above it."""
+    table = pandas.read_csv(prepared / "slices.csv", dtype=str, keep_default_na=False)
+    table = table.sort_values(by, key=pandas.to_numeric, kind="stable")
+    table.to_csv(tmp_path / "slices.csv", index=False)
+    with refused(tmp_path / "slices.csv", "do not follow one another", "run prep.py again"):
+        load_manifest(tmp_path, "atlas")
+
+
 def test_a_stack_of_another_kind_is_refused_when_it_is_read(prepared, tmp_path):
     rows = load_manifest(prepared, "atlas")
     for number, stack in enumerate((np.zeros((12, 32, 32)), np.zeros(99, np.uint8))):
         path = tmp_path / str(number) / rows.image[0]
         path.parent.mkdir(parents=True)
         np.save(path, stack)
-        with refused(path, "no stack of slices", "run prep.py again"):
+        with refused(path, "not a stack of slices", "run prep.py again"):
             SliceReader(tmp_path / str(number), rows).read(0)
 
 

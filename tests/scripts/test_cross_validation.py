@@ -27,6 +27,9 @@ from scans.volumes import load_mask, load_volume
 FOLDS = 3
 
 
+AS_DRAWN = ["--set", f"split.folds={FOLDS}"]
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     quickly(monkeypatch)
@@ -361,7 +364,7 @@ def commands(monkeypatch):
 
 
 def test_each_fold_is_trained_in_its_own_folder_and_all_are_evaluated_together(commands, prepared):
-    words = ["--set", 'paths.runs="my #1 runs"', "--set", f"paths.prepared={prepared}"]
+    words = ["--set", 'paths.runs="my #1 runs"', "--set", f"paths.prepared={prepared}", *AS_DRAWN]
     cross_validate.main(["--stages", "train", "transfer", *words])
     *stages, last = commands
     assert stages == [
@@ -391,7 +394,7 @@ def trained_by(commands):
 
 
 def test_seeds_and_sites_have_folders_of_their_own(commands, prepared, tmp_path):
-    words = ["--set", f"paths.runs={tmp_path}", "--set", f"paths.prepared={prepared}"]
+    words = ["--set", f"paths.runs={tmp_path}", "--set", f"paths.prepared={prepared}", *AS_DRAWN]
     cross_validate.main(["--seeds", "2", "--by", "site", *words, "--set", "seed=7"])
     homes = {"7": tmp_path / "by_site", "8": tmp_path / "by_site" / "seed_8"}
     assert trained_by(commands) == [
@@ -407,7 +410,7 @@ def test_seeds_and_sites_have_folders_of_their_own(commands, prepared, tmp_path)
 def test_folds_by_subject_that_are_finished_are_evaluated_beside_those_by_site(
     commands, prepared, folds, capsys
 ):
-    words = ["--set", f"paths.runs={folds}", "--set", f"paths.prepared={prepared}"]
+    words = ["--set", f"paths.runs={folds}", "--set", f"paths.prepared={prepared}", *AS_DRAWN]
     cross_validate.main(["--by", "site", *words])
     by_subject = [f"{folds}/fold_{fold}/train" for fold in range(FOLDS)]
     by_site = [f"{folds}/by_site/fold_{fold}/train" for fold in range(FOLDS)]
@@ -430,7 +433,7 @@ def test_folds_by_subject_that_are_finished_are_evaluated_beside_those_by_site(
 
 
 def test_another_machine_trains_the_folds_it_is_told_and_scores_nothing(commands, prepared):
-    words = ["--set", f"paths.prepared={prepared}"]
+    words = ["--set", f"paths.prepared={prepared}", *AS_DRAWN]
     cross_validate.main(["--folds", "2", "0", *words])
     assert [fold for _, fold, *_ in trained_by(commands)] == ["2", "0"]
     assert "evaluate.py" not in [command[0] for command in commands]
@@ -449,10 +452,17 @@ def test_a_mistake_is_refused_before_the_first_fold(commands):
     assert commands == []
 
 
+def test_other_folds_than_were_drawn_are_refused_before_the_first_is_trained(prepared, tmp_path):
+    words = ["--set", f"paths.runs={tmp_path}", "--set", f"paths.prepared={prepared}"]
+    with refused("splits.json", "has 3 folds of atlas, and split.folds is 5"):
+        cross_validate.main(words)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_fold_that_fails_ends_the_cross_validation_with_its_code(tmp_path, prepared, capfd):
     # Refused before Keras is imported, which takes seconds.
     shutil.copy(prepared / "splits.json", tmp_path)
-    folders = [f"paths.runs={tmp_path}", f"paths.prepared={tmp_path}"]
+    folders = [f"paths.runs={tmp_path}", f"paths.prepared={tmp_path}", f"split.folds={FOLDS}"]
     with pytest.raises(SystemExit) as stopped:
         cross_validate.main([word for folder in folders for word in ("--set", folder)])
     assert stopped.value.code == 2

@@ -17,7 +17,7 @@ BROKEN = "sub-r002s002"
 
 
 def files_below(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def files_of(dataset, names):
@@ -94,10 +94,10 @@ def test_every_subject_is_in_one_subset(prepared):
 
 def test_a_second_start_does_nothing_again(prepared, tiny_overrides, tmp_path, capsys):
     folder = shutil.copytree(prepared, tmp_path / "prepared")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.*")}
     tables = {name: (folder / name).read_bytes() for name in ("slices.csv", "splits.json")}
     assert prep.main([*tiny_overrides, *assignments(prepared=folder)]) == 0
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.*")}
     assert before.keys() == after.keys()
     assert {path.name for path in before if before[path] != after[path]} <= tables.keys()
     assert tables == {name: (folder / name).read_bytes() for name in tables}
@@ -203,8 +203,10 @@ def test_no_data_set_at_all_is_refused(tiny_overrides, tmp_path):
 
 
 def test_no_usable_scan_is_refused_with_the_first_reason(tiny_overrides, tmp_path):
-    for name in ("x_t1.nii", "x_seg.nii", "y_t1.nii"):
-        (tmp_path / name).touch()
+    for name in ("x1", "x2", "x3", "x4", "x5"):
+        (tmp_path / f"{name}_t1.nii").touch()
+        (tmp_path / f"{name}_seg.nii").touch()
+    (tmp_path / "y_t1.nii").touch()
     paths = assignments(atlas=tmp_path / "a", brats17=tmp_path, prepared=tmp_path / "out")
     with refused("no scan could be used", "y_t1.nii", "mask"):
         prep.main([*tiny_overrides, *paths])
@@ -260,6 +262,58 @@ def test_a_changed_copy_of_a_scan_under_another_name_is_named_and_kept_in_its_su
     overrides = ["--set", f"split.table={tmp_path / 'table.csv'}"]
     with refused(tmp_path / "table.csv", f"{original} and {copy} are nearly the same scan"):
         prep.main([*tiny_overrides, *paths, *overrides])
+
+
+def test_a_scan_in_both_data_sets_is_warned_of(tiny_trees, tiny_overrides, tmp_path, capsys):
+    brats, (*_, copied) = tmp_path / "BraTS17", ATLAS
+    shutil.copytree(tiny_trees.brats17, brats)
+    for ending, own in (("_T1w.nii.gz", "_t1.nii.gz"), ("_mask.nii.gz", "_seg.nii.gz")):
+        (path,) = tiny_trees.atlas.rglob(f"{copied[1]}_ses-{copied[2]}*{ending}")
+        shutil.copy(path, brats / f"Brats17_TWIN_1_1{own}")
+    paths = assignments(brats17=brats, prepared=tmp_path / "out")
+    assert prep.main([*tiny_overrides, *paths]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "nearly" in line]
+    assert "in two data sets" in told
+    assert f"{copied[1]} of atlas and Brats17_TWIN_1 of brats17" in told
+
+
+@pytest.mark.parametrize("way", ["gone", "shards"])
+def test_a_data_set_that_is_prepared_is_not_dropped_because_its_disk_is_away(
+    prepared, tiny_overrides, tmp_path, way
+):
+    folder = shutil.copytree(prepared, tmp_path / "prepared")
+    before = changed = {path: path.read_bytes() for path in folder.glob("*.*")}
+    words = ["--shard", "1/2"] if way == "shards" else []
+    paths = assignments(atlas=tmp_path / "unmounted", prepared=folder)
+    with refused("paths.atlas", tmp_path / "unmounted", "another paths.prepared"):
+        prep.main([*tiny_overrides, *paths, *words])
+    changed = {path: path.read_bytes() for path in folder.glob("*.*")}
+    assert changed == before
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("split.table=TABLE", "not a csv"),
+        ("split.folds=99", "too few for 99 folds"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_before_any_scan_is_read(
+    tiny_overrides, tmp_path, monkeypatch, change, reason
+):
+    monkeypatch.setattr("scans.preparation.prepare_scans", None)
+    change = change.replace("TABLE", str(tmp_path / "none.csv"))
+    with refused(reason):
+        prep.main([*tiny_overrides, *assignments(prepared=tmp_path / "out"), "--set", change])
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_starts_at_once_do_not_prepare_the_same_scans(tiny_overrides, tmp_path):
+    with (
+        prep.lock(tmp_path, None),
+        refused(tmp_path, "is preparing scans here", "paths.prepared"),
+    ):
+        prep.main([*tiny_overrides, *assignments(prepared=tmp_path)])
 
 
 @pytest.mark.parametrize("name", ["slices.csv", "splits.json"])

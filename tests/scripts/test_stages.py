@@ -258,6 +258,7 @@ def test_a_run_made_with_other_settings_is_not_overwritten(
     shutil.copytree(runs / "train", tmp_path / "train")
     facts = json.loads((tmp_path / "train" / "run.json").read_text())
     facts["identity"].pop("training_slices")
+    facts["identity"].pop("masks")
     (tmp_path / "train" / "run.json").write_text(json.dumps(facts))
     train_model.main(elsewhere(arguments, tmp_path))
     with refused(named, "--restart"):
@@ -275,6 +276,42 @@ def test_a_run_made_with_another_split_is_not_overwritten(runs, arguments, prepa
     with refused(runs / "train", "another split", "--restart"):
         train_model.main([*arguments, "--set", f"paths.prepared={copy}"])
     assert before == {path: path.stat().st_mtime_ns for path in (runs / "train").iterdir()}
+
+
+def test_a_run_made_with_other_masks_is_not_overwritten(runs, arguments, prepared, tmp_path):
+    copy = shutil.copytree(prepared, tmp_path / "prepared")
+    table = (copy / "slices.csv").read_text()
+    mask = table.splitlines()[1].split(",")[table.splitlines()[0].split(",").index("mask_content")]
+    (copy / "slices.csv").write_text(table.replace(mask, mask[::-1]))
+    with refused(runs / "train", "another masks", "--restart"):
+        train_model.main([*arguments, "--set", f"paths.prepared={copy}"])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("state.json", "{}", "is not as a run wrote it"),
+        ("state.json", '{"history": [1], "seconds": 1}', "is not as a run wrote it"),
+        ("state-2.weights.h5", None, "not found"),
+        ("state-2.weights.h5", "half", "not a whole Keras 3"),
+        ("best.weights.h5", None, "not found"),
+    ],
+)
+def test_a_run_whose_state_is_damaged_is_refused_before_it_goes_on(
+    runs, arguments, tmp_path, file, content, reason
+):
+    folder = shutil.copytree(runs / "train", tmp_path / "train")
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"finished": False}))
+    state = json.loads((folder / "state.json").read_text())
+    state["history"][0]["val_dice"] = 1.0  # so the best weights are not those of the last epoch
+    (folder / "state.json").write_text(json.dumps(state))
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with refused(folder / file, reason, "--restart"):
+        train_model.main(elsewhere(arguments, tmp_path))
 
 
 def test_restart_sets_the_earlier_run_aside_whole(runs, arguments, tmp_path, capsys):
