@@ -37,7 +37,7 @@ def expand_path(text):
     try:
         expanded = os.path.expandvars(Path(text).expanduser())
     except RuntimeError:
-        raise ValueError(f"whose home folder {Path(text).parts[0]} is, is not known") from None
+        raise ValueError(f"{Path(text).parts[0]} has no known home folder") from None
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
         raise ValueError(f"the environment variable {unset.group()} is not set")
     return expanded
@@ -75,7 +75,7 @@ class Layout(Section):
         description="how the name of its mask ends, what stands before is equal but for a _desc- of "
         "the image; a list: the union of those that are there is the lesion"
     )
-    labels: list[PositiveInteger] | None = Field(
+    labels: Annotated[list[PositiveInteger], Field(min_length=1)] | None = Field(
         description="mask values that count as lesion; null: the mask is 0/1 or 0/255"
     )
 
@@ -178,7 +178,7 @@ class Augmentation(Section):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = Field(description="either way")
     shift: Fraction = Field(description="either way along both axes, as a share of the side")
     zoom: Fraction = Field(description="in or out, as a share of the size")
-    flip: bool = Field(description="exchange left and right in every second image")
+    flip: bool = Field(description="exchange left and right, in half of the images")
     crop: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(
         None, description="side of a window around the lesion, in pixels; null: the whole slice"
     )
@@ -289,7 +289,9 @@ class Hardware(Section):
         "augmentation (rotation, shift, zoom, flip, gamma)",
     )
     jit: bool | Literal["auto"] = Field(
-        "auto", description="compile with XLA; auto: on one GPU (on a CPU it is 14 times slower)"
+        "auto",
+        description="compile with XLA; auto: TensorFlow on one GPU (on a CPU it is 14 times slower), "
+        "JAX always, PyTorch never",
     )
 
 
@@ -390,9 +392,11 @@ def load_settings(overlay=None, overrides=()):
         _replace(values, value)
     values = without_retired(values)
     shared, inherited = values.pop("training", None) or {}, set()
+    if not isinstance(shared, dict):
+        raise InputError(f"settings: training = {shared!r}: must be settings that all stages share")
     for stage in STAGES:
         own = values.get(stage)
-        if isinstance(shared, dict) and isinstance(own, dict):
+        if isinstance(own, dict):
             values[stage] = shared | own
             inherited |= {(stage, key) for key in shared.keys() - own.keys()}
     try:
@@ -425,11 +429,10 @@ def load_run_settings(weights):
 
 
 def _replace(values, changes):
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _replace(values[key], value)
-        else:
-            values[key] = value
+    """Replace settings, section by section; a setting that is itself a mapping is replaced whole."""
+    for section, value in changes.items():
+        both = isinstance(value, dict) and isinstance(values.get(section), dict)
+        values[section] = values[section] | value if both else value
 
 
 def _explain(error, inherited):
@@ -448,6 +451,8 @@ def _explain(error, inherited):
     if tuple(names[:2]) in inherited:
         key[0] = "training"
     key = ".".join(key)
+    if error["type"] == "value_error" and field and _is_section(field.annotation):
+        return message  # which names them
     if field is None:
         near = difflib.get_close_matches(names[len(key.split(".")) - 1], known.model_fields, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

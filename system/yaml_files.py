@@ -11,6 +11,7 @@ from system.files import InputError, save_text
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but ``1e-4`` is a number, as everyone but YAML 1.1 expects.
 
+    A date stays text: a folder may be named like one.
     A key that stands twice is an error: the loader of PyYAML would take the last without a word.
     """
 
@@ -36,6 +37,10 @@ class _Dumper(yaml.SafeDumper):
     """The same rule for writing: a folder named ``1e4`` is quoted."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
+    for first, rules in _Loader.yaml_implicit_resolvers.items()
+}
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -48,7 +53,7 @@ def parse_yaml(text, source):
     """Read YAML; `source`, a file or an argument, is named if it is not valid."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where and isinstance(source, Path) else ""
         reason = error.problem if isinstance(error, _KeyTwice) else "not valid YAML"

@@ -46,6 +46,9 @@ def sections(model=Settings):
         ("train.learning_rate=-0.001", ["train.learning_rate = -0.001", "greater than 0"]),
         ("train.learning_rate=.inf", ["train.learning_rate = inf", "finite"]),
         ("train.learning_rate=.nan", ["train.learning_rate = nan"]),
+        ("brats17.labels=[]", ["brats17.labels", "at least 1"]),
+        ("training=5", ["training = 5"]),
+        ("seed=0b_", ["--set seed=0b_"]),
         ("brats17.labels=[0]", ["brats17.labels", "greater than or equal to 1"]),
         ("transfer.trainable=[]", ["transfer.trainable"]),
         ("fold=5", ["fold = 5", "split.folds is 5"]),
@@ -165,7 +168,7 @@ def test_home_and_variables_are_expanded_in_every_path(key, monkeypatch):
         assert getattr(getattr(settings, section), name) == meant
     with refused(key, "the environment variable $NOWHERE is not set"):
         load_settings(overrides=[f"{key}=$NOWHERE/x"])
-    with refused(key, "home folder ~nobody-knows"):
+    with refused(key, "~nobody-knows has no known home folder"):
         load_settings(overrides=[f"{key}=~nobody-knows/x"])
 
 
