@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 from conftest import refused
 
+from system.cores import count_cores
 from system.files import InputError
 from system.parallel import Outcome, attempt, in_parallel
 
@@ -22,6 +23,18 @@ def halve(number):
 
 def blocked_signals(_):
     return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 8), ("150000 100000", 2), ("20000 100000", 1), (None, 8)]
+)
+def test_no_more_cores_are_counted_than_a_container_has_time_for(
+    tmp_path, monkeypatch, quota, cores
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert count_cores(tmp_path / "cpu.max") == cores
 
 
 @pytest.mark.parametrize("processes", [1, 2])
