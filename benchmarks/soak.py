@@ -63,6 +63,7 @@ def command(stage, scans, folder):
         "paths.runs": folder,
         "slices.size": 32,
         "geometry.align": "none",
+        "geometry.brain": "keep",
         "slices.skip": 2,
         "split.folds": 3,
         "unet.filters": 2,

@@ -4,14 +4,22 @@ import math
 
 
 def number(value, digits):
-    """Write a number, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    """Write a number, or a dash for NaN; 0 has no sign."""
+    text = f"{value:.{digits}f}"
+    return (
+        "–" if math.isnan(value) else text.removeprefix("-" * (float(text) == 0)).replace("-", "−")
+    )
 
 
 def signed(value, digits):
     """Write a number with its sign; 0 has none."""
     text = f"{value:+.{digits}f}"
     return (text[1:] if float(text) == 0 else text).replace("-", "−")
+
+
+def p_value(p):
+    """Write the p of a test; a test of simulated or rounded numbers never shows that it is 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def interval(found, digits, write=number):

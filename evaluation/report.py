@@ -8,7 +8,7 @@ import pandas
 from markupsafe import Markup
 
 from evaluation.answer import describe_scored, make_answer
-from evaluation.formatting import interval, number, signed
+from evaluation.formatting import interval, number, p_value, signed
 from evaluation.made_from import read_stages, tables_of_settings
 from evaluation.metric_table import METRICS
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
@@ -120,12 +120,11 @@ def _comparison(comparison, subjects):
     rows = []
     for key, found in comparison["metrics"].items():
         digits, exists = METRICS[key].digits, bool(found["n"])
-        p = "< 0.001" if exists and found["p"] < 0.001 else f"{found['p']:.3f}"
         row = {
             "label": METRICS[key].title,
             "difference": signed(found["mean_difference"], digits) if exists else "–",
             "interval": interval(found, digits, signed),
-            "p": p if exists else "–",
+            "p": p_value(found["p"]).removeprefix("p ").removeprefix("= ") if exists else "–",
             "effect": signed(found["effect_size"], 2) if exists else "–",
             "counts": f"{found['wins']} / {found['ties']} / {found['losses']}",
             "verdict": found["verdict"],

@@ -163,7 +163,11 @@ class Tried(NamedTuple):
 def try_points(predictor_and_case, aim):
     """Try operating points on one scan; return `Tried`."""
     predictor, case = predictor_and_case
-    volume, reference, levels = load_scored(predictor, case)
+    return try_on_prediction(*load_scored(predictor, case), case, aim)
+
+
+def try_on_prediction(volume, reference, levels, case, aim):
+    """Try operating points on the `probability_levels` of one scan; return `Tried`."""
     box = box_of((levels > level_of(THRESHOLDS[0])) | (reference > 0))
     grids = [
         metric_grids(marked[box], reference[box], volume.spacing_mm, aim)
@@ -194,16 +198,17 @@ def choose_for_folds(tried, options):
     weights, for the test subset and new scans. A run of one fold is scored with that, too.
     """
     aim, flip = options.choose_for, {"flip": options.flip}
-    point = _choose(chain(*tried.values()), aim) | flip
+    point = choose_point(chain(*tried.values()), aim) | flip
     points = {fold: save_operating_point(point, fold.weights[0], aim) for fold in tried}
     if len(tried) > 1:
         for fold in tried:
             others = chain(*(found for other, found in tried.items() if other is not fold))
-            points[fold] = _choose(others, aim) | flip | {"chosen_on": "the other folds"}
+            points[fold] = choose_point(others, aim) | flip | {"chosen_on": "the other folds"}
     return points
 
 
-def _choose(tried, aim):
+def choose_point(tried, aim):
+    """Choose the operating point that serves an aim best over some scans, a `Tried` each."""
     grids, ends_mm, heights_mm, subjects = zip(*tried, strict=True)
     point = choose_operating_point(grids, subjects, aim)
     ends_mm = float(np.median(ends_mm)) if point.pop("trained_slices_only") else 0.0

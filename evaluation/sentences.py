@@ -2,7 +2,7 @@
 
 import math
 
-from evaluation.formatting import interval, number, signed
+from evaluation.formatting import interval, number, p_value, signed
 from evaluation.metric_table import RANKINGS
 
 MORE_SEEDS = "A second seed tells: cross_validate.py --seeds 2."
@@ -15,11 +15,11 @@ def sentence(metric, run, baseline, found):
         return f"{name}: no subject has it in both {run} and {baseline}."
     unit = f" {metric.unit}" if metric.unit else ""
     counts = f"{found['wins']} better, {found['ties']} equal, {found['losses']} worse"
-    counts += f", {found['missing']} without" if found["missing"] else ""
+    counts += f", {found['missing']} where it does not exist" if found["missing"] else ""
     shown = found["verdict"] != "not shown"
     claim = f"{run} {found['verdict']}" if shown else f"not shown that {run} helped or hurt"
     difference = signed(found["mean_difference"], metric.digits) + unit
-    reach, p = _reach(found, metric.digits), _p(found["p"])
+    reach, p = _reach(found, metric.digits), p_value(found["p"])
     return f"{name}: {claim}, {difference} against {baseline} ({reach}; {p}; {counts})."
 
 
@@ -27,12 +27,12 @@ def price_sentence(found, sites):
     """Say what it costs that a network never saw a subject's site, by the comparison of Dice."""
     price = {
         "hurt": "The price of a new scanner",
-        "helped": "No price of a new scanner, but more",
+        "helped": "A new scanner has no price",
         "not shown": "Not shown that a new scanner has a price",
     }[found["verdict"]]
     return (
         f"{price}: {signed(found['mean_difference'], 3)} Dice where the network never saw the site "
-        f"({_reach(found, 3)}; {_p(found['p'])}; {found['n']} subjects, {sites} sites)."
+        f"({_reach(found, 3)}; {p_value(found['p'])}; {found['n']} subjects, {sites} sites)."
     )
 
 
@@ -55,7 +55,7 @@ def noise_sentence(run, baseline, found):
         f"Noise between seeds: mean Dice has an SD of {one} over {seeds['counts'][0]} seeds of {run} "
         f"and of {other} over {seeds['counts'][1]} of {baseline}; the difference of "
         f"{signed(found['mean_difference'], 3)} {larger} "
-        f"({_p(seeds['p'])}, t-test of the seeds{those})."
+        f"({p_value(seeds['p'])}, t-test of the seeds{those})."
     )
 
 
@@ -128,7 +128,3 @@ def _reach(found, digits):
     if math.isnan(found["low"]):
         return "too few subjects for an interval"
     return f"95 % interval {interval(found, digits, signed)}"
-
-
-def _p(p):
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -20,7 +20,7 @@ from system.cores import CORES
 from system.files import InputError, save_json
 from system.yaml_files import quoted
 
-# What there is of a contender that is trained, and of one that is scored as well.
+# Files that a contender leaves once it is trained, and once it is scored as well.
 PLAN, SCORED = "budget.json", "evaluation/metrics.csv"
 
 
@@ -134,7 +134,8 @@ def cases_of(settings, subset):
     from evaluation.cases import find_cases
     from scans.splits import load_split
 
-    split = load_split(settings.paths.prepared, "atlas", settings.fold)
+    by = settings.split.by_of("atlas")
+    split = load_split(settings.paths.prepared, "atlas", settings.fold, by)
     return find_cases(settings.paths.prepared, split, subset)
 
 

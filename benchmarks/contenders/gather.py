@@ -9,6 +9,7 @@ template's grid, since not every contender can do so.
     python prep.py --set paths.atlas=contest/scans --set split.table=contest/split.csv --set split.folds=10
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +38,18 @@ def main(argv=None):
     painted, strokes = (find(folder, settings) for folder in (arguments.painted, arguments.strokes))
     folds = deal(painted, strokes)
     heads = find_sources(arguments.healthy, masks=False)
-    scans = arguments.output / "scans"
+    # It has its name when all is in it: what a bad head or a kill leaves is made anew.
+    partial = arguments.output.with_name(f".partial-{arguments.output.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    scans = partial / "scans"
     make_folder(scans)
     for name in ("painted", "strokes"):
         (scans / name).symlink_to(getattr(arguments, name).resolve())
     for number, path in enumerate(heads, 1):
         folds[save_healthy(path, scans / "healthy", number)] = "test"
     rows = [{"subject": subject, "fold": fold} for subject, fold in folds.items()]
-    save_csv(arguments.output / "split.csv", rows)
+    save_csv(partial / "split.csv", rows)
+    partial.rename(arguments.output)
     count, held_back = len({*folds.values()} - {"test"}), [*folds.values()].count("test")
     print(f"{arguments.output}: {len(painted)} scans in {count} folds, {held_back} held back")
 
@@ -62,6 +67,8 @@ def find(folder, settings):
 
 def deal(painted, strokes):
     """Take each subject to its fold: 0, 1, ... for the sites of `painted`, ``test`` for `strokes`."""
+    if strangers := [scan for scan in painted if len(scan.image.parents) < 5]:
+        raise InputError(f"{strangers[0].image}: demo.py did not paint it; give its folder alone")
     site_of = {scan.subject: scan.image.parents[3].name for scan in painted}
     sites = sorted(set(site_of.values()))
     folds = {subject: sites.index(site) for subject, site in sorted(site_of.items())}

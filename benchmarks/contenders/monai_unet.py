@@ -2,9 +2,9 @@
 
 Its network, loss, transforms, loader and optimizer; our split, slices (every lesion slice and as many
 empty ones as slices.empty_per_lesion says, drawn anew each round) and choice of the best weights: the
-highest Dice of all voxels of every second validation slice. Two contenders come of it: `monai` marks what is
-more probable than 0.5; `monai-tuned` has its threshold, smallest lesion and slices chosen on
-validation as ours are.
+highest Dice of all voxels of every second validation slice. Two contenders come of it: `monai` marks
+what is more probable than 0.5; `monai-tuned` has its threshold, smallest lesion and slices chosen on
+validation as ours are. Neither averages with the mirrored head.
 
     python -m benchmarks.contenders.monai_unet --set paths.prepared=prepared
 """
@@ -13,6 +13,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,12 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
 # They cost as much as dozens of steps.
 VALIDATIONS, VALIDATED = 4, slice(None, None, 2)
 MEASURED_STEPS = 3
-PLAIN = {"threshold": 0.5, "smallest_ml": 0.0, "trained_slices_only": False}
 
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, contest.add_arguments)
+    if find_spec("monai") is None:
+        raise InputError("monai is not installed; pip install -r requirements/contenders.txt")
     contest.set_up_process()
     os.environ["KERAS_BACKEND"] = "torch"  # no TensorFlow beside PyTorch: their threads fight
     folder, trained = contest.contender_folder(settings, arguments, "monai")
@@ -73,9 +75,11 @@ def train(slices, seed, budget, weights):
 
 def score(predictor, cases, folder, tuned, settings):
     """Score a network at 0.5, and at an operating point chosen on validation."""
+    from prediction.operating_point import PLAIN, describe_point
+
     predict = partial(predict_case, predictor)
-    chosen = choose_point(cases["validation"], predict)
-    print(f"monai-tuned: {chosen}")
+    chosen = choose_on(cases["validation"], predict, settings.evaluation.choose_for)
+    print(f"monai-tuned: {describe_point(chosen)}")
     points = {tuned: chosen, folder: PLAIN}  # last the one that says that all is done
     write_masks(cases["test"], predict, points)
     shutil.copy(folder / contest.PLAN, tuned)
@@ -91,7 +95,8 @@ def load_slices(settings):
     from scans.splits import load_split, rows_of
 
     rows = load_manifest(settings.paths.prepared, "atlas")
-    subsets = rows_of(rows, load_split(settings.paths.prepared, "atlas", settings.fold))
+    by = settings.split.by_of("atlas")
+    subsets = rows_of(rows, load_split(settings.paths.prepared, "atlas", settings.fold, by))
     reader = SliceReader(settings.paths.prepared, rows)
 
     def read(row):
@@ -254,30 +259,27 @@ def predict_case(predictor, case, volume):
     return predict_probability([predictor], volume, alignment=case.alignment)
 
 
-def choose_point(cases, predict):
-    """Choose threshold, smallest lesion and slices on validation scans, as evaluate.py does for ours."""
-    from evaluation.choosing import choose_operating_point, metric_grids, probability_levels
-    from prediction.operating_point import empty_ends
+def choose_on(cases, predict, aim):
+    """Choose the operating point on validation scans, as evaluate.py does for ours."""
+    from evaluation.choosing import probability_levels
+    from evaluation.scoring import choose_point, try_on_prediction
+    from prediction.operating_point import PLAIN
     from scans.volumes import load_lesion, load_volume
 
-    grids = []
+    tried = []
     for case in cases:
         volume = load_volume(case.image)
         reference = load_lesion(case.masks, case.labels, volume)
         levels = probability_levels(predict(case, volume))
-        tried = (levels, empty_ends(levels, volume, case.alignment, case.skip))
-        grids.append(
-            [metric_grids(marked, reference, volume.spacing_mm, "lesions") for marked in tried]
-        )
-    return choose_operating_point(grids, [case.subject for case in cases], "lesions")
+        tried.append(try_on_prediction(volume, reference, levels, case, aim))
+    return PLAIN | choose_point(tried, aim)
 
 
 def write_masks(cases, predict, points):
     """Write the masks of some scans, at an operating point for each folder."""
     import nibabel
 
-    from prediction.lesions import remove_small
-    from prediction.operating_point import empty_ends, voxels_of
+    from prediction.operating_point import mask_of
     from scans.volumes import load_volume, to_original_grid
 
     for folder in points:
@@ -286,13 +288,10 @@ def write_masks(cases, predict, points):
         volume = load_volume(case.image)
         probability = predict(case, volume)
         for folder, point in points.items():
-            marked = probability
-            if point["trained_slices_only"]:
-                marked = empty_ends(probability, volume, case.alignment, case.skip)
-            smallest = voxels_of(point["smallest_ml"], volume.spacing_mm)
-            mask = remove_small(marked > point["threshold"], smallest).view(np.uint8)
-            mask = to_original_grid(mask, volume)
-            nibabel.save(mask, folder / "predictions" / case.masks[0].name)
+            mask = mask_of(probability, point["threshold"], point, volume, case.alignment)
+            nibabel.save(
+                to_original_grid(mask, volume), folder / "predictions" / case.masks[0].name
+            )
 
 
 if __name__ == "__main__":

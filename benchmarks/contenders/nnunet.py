@@ -1,22 +1,24 @@
 """Train nnU-Net v2's 2D configuration within the budget, and score it on the held-back subjects.
 
 Fingerprint, planner, preprocessor, trainer and predictor are its own, on the scans that our slices
-were made from, the brain alone as in these, with our split; each is as it comes but for two things. The epochs: nnU-Net's 1,000 of
-250 iterations and 50 of validation become 20 of as many as fit, one of validation for every five, and
-its schedule ends with them. And --gpu-memory, the planner's own option, if given: it decides how many
-slices a batch has, and the default of 8 GB leaves few iterations to a short budget.
+were made from, the brain alone as in these, with our split. Each is as it comes but for two things.
+The epochs: nnU-Net's 1,000 of 250 iterations and 50 of validation become 20 of as many as fit, one of
+validation for every five, and its schedule ends with them. And --gpu-memory, the planner's own
+option, if given: it decides how many slices a batch has, and the default of 8 GB leaves few
+iterations to a short budget.
 
     python -m benchmarks.contenders.nnunet --gpu-memory 1 --set paths.prepared=prepared
 """
 
 import os
 from functools import partial
+from importlib.util import find_spec
 
 from benchmarks.contenders import contest
 from config import parse_arguments
 from system.console import run_script
 from system.cores import CORES
-from system.files import save_json
+from system.files import InputError, save_json
 
 DATASET = "Dataset001_Lesion"
 EPOCHS, TRAINING_PER_VALIDATION = 20, 5
@@ -32,6 +34,8 @@ def add_arguments(parser):
 
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
+    if find_spec("nnunetv2") is None:
+        raise InputError("nnunetv2 is not installed; pip install -r requirements/contenders.txt")
     memory = arguments.gpu_memory
     name = f"nnunet-{memory:g}gb" if memory else "nnunet"
     folder, trained = contest.contender_folder(settings, arguments, name)

@@ -18,7 +18,7 @@ import pandas
 from benchmarks.bench import RESULTS, markdown
 from config import parse_arguments
 from evaluation.comparison import compare_runs, describe
-from evaluation.formatting import signed
+from evaluation.formatting import p_value, signed
 from system.console import run_script
 from system.files import InputError, whole_file
 
@@ -126,7 +126,7 @@ def with_interval(found):
 
 def difference(found):
     interval = " to ".join(signed(found[end], 3) for end in ("low", "high"))
-    return f"{signed(found['mean_difference'], 3)} ({interval}; p = {found['p']:.3f})"
+    return f"{signed(found['mean_difference'], 3)} ({interval}; {p_value(found['p'])})"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ MODULES = (
     "system/torch_devices.py",
     "system/__init__.py",
     "training/layers.py",
+    "training/stored_weights.py",
     "training/weights.py",
     "training/__init__.py",
 )

@@ -21,6 +21,7 @@ from benchmarks.bench import markdown
 from benchmarks.gpu.trip import FORWARD_GFLOP
 from config import load_settings
 from evaluation.cases import find_cases
+from evaluation.formatting import p_value
 from evaluation.metrics import subject_metrics
 from evaluation.statistics import compare, summary
 from prediction.inference import predict_probability
@@ -112,7 +113,7 @@ def differences(table):
             found = compare(wide["transfer-0"], wide["train-0"], 0, larger_is_better=True)
             sentences.append(
                 f"{subset}: transfer against train, {found['mean_difference']:+.3f} Dice "
-                f"({found['low']:+.3f} to {found['high']:+.3f}; p = {found['p']:.3f}; "
+                f"({found['low']:+.3f} to {found['high']:+.3f}; {p_value(found['p'])}; "
                 f"{found['wins']} better, {found['losses']} worse)"
             )
     return sentences

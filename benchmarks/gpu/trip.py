@@ -1,7 +1,7 @@
 """What runs on a borrowed GPU: tables of speed, and the authors' experiment at its real length.
 
 Reads   data.npz (from pack.py) beside this file
-Writes  tables.json, experiment.zip (weights and histories) in the output folder
+Writes  tables_jax.json, tables_torch.json, experiment.zip (weights and histories) in the output folder
 
 Needs JAX and Keras, and PyTorch for its rows of the tables; no TensorFlow, no network.
 

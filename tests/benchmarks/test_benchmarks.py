@@ -3,7 +3,10 @@
 import importlib
 import json
 import multiprocessing
+import os
+import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, gpu, step
+from benchmarks import bench, gpu, soak, step
+from benchmarks.gpu import pack
+from config import parse_arguments
 
 NAMES = ("step", "loader", "prep", "inference", "growth", "metrics", "gpu")
 
@@ -40,6 +45,26 @@ def test_every_benchmark_imports_without_its_peers(name):
 
 def test_the_run_script_knows_every_benchmark():
     assert f"set -- {' '.join(NAMES)}" in (bench.ROOT / "run").read_text("utf-8")
+
+
+def test_the_soak_starts_its_stages_with_settings_that_exist(tmp_path):
+    for stage in soak.STAGES:
+        _, _, *words = soak.command(stage, tmp_path, tmp_path)
+        assert parse_arguments("", words)[0].slices.size == 32
+
+
+@pytest.mark.slow
+def test_what_travels_to_a_gpu_imports_there(tmp_path):
+    for name in pack.MODULES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(bench.ROOT / name, tmp_path / name)
+    names = [name.removesuffix(".py").replace("/", ".") for name in pack.MODULES]
+    names = [name for name in names if name not in ("system.jax_devices",)]
+    program = "; ".join(
+        ["import sys", f"sys.path[0] = {str(tmp_path)!r}", f"import {', '.join(names)}"]
+    )
+    environment = os.environ | {"KERAS_BACKEND": "torch"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
 
 
 def test_contestants_take_turns():

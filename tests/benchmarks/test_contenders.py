@@ -20,6 +20,7 @@ from config import parse_arguments
 from data import load_stage_data
 from evaluation.cases import find_cases
 from evaluation.metric_table import METRICS
+from prediction.operating_point import PLAIN
 from scans.find import find_scans
 from scans.manifest import load_manifest
 from scans.splits import load_split, split_from_table
@@ -190,8 +191,8 @@ def test_a_tuned_point_marks_a_mask_for_each_scan_on_its_own_grid(prepared, tmp_
         return np.float32((volume.voxels > 50) & (volume.voxels < 300))
 
     points = {
-        tmp_path / "plain": monai_unet.PLAIN,
-        tmp_path / "tuned": monai_unet.choose_point(cases, dark),
+        tmp_path / "plain": PLAIN,
+        tmp_path / "tuned": monai_unet.choose_on(cases, dark, "lesions"),
     }
     monai_unet.write_masks(cases, dark, points)
     for case in cases:
@@ -201,6 +202,20 @@ def test_a_tuned_point_marks_a_mask_for_each_scan_on_its_own_grid(prepared, tmp_
         )
         np.testing.assert_array_equal(plain, dark(case, image))
         assert (tuned <= plain).all()
+
+
+def test_all_contenders_have_the_split_that_ours_trains_on(arguments, prepared, monkeypatch):
+    found = {}
+    monkeypatch.setattr("evaluation.cases.find_cases", lambda folder, split, subset: split)
+    for by in ("subject", "site"):
+        settings, _ = parse_arguments("", [*arguments, "--set", f"split.by={by}"])
+        found[by] = contest.cases_of(settings, "validation")
+        assert found[by] == load_split(prepared, "atlas", 0, by)
+        _, order, validation = monai_unet.load_slices(settings)
+        rows = load_manifest(prepared, "atlas").subject
+        assert set(rows[validation]) <= set(found[by]["validation"])
+        assert set(rows[order(0)]) <= set(found[by]["training"])
+    assert found["subject"] != found["site"]
 
 
 def test_choosing_settings_touches_no_held_back_subject(arguments, tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def test_an_empty_prediction_has_no_distance_and_the_rest_is_compared():
     rows += [row("b", str(i), hd95_mm=4.0 + i) for i in range(7)] + [row("b", "7", **lost)]
     found = compare_runs(rows, "b", "a", 0)["metrics"]["hd95_mm"]
     assert (found["n"], found["missing"], found["verdict"]) == (7, 1, "hurt")
-    assert "1 without" in found["sentence"]
+    assert "1 where it does not exist" in found["sentence"]
 
 
 def compared(**metrics):
