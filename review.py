@@ -40,23 +40,31 @@ def main(argv=None):
     from prediction.review_page import find_masks
 
     folder = arguments.folder
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; name the folder that predict.py wrote to")
     masks = find_masks(folder, arguments.scans)
+    if arguments.scans and masks and not any(judged.raw for judged in masks):
+        raise InputError(
+            f"--scans {arguments.scans}: is for masks of participant.py; here are none"
+        )
     if not masks:
         raise InputError(f"{folder}: holds no mask of predict.py or participant.py; name another")
     decisions = read_decisions(folder)
     if arguments.mend:
-        return mend_all(masks, decisions)
+        return mend_all(folder, masks, decisions)
     return serve(folder, masks, arguments.port)
 
 
-def mend_all(masks, decisions):
+def mend_all(folder, masks, decisions):
     """Keep what was accepted, then open what is to be mended."""
     from prediction.mending import find_editor, keep_accepted, masks_to_mend, mend
+    from prediction.review_page import renew_page
 
     lines, problems = keep_accepted(masks, decisions)
     for line in lines:
         print(line)
-    to_mend = masks_to_mend(masks, decisions)
+    to_mend, unable = masks_to_mend(masks, decisions)
+    problems += unable
     command = find_editor() if to_mend else None
     for judged in to_mend:
         try:
@@ -67,6 +75,7 @@ def mend_all(masks, decisions):
         print("nothing to do: no mask was newly accepted or is to be mended")
     for problem in problems:
         print(f"left out {problem}")
+    renew_page(folder)
     return 1 if problems else 0
 
 
@@ -77,9 +86,10 @@ def serve(folder, masks, port):
     from scans.volumes import load_mask, load_volume
 
     def make_viewer(judged):
-        volume = load_volume(judged.scan)
+        volume = load_volume(judged.find_scan())
         mask = load_mask(judged.mask, None, volume)
-        return slice_viewer(volume, mask * 0, mask)[0]
+        # Half seen through: what is judged is the tissue below.
+        return slice_viewer(volume, mask * 0, mask, opacity=0.5)[0]
 
     try:
         server = ReviewServer(folder, masks, make_viewer, port)

@@ -27,8 +27,8 @@ MARGIN = 4  # voxels around the head
 Image.MAX_IMAGE_PIXELS = None  # the pictures are nilearn's, and as large as the scan
 
 
-def slice_viewer(volume, reference, prediction):
-    """Build the viewer of a scan, opened in the middle of the lesion.
+def slice_viewer(volume, reference, prediction, opacity=1.0):
+    """Build the viewer of a scan, opened in the middle of the lesion, the masks of some opacity.
 
     The voxels of `volume` are all 0 where no image is at hand. Returns a page that needs nothing from
     outside, and the height of its picture as a share of its width.
@@ -59,6 +59,7 @@ def slice_viewer(volume, reference, prediction):
             vmax=3,
             symmetric_cmap=False,
             threshold=0.5,
+            opacity=opacity,
             resampling_interpolation="nearest",
             colorbar=False,
             black_bg=True,

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from prediction.bids_outputs import SPACE
-from prediction.outputs import read_facts
+from prediction.outputs import are_whole, raw_of, read_facts
 from system.files import save_json, save_text
 
 LESION_COLUMNS = {
@@ -26,7 +26,7 @@ SCAN_COLUMNS = {
     "volume_ml": "of all lesions",
     "left_ml": "of what lies left of the middle",
     "right_ml": "of what lies right of the middle",
-    "similarity": "of the edges of scan and template after alignment, 0 to 1",
+    "similarity": "of the edges of scan and template after alignment, -1 to 1",
     "certainty": "mean probability of what is marked; of an empty mask 1 - the highest",
     "warnings": "why the mask may be wrong",
 }
@@ -38,13 +38,13 @@ def save_tables(output):
     Returns the facts of the scans; see `prediction.outputs.read_facts`.
     """
     everything = [
-        read_facts(path) for path in sorted(output.glob("sub-*/**/*_desc-lesion_mask.json"))
+        read_facts(path) for path in sorted(output.glob("sub-*/**/sub-*_desc-lesion_mask.json"))
     ]
     # Of predict.py, in the same folder, there may be others.
-    everything = [f for f in everything if "prediction" in f and _raw(f) is not None]
+    everything = [facts for facts in everything if are_whole(facts) and raw_of(facts)]
     scans, lesions = [], []
     for facts in everything:
-        raw = _raw(facts)
+        raw = raw_of(facts)
         labels = {part[:4]: part for part in Path(raw).parts[:-1]}
         name = {
             "participant_id": labels["sub-"],
@@ -65,12 +65,6 @@ def save_tables(output):
             output / f"{stem}.json", {name: {"Description": text} for name, text in columns.items()}
         )
     return everything
-
-
-def _raw(facts):
-    """Return the scan that a mask is of, below its data set, or None."""
-    source = next(iter(facts.get("Sources", ())), "")
-    return source.removeprefix("bids:raw:") if source.startswith("bids:raw:sub-") else None
 
 
 def _cell(value):

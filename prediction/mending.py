@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from prediction.decisions import decisions_about, signature
-from prediction.outputs import BIDS_NAME, sidecar
+from prediction.outputs import sidecar
 from scans.nifti import save_nifti
 from scans.volumes import load_mask, load_volume, read_voxels, to_original_grid
 from system.files import InputError, Problem, file_hash, load_json, save_json, whole_file
@@ -54,9 +54,8 @@ def find_editor():
 def manual_file(mask):
     """Name what a person made of a predicted mask: ``desc-manual`` in BIDS, else ``NAME_manual_mask``."""
     name = mask.name.removesuffix(".nii.gz")
-    if BIDS_NAME.fullmatch(name):
-        stem = re.sub(r"_desc-lesion(?=_)", "_desc-manual", name)
-    else:
+    stem = re.sub(r"_desc-lesion(?=_mask$)", "_desc-manual", name)
+    if stem == name:
         stem = name.removesuffix("_lesion") + "_manual_mask"
     return mask.with_name(f"{stem}.nii.gz")
 
@@ -77,7 +76,7 @@ def keep_accepted(masks, decisions):
     for judged in masks:
         file = manual_file(judged.mask)
         try:
-            kind = _kind(file)
+            kind = manual_kind(file)
             if kind == "accepted" and (
                 decided.get(judged.name) != "accept" or file_hash(file) != judged.content
             ):
@@ -93,7 +92,9 @@ def keep_accepted(masks, decisions):
                     )
                 _take_over(judged, file, judged.mask.read_bytes(), "accepted")
                 lines.append(f"{file.name}: accepted as it was predicted")
-            elif decided.get(judged.name) == "accept" and kind == "foreign":
+            elif decided.get(judged.name) == "accept" and (
+                kind == "foreign" or (kind == "mended" and not _is_of(file, judged))
+            ):
                 raise InputError(
                     f"{file}: is there already, so it stays; move it to accept the mask"
                 )
@@ -107,10 +108,18 @@ def keep_accepted(masks, decisions):
 
 
 def masks_to_mend(masks, decisions):
-    """Return the masks that are to be mended and are not yet."""
-    decided = decisions_about(masks, decisions)
-    chosen = [judged for judged in masks if decided.get(judged.name) == "mend"]
-    return [judged for judged in chosen if not manual_file(judged.mask).exists()]
+    """Return the masks that are to be mended and are not yet, and as problems those that cannot be."""
+    decided, chosen, problems = decisions_about(masks, decisions), [], []
+    for judged in masks:
+        if decided.get(judged.name) != "mend":
+            continue
+        file = manual_file(judged.mask)
+        if not file.exists():
+            chosen.append(judged)
+        elif manual_kind(file) == "mended" and not _is_of(file, judged):
+            reason = f"{file} is there already, so it stays; move it to mend the mask"
+            problems.append(Problem(str(judged.mask), reason))
+    return chosen, problems
 
 
 def mend(judged, command):
@@ -124,12 +133,15 @@ def mend(judged, command):
         If the scan is gone, the editor fails, or the result is no mask of the scan.
     """
     file, draft = manual_file(judged.mask), draft_file(judged.mask)
-    if not judged.scan.is_file():
-        raise InputError(f"{judged.scan}: not found; say by --scans where the data set is now")
-    scan = load_volume(judged.scan)
+    scan = load_volume(judged.find_scan())
     if not draft.exists():
+        save_json(sidecar(draft), {"PredictedContent": judged.content})
         with whole_file(draft) as temporary:
             shutil.copyfile(judged.mask, temporary)
+    elif not _is_of(draft, judged):
+        raise InputError(
+            f"{draft}: was begun in a mask that may have been predicted anew since; move or delete it"
+        )
     places = {"{scan}": str(judged.scan), "{mask}": str(draft)}
     words = [re.sub(r"\{scan\}|\{mask\}", lambda m: places[m[0]], word) for word in command]
     try:
@@ -138,16 +150,36 @@ def mend(judged, command):
         raise InputError(f"{command[0]}: cannot be run ({error.strerror})") from None
     if code:
         raise InputError(f"{command[0]} ended with {code}; what was drawn is in {draft}, try again")
-    mask = load_mask(draft, None, scan)
+    try:
+        mask = load_mask(draft, None, scan)
+    except InputError as error:
+        raise InputError(f"{error}; or delete {draft.name} to begin anew") from None
     if np.array_equal(mask, load_mask(judged.mask, None, scan)):
-        return f"{draft}: not changed, so the mask is still to be mended"
+        _forget(draft)
+        return f"{judged.mask}: not changed, so the mask is still to be mended"
     # On the grid of the predicted mask, whatever the editor made of the header.
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, file.name)
         save_nifti(to_original_grid(mask, read_voxels(judged.mask)), made, compresslevel=6)
         _take_over(judged, file, made.read_bytes(), "mended")
-    draft.unlink()
+    _forget(draft)
     return f"{file.name}: mended"
+
+
+def _forget(draft):
+    draft.unlink()
+    sidecar(draft).unlink(missing_ok=True)
+
+
+def _is_of(file, judged):
+    """Say whether a person made a mask, or began a draft, of this very prediction."""
+    about = (
+        load_json(sidecar(file), "move the mask beside it away") if sidecar(file).exists() else None
+    )
+    # Until 30 November 2026 it was not written down.
+    return (
+        isinstance(about, dict) and about.get("PredictedContent", judged.content) == judged.content
+    )
 
 
 def _take_over(judged, file, content, how):
@@ -164,6 +196,7 @@ def _take_over(judged, file, content, how):
             "Description": f"{how} by a person",
             **{name: judged.facts[name] for name in of_mask if name in judged.facts},
             "PredictedMask": judged.mask.name,
+            "PredictedContent": judged.content,
             "By": who,
             "When": when,
             "Decision": how,
@@ -172,7 +205,7 @@ def _take_over(judged, file, content, how):
         save_json(sidecar(file), about)
 
 
-def _kind(file):
+def manual_kind(file):
     """Say what stands in the place of a manual mask: accepted or mended here, foreign, or None."""
     if not file.exists():
         return None

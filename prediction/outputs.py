@@ -1,5 +1,6 @@
 """Which scans predict.py was given, and where the results of each belong."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from scans.find import NIFTI_ENDINGS, img_pairs, list_files, stem_of
 from scans.nifti import check_is_file
 from system.files import InputError, Problem, file_hash, first_few, load_json, refuse_foreign
 
+LONGEST_NAME = 255  # bytes, as nearly every file system has it
 NOT_AN_IMAGE = re.compile(
     r"([_-](mask|seg|dseg|labels?|lesions?|roi|probseg|probability)|_label-[^_]+.*)$", re.IGNORECASE
 )
@@ -90,12 +92,12 @@ class Outputs:
     def check_free(self):
         """Refuse to overwrite a file of the user's, or the results of another scan."""
         if files := self.foreign():
-            reason = f"{files[0]} is not as this program wrote it, so it stays; move it"
+            reason = f"{files[0]} is not as this program wrote it, so it stays; move it, or"
         elif other := self.other_scan():
-            reason = f"its mask would overwrite that of {other}"
+            reason = f"its mask would overwrite that of {other};"
         else:
             return
-        raise InputError(f"{self.scan}: {reason}; choose another folder for the results")
+        raise InputError(f"{self.scan}: {reason} choose another folder for the results")
 
     def clear(self):
         """Delete the results of an earlier run with other options: no stale file looks new."""
@@ -116,6 +118,17 @@ def read_facts(path):
     except InputError:
         return {}
     return facts if isinstance(facts, dict) and isinstance(facts.get("files"), dict) else {}
+
+
+def are_whole(facts):
+    """Say whether facts are of a scan that is done: a kill leaves but the names of its files."""
+    return all(isinstance(facts.get(part), dict) for part in ("made_from", "prediction"))
+
+
+def raw_of(facts):
+    """Return the path of a mask's scan below its BIDS data set; empty if it is in none."""
+    source = next(iter(facts.get("Sources", ())), "")
+    return source.removeprefix("bids:raw:") if source.startswith("bids:raw:sub-") else ""
 
 
 def leave_out_foreign(planned):
@@ -149,6 +162,9 @@ def plan_outputs(paths, layout, output):
             outputs = name_outputs(file, path, output)
             try:
                 check_is_file(file)
+                # The longest name there will be, as `whole_file` writes it.
+                if len(os.fsencode(f".partial-{outputs.alignment_picture.name}")) > LONGEST_NAME:
+                    raise InputError("its name is too long for those of its results; rename it")
             except InputError as error:
                 problems.append(Problem.of(error, file))
                 continue

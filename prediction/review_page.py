@@ -7,8 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from prediction.decisions import decisions_about, read_decisions
-from prediction.outputs import read_facts
-from system.files import refuse_foreign, save_text
+from prediction.mending import manual_file, manual_kind
+from prediction.outputs import are_whole, raw_of, read_facts
+from system.files import InputError, refuse_foreign, save_text
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).with_name("templates") / "review.html"
@@ -17,13 +18,26 @@ GENERATOR = '<meta name="generator" content="Lacuna">'
 
 @dataclass(frozen=True)
 class Judged:
-    """A mask that is to be judged; `name` is its path below the folder, `facts` what is known of it."""
+    """A mask that is to be judged; `name` is its path below the folder, `facts` what is known of it.
+
+    `raw` is its scan's path below a BIDS data set; empty if it is in none.
+    """
 
     name: str
     mask: Path
     picture: Path
     scan: Path
     facts: dict
+    raw: str = ""
+
+    def find_scan(self):
+        """Return the scan; where it is gone, say how to get at it."""
+        if not self.scan.is_file():
+            advice = "predict it anew from where it lies now"
+            if self.raw:
+                advice = "say by --scans where the data set is now"
+            raise InputError(f"{self.scan}: not found; {advice}")
+        return self.scan
 
     @property
     def content(self):
@@ -38,19 +52,19 @@ def find_masks(folder, scans=None):
     `scans` is the BIDS data set that they were made from, where it lies elsewhere now.
     """
     found = []
-    for file in sorted(Path(folder).rglob("*.json")):
+    for file in sorted(Path(folder).rglob("[!.]*.json")):
         facts = read_facts(file)
         mask = file.with_name(f"{file.stem}.nii.gz")
-        if "prediction" not in facts or not mask.is_file():
+        if not are_whole(facts) or not mask.is_file():
             continue
         pictures = (file.with_suffix(".png"), file.parent.parent / "figures" / f"{file.stem}.png")
         picture = next((path for path in pictures if path.is_file()), pictures[0])
         scan = Path(facts["made_from"]["scan"])
-        source = next(iter(facts.get("Sources", ())), "")
-        if scans and source.startswith("bids:raw:"):
-            scan = Path(scans, source.removeprefix("bids:raw:"))
+        raw = raw_of(facts)
+        if scans and raw:
+            scan = Path(scans, raw)
         name = mask.relative_to(folder).as_posix()
-        found.append(Judged(name, mask, picture, scan, facts))
+        found.append(Judged(name, mask, picture, scan, facts, raw))
     return sorted(found, key=_doubt)
 
 
@@ -66,12 +80,13 @@ def make_page(masks, folder, decisions, served):
             "number": number,
             "mask": judged.name,
             "name": judged.scan.name,
-            "picture": quote(os.fsencode(judged.picture.relative_to(folder))),
+            "picture": quote(os.fsencode(os.path.relpath(judged.picture, folder))),
             "lesions": judged.facts["prediction"]["lesions"],
             "volume": judged.facts["prediction"]["volume_ml"],
             "certainty": judged.facts["prediction"].get("certainty"),
             "warnings": judged.facts.get("warnings", []),
             "content": judged.content,
+            "kept": _kept(judged),
         }
         for number, judged in enumerate(masks)
     ]
@@ -80,6 +95,14 @@ def make_page(masks, folder, decisions, served):
     data = json.dumps({"scans": scans, "decisions": valid, "table": table, "served": served})
     # So that no name of a file can end the script that holds it.
     return TEMPLATE.read_text("utf-8").replace("DATA", data.replace("<", "\\u003c"), 1)
+
+
+def _kept(judged):
+    """Say what a person made of a mask; a page does not fail for one sidecar that is broken."""
+    try:
+        return manual_kind(manual_file(judged.mask))
+    except InputError:
+        return "foreign"
 
 
 def check_page(folder):

@@ -92,7 +92,10 @@ class ReviewHandler(Handler):
             with self.server.renewing:
                 renew_page(self.server.folder)
         except (InputError, OutputError) as error:  # the decision itself is saved
-            print(f"warning: the page knows nothing of the last decision: {error}", file=sys.stderr)
+            print(
+                f"warning: the last decision is saved, but report.html does not show it: {error}",
+                file=sys.stderr,
+            )
         self.say(200)
 
     def send_private(self, body, kind, **headers):

@@ -28,9 +28,10 @@ from nibabel.affines import from_matvec
 from scipy.ndimage import center_of_mass, label
 
 import predict
+from config import load_settings
 from prediction import masks, saving
 from prediction.operating_point import PLAIN
-from prediction.outputs import name_outputs
+from prediction.outputs import name_outputs, plan_outputs
 from system.files import save_json
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
@@ -548,6 +549,22 @@ def test_what_is_no_scan_is_refused_by_name(weights, tmp_path):
         call(tmp_path / "out", weights, tmp_path / "nothing")
     with refused(tmp_path / "notes.txt", "not a NIfTI file"):
         call(tmp_path / "out", weights, tmp_path / "notes.txt")
+
+
+def test_a_name_that_leaves_no_room_for_its_results_costs_that_scan(tmp_path):
+    folder = tmp_path / "scans"
+    for name in ("short", "x" * 245):
+        write_nifti(folder / f"{name}.nii", head(SHAPE), RAS)
+    layout = load_settings().atlas
+    planned, (problem,) = plan_outputs([folder], layout, tmp_path / "out")
+    assert [outputs.scan.name for outputs in planned] == ["short.nii"]
+    assert "its name is too long for those of its results; rename it" in str(problem)
+
+
+def test_an_output_that_cannot_be_printed_is_refused(weights, tmp_path):
+    scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
+    with refused("not printable", "another folder"):
+        call(tmp_path / "bad\udcff", weights, scan)
 
 
 @pytest.mark.parametrize("option", [["--threshold", "1"], ["--smallest-ml", "-1"]])

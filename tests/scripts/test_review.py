@@ -302,24 +302,112 @@ def test_what_is_no_mended_mask_stays_a_draft(
     study, tmp_path, monkeypatch, capsys, kind, code, said
 ):
     judged = study.masks[0]
-    before = {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file()}
+    page = study.folder / "report.html"  # which is renewed
+    before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file() and p != page}
     decide(study.folder, judged, "mend")
     use_editor(monkeypatch, tmp_path, kind)
     assert mend(study) == code
     printed = capsys.readouterr().out
     draft = draft_file(judged.mask)
     assert said in printed and (str(draft) in printed or str(judged.mask) in printed)
-    after = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
+    after = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file() and p != page}
     assert {p: after[p] for p in before} == before
-    drawn = draft.read_bytes()
+    drawn = draft.read_bytes() if kind != "looks" else None
+    kept = [] if kind == "looks" else [draft.name, sidecar(draft).name]
     assert {p.name for p in after.keys() - before.keys()} == {
-        *("decisions.tsv", ".decisions.tsv.lock", draft.name)
+        *("decisions.tsv", ".decisions.tsv.lock", *kept)
     }
     # The next start goes on with what was drawn.
     monkeypatch.setenv("MASK_EDITOR", "true")
     assert mend(study) == (1 if kind in ("crops", "scribbles") else 0)
     assert manual_file(judged.mask).exists() == (kind == "fails")
-    assert kind == "fails" or draft.read_bytes() == drawn
+    assert draft.exists() == (kind in ("crops", "scribbles"))
+    assert not draft.exists() or draft.read_bytes() == drawn
+
+
+def predict_anew(study, weights, monkeypatch):
+    predict_by_rule(monkeypatch, lambda volume, flip: volume.voxels > 0.9 * volume.voxels.max())
+    arguments = [study.raw, "--output", study.folder, "--weights", weights, "--threshold", "0.6"]
+    assert predict.main([str(word) for word in arguments]) == 0
+    return find_masks(study.folder)
+
+
+def test_a_draft_of_an_earlier_prediction_does_not_become_a_mended_mask(
+    study, weights, tmp_path, monkeypatch, capsys
+):
+    for judged in study.masks[:2]:
+        decide(study.folder, judged, "mend")
+    use_editor(monkeypatch, tmp_path, "fails")
+    assert mend(study) == 1
+    drafts = [draft_file(judged.mask) for judged in study.masks[:2]]
+    assert all(draft.exists() for draft in drafts)
+    for judged in predict_anew(study, weights, monkeypatch):
+        decide(study.folder, judged, "mend")
+    capsys.readouterr()
+    monkeypatch.setenv("MASK_EDITOR", "true")
+    assert mend(study) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("may have been predicted anew since; move or delete it") == 2
+    assert not any(manual_file(judged.mask).exists() for judged in study.masks)
+    assert all(draft.exists() for draft in drafts)
+
+
+@pytest.mark.parametrize("decision", ["accept", "mend"])
+def test_a_mended_mask_of_an_earlier_prediction_is_not_taken_for_the_new_one(
+    study, weights, tmp_path, monkeypatch, capsys, decision
+):
+    decide(study.folder, study.masks[0], "mend")
+    use_editor(monkeypatch, tmp_path, "draws")
+    assert mend(study) == 0
+    mended = manual_file(study.masks[0].mask)
+    drawn = mended.read_bytes()
+    assert mend(study) == 0  # as long as the prediction is the same there is nothing to say
+    (anew,) = (
+        judged
+        for judged in predict_anew(study, weights, monkeypatch)
+        if judged.name == study.masks[0].name
+    )
+    decide(study.folder, anew, decision)
+    capsys.readouterr()
+    assert mend(study) == 1
+    assert f"{mended}" in (shown := capsys.readouterr().out)
+    assert "is there already, so it stays; move it" in shown
+    assert mended.read_bytes() == drawn
+
+
+def test_a_scan_that_is_named_by_its_subject_alone_can_be_accepted(weights, tmp_path, monkeypatch):
+    head, _ = draw_head(np.random.default_rng(0), SHAPE, 0.4, background=5)
+    write_nifti(tmp_path / "sub-01.nii.gz", head, RAS)
+    predict_by_rule(monkeypatch, lambda volume, flip: volume.voxels > 0.9 * volume.voxels.max())
+    words = [tmp_path / "sub-01.nii.gz", "--output", tmp_path / "out", "--weights", weights]
+    assert predict.main([str(word) for word in words]) == 0
+    (judged,) = find_masks(tmp_path / "out")
+    decide(tmp_path / "out", judged, "accept")
+    assert review.main([str(tmp_path / "out"), "--mend"]) == 0
+    assert manual_file(judged.mask) != judged.mask
+    assert manual_file(judged.mask).read_bytes() == judged.mask.read_bytes()
+
+
+def test_a_broken_sidecar_of_a_manual_mask_does_not_cost_the_page(study):
+    manual = manual_file(study.masks[0].mask)
+    manual.write_bytes(b"mine")
+    sidecar(manual).write_text("{")
+    page = make_page(find_masks(study.folder), study.folder, {}, served=False)
+    assert page.count('"kept": "foreign"') == 1
+
+
+def test_a_folder_below_the_derivatives_can_be_served(study):
+    folder = study.masks[0].mask.parent
+    assert '"picture": "' in make_page(find_masks(folder), folder, {}, served=True)
+
+
+@pytest.mark.parametrize("part", ["made_from", "prediction"])
+def test_a_record_that_lacks_a_part_is_not_ours(study, part):
+    file = sidecar(study.masks[0].mask)
+    facts = load_json(file, "")
+    del facts[part]
+    file.write_text(json.dumps(facts))
+    assert len(find_masks(study.folder)) == len(study.masks) - 1
 
 
 def test_without_an_editor_accepted_masks_are_kept_all_the_same(study, monkeypatch, tmp_path):
@@ -341,6 +429,11 @@ def test_a_data_set_that_was_moved_is_found_by_scans(study, tmp_path):
     assert {j.scan for j in find_masks(study.folder, moved)} == {
         moved / "sub-1/anat/sub-1_T1w.nii.gz"
     }
+
+
+def test_where_a_data_set_is_cannot_be_said_of_masks_of_predict(study, tmp_path):
+    with refused(f"--scans {tmp_path}", "masks of participant.py"):
+        review.main([str(study.folder), "--scans", str(tmp_path)])
 
 
 def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys):
@@ -377,7 +470,7 @@ def test_a_scan_that_is_gone_costs_that_mask(study, tmp_path, monkeypatch, capsy
     use_editor(monkeypatch, tmp_path, "draws")
     assert mend(study) == 1
     said = capsys.readouterr().out
-    assert f"{gone.scan}: not found" in said
+    assert f"{gone.scan}: not found; predict it anew" in said
     assert manual_file(there.mask).is_file() and not manual_file(gone.mask).exists()
 
 
@@ -600,8 +693,7 @@ def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
         page.goto(server.address)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         rows = page.locator("article")
-        rows.nth(0).focus()
-        for key in "amr":  # each leads on to the next
+        for key in "amr":  # of the first mask, and each leads on to the next
             with page.expect_response("**/decision"):
                 page.keyboard.press(key)
         names = [judged.name for judged in study.masks]
@@ -618,7 +710,13 @@ def test_in_a_browser_keys_decide_and_a_click_opens_the_viewer(study, tmp_path):
         rows.nth(1).locator(".picture").click()
         frame = page.frame_locator("dialog iframe")
         assert frame.locator("p").inner_text().endswith("_T1w.nii.gz")
+        frame.locator("p").click()  # from now on the frame hears the keys
+        page.locator("dialog button").click()
+        assert not page.locator("dialog").is_visible()
+        with page.expect_response("**/viewer/*"):
+            page.keyboard.press("v")
         page.keyboard.press("Escape")
+        assert not page.locator("dialog").is_visible()
         # As a file: kept by the browser, and offered as a table that review.py reads.
         table = "mask\tdecision\tby\tnote\nsub-9\treject\tAda\tblurred\n{}\taccept\tAda\tsmall\n"
         (study.folder / "decisions.tsv").write_text(table.format(names[2]))
