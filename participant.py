@@ -48,6 +48,11 @@ def main(argv=None):
     planned, problems = plan_data_set(
         source, output, arguments.participant_label, arguments.session
     )
+    if arguments.level == "group" and not any(outputs.facts.is_file() for outputs in planned):
+        raise InputError(
+            f"{output}: holds no lesions of these scans; name the folder that the level participant "
+            "wrote to"
+        )
     make_folder(output)
     with taking_turns(output):
         claim_derivatives(output, source)

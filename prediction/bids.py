@@ -31,12 +31,12 @@ README = """# Lesions outlined by Lacuna
 
 Made by `participant.py`; dataset_description.json says from what.
 
-- `*_label-L_desc-lesion_mask`: lesion or not; `*_probseg`: probability of lesion, 0 everywhere where
-  the mask is empty. On the grid of the T1-weighted scan and, with `space-MNI152NLin2009aSym`, on that
+- `*_label-L_desc-lesion_mask`: lesion or not; `*_probseg`: probability of lesion, all 0 where no lesion
+  was marked in the scan. On the grid of the T1-weighted scan and, with `space-MNI152NLin2009aSym`, on that
   of the template, 1 mm.
 - `*_xfm.txt`: the transform between them, for `antsApplyTransforms -i SCAN -r TEMPLATE -t FILE`.
 - `lesions.tsv`: a row a lesion; `scans.tsv`: a row a scan, with why a mask may be wrong.
-- `figures/`: a picture a scan, and two of all.
+- `figures/`: two pictures of all scans; `figures/` beside each `anat/`: a picture of the scan.
 
 A mask is a program's guess until a person has looked at it: decisions.tsv says who did, and
 `*_desc-manual_mask` is what was accepted or mended. Not for diagnosis.
@@ -90,7 +90,8 @@ def plan_data_set(folder, output, participants=(), sessions=()):
             taken |= dict.fromkeys(results, file)
             planned.append(outputs)
     if not planned:
-        raise InputError(str(problems[0]) if problems else f"{folder}: no T1w scan of these labels")
+        of = " of these labels" if participants or sessions else " (sub-*/**/anat/*_T1w.nii.gz)"
+        raise InputError(str(problems[0]) if problems else f"{folder}: holds no T1w scan{of}")
     return planned, problems
 
 
@@ -130,6 +131,16 @@ def taking_turns(output):
     return waiting_for_lock(output / ".participant.lock")
 
 
+def _mapping(value):
+    return value if isinstance(value, dict) else {}
+
+
+def _with_first(own, earlier, key, replaced=()):
+    """Put an entry of ours first in a list to which a person may have added others."""
+    others = [entry for entry in earlier if _mapping(entry).get(key) not in (own[key], *replaced)]
+    return [own, *others]
+
+
 def claim_derivatives(output, source):
     """Write what a derivative data set needs: its description, and what validators are to pass over.
 
@@ -141,6 +152,7 @@ def claim_derivatives(output, source):
     ours = isinstance(earlier, dict) and GENERATED["Description"] in str(earlier.get("GeneratedBy"))
     names = [f"{stem}.{ending}" for stem in ("lesions", "scans") for ending in ("tsv", "json")]
     names += ["dataset_description.json", ".bidsignore", "README.md"]
+    names += [f"figures/{name}" for name in ("where.png", "volumes.png")]
     refuse_foreign(output, names, ours, "participant.py")
     about = load_json(source / "dataset_description.json", "repair it")
     if not isinstance(about, dict) or not isinstance(about.get("Name"), str):
@@ -148,6 +160,7 @@ def claim_derivatives(output, source):
     origin = {"URL": source.resolve().as_uri()}
     origin |= {"DOI": about["DatasetDOI"]} if isinstance(about.get("DatasetDOI"), str) else {}
     authors = {"Authors": about["Authors"]} if isinstance(about.get("Authors"), list) else {}
+    links = _mapping(earlier.get("DatasetLinks"))
     name = f"Lesions of {about['Name']}"
     # By its name: in a container every data set lies in one place, and one may have been moved.
     if earlier.get("Name", name) != name:
@@ -163,9 +176,11 @@ def claim_derivatives(output, source):
             "Name": name,
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
-            "GeneratedBy": [GENERATED],
-            "SourceDatasets": [origin],
-            "DatasetLinks": {"raw": source.resolve().as_uri()},
+            "GeneratedBy": _with_first(GENERATED, earlier.get("GeneratedBy") or [], "Name"),
+            "SourceDatasets": _with_first(
+                origin, earlier.get("SourceDatasets") or [], "URL", [links.get("raw")]
+            ),
+            "DatasetLinks": links | {"raw": origin["URL"]},
         },
     )
     ignored = output / ".bidsignore"

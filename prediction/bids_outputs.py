@@ -13,7 +13,7 @@ from scans.template import AFFINE
 SPACE = "MNI152NLin2009aSym"
 TEMPLATE = "https://www.bic.mni.mcgill.ca/~vfonov/icbm/2009/mni_icbm152_nlin_sym_09a_nifti.zip"
 MASK = {"Type": "Lesion", "Description": "lesions as a U-Net outlined them"}
-PROBABILITY = {"Description": "probability of lesion; 0 everywhere where the mask is empty"}
+PROBABILITY = {"Description": "probability of lesion; all 0 where no lesion was marked in the scan"}
 # RAS, as here, to LPS, as ITK has it, and back.
 _FLIP = np.diag([-1.0, -1, 1, 1])
 

@@ -23,7 +23,7 @@ def save_group_pictures(scans, output):
     if not scans:
         return []
     save_volumes([facts["prediction"] for facts in scans], output / "figures" / "volumes.png")
-    files = sorted(output.glob(f"sub-*/**/*space-{SPACE}_label-L_desc-lesion_mask.nii.gz"))
+    files = sorted(output.glob(f"sub-*/**/sub-*space-{SPACE}_label-L_desc-lesion_mask.nii.gz"))
     participants, problems = {}, []
     for file in files:
         participants.setdefault(file.name.split("_")[0], []).append(file)

@@ -87,7 +87,7 @@ def describe_lesions(mask, seen):
     box = box_of(mask)
     labels, sizes = label_lesions(mask[box])
     voxel_ml = float(np.prod(seen.scan.spacing_mm)) / 1000
-    on_template = seen.alignment or is_on_template(seen.scan.voxels.shape, seen.scan.affine)
+    on_template = lies_on_template(seen)
     told = NO_ORIENTATION not in seen.scan.warnings
     voxels = np.argwhere(labels)
     numbers = labels[tuple(voxels.T)]
@@ -112,12 +112,17 @@ def describe_lesions(mask, seen):
     return lesions
 
 
+def lies_on_template(seen):
+    """Say whether places that the network sees are places in MNI space."""
+    return bool(seen.alignment) or is_on_template(seen.scan.voxels.shape, seen.scan.affine)
+
+
 def measure_lesions(mask, seen):
     """Count and measure the lesions, also left and right of the middle of the head."""
     _, sizes = label_lesions(mask[box_of(mask)])
     voxel_ml = float(np.prod(seen.scan.spacing_mm)) / 1000
     across = places_seen(mask, seen.scan, seen.alignment)[:, 0]
-    if seen.alignment:
+    if lies_on_template(seen):
         middle = (SHAPE[0] - 1) / 2
     else:
         scaled, mean, _ = seen.volume.scaled

@@ -128,6 +128,20 @@ def test_lesions_are_described_by_side_and_place_in_mni_space():
     assert describe_lesions(mask * 0, Seen(volume, volume, None)) == []
 
 
+def test_both_tables_say_the_same_side_of_a_scan_on_the_template():
+    """However the head lies in its frame: this one is dark on its right."""
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[91:95, 100:110, 90:100] = 1  # left of x = 0, which is plane 98
+    scaled = np.zeros(SHAPE, np.uint8)
+    scaled[20:160] = 200
+    volume = Volume(scaled, AFFINE, None)
+    seen = Seen(volume, volume, None)
+    (lesion,) = describe_lesions(mask, seen)
+    found = measure_lesions(mask, seen)
+    assert lesion["side"] == "left"
+    assert (found["left_ml"], found["right_ml"]) == (0.4, 0)
+
+
 def test_certainty_is_of_what_is_marked_or_of_nothing():
     probability = np.zeros((4, 5, 6), np.float32)
     probability[1, 2, 3:5] = 0.6, 0.9

@@ -229,6 +229,16 @@ def test_a_participant_counts_once_in_the_map_whatever_the_sessions(done, monkey
     assert group_pictures.save_group_pictures([{"prediction": {}}], done.output) == []
     (count, participants, _) = drawn[0]
     assert participants == 3
+    half = (
+        done.output
+        / "sub-02/anat/.partial-sub-02_space-MNI152NLin2009aSym_label-L_desc-lesion_mask"
+    )
+    half.parent.mkdir(exist_ok=True)
+    half.with_suffix(".nii.gz").write_bytes(b"of another job")
+    try:
+        assert group_pictures.save_group_pictures([{"prediction": {}}], done.output) == []
+    finally:
+        half.with_suffix(".nii.gz").unlink()
     # The middle of the lesion that all have, sub-02 in both sessions.
     assert count[tuple((side.start + side.stop) // 2 for side in INSIDE)] == 3
 
@@ -268,6 +278,13 @@ def test_started_again_nothing_is_done_anew_and_what_is_missing_is_restored(done
 def test_labels_choose_the_scans(done, weights, tmp_path, more, expected):
     assert run(done.source, tmp_path, weights, *more) == 0
     assert table(tmp_path, "scans").scan.tolist() == expected
+
+
+def test_a_group_without_results_is_refused_and_nothing_is_made(done, weights, tmp_path):
+    words = [done.source, tmp_path / "mistyped", "group"]
+    with refused(tmp_path / "mistyped", "holds no lesions of these scans"):
+        participant.main([str(word) for word in words])
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_group_makes_the_tables_anew_and_predicts_nothing(done, monkeypatch):
@@ -363,6 +380,9 @@ def test_the_lesions_of_another_data_set_and_what_a_person_added_stay(tmp_path):
     (output / ".bidsignore").write_text("notes\n*.png\n")
     about = load_json(output / "dataset_description.json", "")
     about |= {"License": "CC0", "Authors": ["We"]}
+    about["DatasetLinks"]["atlas"] = "https://example.org"
+    about["GeneratedBy"].append({"Name": "By hand"})
+    about["SourceDatasets"].append({"DOI": "10.1/2"})
     (output / "dataset_description.json").write_text(json.dumps(about))
     moved = source.rename(tmp_path / "moved")
     claim_derivatives(output, moved)
