@@ -29,7 +29,7 @@ from system.files import InputError, make_folder, require_file
 def add_arguments(parser):
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
-        "--subset", choices=("validation", "test"), default="validation", help="default: validation"
+        "--subset", choices=("validation", "test"), help="of the split; default: validation"
     )
     parser.add_argument(
         "--predictions", type=Path, metavar="FOLDER", help="masks that another program made"
@@ -52,6 +52,8 @@ def main(argv=None):
         raise InputError("--predictions, --masks and --output belong together, without a RUN")
     if arguments.ranking and any(external):
         raise InputError(f"--ranking {arguments.ranking}: is for runs, not for --predictions")
+    if arguments.subset and any(external):
+        raise InputError(f"--subset {arguments.subset}: is for runs, not for --predictions")
     if not external[0]:
         require_file(Path(settings.paths.prepared, "slices.csv"), "run prep.py first")
     from evaluation.external_predictions import score_external
@@ -59,7 +61,7 @@ def main(argv=None):
     from evaluation.scoring import score_runs
     from evaluation.summary import check_folder, save_evaluation
 
-    subset = None if arguments.predictions else arguments.subset
+    subset = None if arguments.predictions else arguments.subset or "validation"
     folder = arguments.output or Path(settings.paths.runs, "evaluation", subset)
     make_folder(folder)
     check_folder(folder)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas
 
-from evaluation.metric_table import METRICS, RANKINGS, VOLUMES
+from evaluation.metric_table import METRICS, RANKINGS, VOLUME_COLUMNS
 from evaluation.sentences import noise_sentence, price_sentence, sentence
 from evaluation.statistics import compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
@@ -74,10 +74,10 @@ def describe(rows, seed, strata=None):
     subjects = _by_subject(table)
     # One row a scan, averaged over seeds.
     scans = table.groupby(["subject", "session"], dropna=False)
-    scans = scans[[*METRICS, *VOLUMES, "lesion_below_ml"]].mean()
+    scans = scans[[*METRICS, *VOLUME_COLUMNS, "lesion_below_ml"]].mean()
     healthy = scans[scans.lesion_volume_ml == 0]
     ill = _by_subject(table[table.lesion_volume_ml > 0])
-    metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUMES)}
+    metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUME_COLUMNS)}
     for name in METRICS:
         values = _by_subject_and_seed(table, name).to_numpy()
         metrics[name]["sd_between_seeds"] = sd_between_seeds(values)
@@ -105,7 +105,7 @@ def describe(rows, seed, strata=None):
 
 def _by_subject(table):
     """Return one row a subject, averaged over sessions and seeds."""
-    return table.groupby("subject")[[*METRICS, *VOLUMES]].mean()
+    return table.groupby("subject")[[*METRICS, *VOLUME_COLUMNS]].mean()
 
 
 def _seeds(table):
@@ -137,17 +137,18 @@ def _describe_strata(table, strata, seed):
 def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     """Ask for each metric whether a run does better than the baseline on the same subjects.
 
-    Sessions of a subject are averaged first. The volume difference is compared by its size,
-    whichever its sign. Each metric has the result of `evaluation.statistics.compare` and a
+    Sessions of a subject are averaged first. The volume difference is compared without its sign, as
+    absolute volume difference, alone. Each metric has the result of `evaluation.statistics.compare` and a
     ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
     ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if too few
     subjects differ to show anything.
     """
     table = pandas.DataFrame(rows)
-    table["volume_difference_ml"] = table.volume_difference_ml.abs()
     one, other = (table[table.run == name] for name in (run, baseline))
     compared = {}
     for name, metric in METRICS.items():
+        if name == "volume_difference_ml":
+            continue
         values = [_by_subject_and_seed(own, name) for own in (one, other)]
         values[1] = values[1].loc[values[0].index]
         found = compare(*values, seed, metric.larger_is_better)

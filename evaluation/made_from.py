@@ -8,15 +8,22 @@ from system.files import load_json
 from training.provenance import run_facts
 
 
-def read_stages(folders):
-    """Read run.json and history of run folders, each after the run whose weights it began with."""
+def read_stages(folders, later=()):
+    """Read run.json and history of run folders, each after the run whose weights it began with.
+
+    `later` are those that began with weights of these, which must not come again: a copied run may
+    name its own folder.
+    """
     stages = {}
     for folder in folders:
         facts = run_facts(folder, "train anew with --restart")
         if not facts:
             continue
+        following = (*later, folder.resolve())
         if facts.get("initial_weights"):
-            stages = read_stages([Path(facts["initial_weights"]).parent]) | stages
+            earlier = Path(facts["initial_weights"]).parent
+            if earlier.resolve() not in following:
+                stages = read_stages([earlier], following) | stages
         state = folder / "state.json"
         history = load_json(state, "train anew")["history"] if state.exists() else []
         stages[folder] = facts | {"history": history}
@@ -37,7 +44,6 @@ def tables_of_settings(runs, stages, titles, scored_on):
     rows = [["folder", *map(str, stages)]]
     rows += [[_in_words(key), *(_written(own.get(key, "")) for own in settings)] for key in keys]
     rows += [[title, *map(text_of, facts)] for title, text_of in STAGE_FACTS.items()]
-    shared = facts[-1]
     common = [[f"{name} is scored on", text] for name, text in scored_on.items()]
     cross_validated = {
         n: run for n, run in runs.items() if max(map(len, run["folds"].values())) > 1
@@ -46,9 +52,12 @@ def tables_of_settings(runs, stages, titles, scored_on):
     for run in runs.values():
         for name, point in run.get("operating_points", {}).items():
             common.append([f"operating point of {name}", describe_point(point)])
-    common.append(["network", _written(shared["identity"]["unet"])])
-    common.append(["slices", f"identity {shared['identity']['slices']}"])
-    common.append(["versions", _written(shared["versions"])])
+    for title, text_of in SHARED_FACTS.items():
+        texts = [text_of(own) for own in facts]
+        if len(set(texts)) == 1:
+            common.append([title, texts[0]])
+        else:
+            rows.append([title, *texts])
     return [
         {"columns": list(titles.values()), "rows": rows},
         {"columns": None, "rows": common},
@@ -82,6 +91,14 @@ STAGE_FACTS = {
     "Dice watched, best": _when_finished(lambda facts: f"{facts['best']['val_dice']:.3f}"),
     "seconds": _when_finished(lambda facts: f"{facts['seconds']:.0f}"),
     "command": lambda facts: " ".join(facts["command"]),
+}
+
+
+# In most reports the same for all stages.
+SHARED_FACTS = {
+    "network": lambda facts: _written(facts["identity"]["unet"]),
+    "slices": lambda facts: f"identity {facts['identity']['slices']}",
+    "versions": lambda facts: _written(facts["versions"]),
 }
 
 

@@ -42,4 +42,4 @@ RANKINGS = {
         "pr_auc",
     )
 }
-VOLUMES = ("lesion_volume_ml", "lesion_outside_ml")
+VOLUME_COLUMNS = ("lesion_volume_ml", "lesion_outside_ml")

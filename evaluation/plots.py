@@ -87,6 +87,12 @@ def volume_plot(table, runs):
             )
     panel.set(xscale="log", ylim=(-0.03, 1.03), xlabel="lesion volume, ml", ylabel="Dice")
     panel.xaxis.set_major_formatter(FuncFormatter(lambda ml, _: f"{ml:g}"))
+    # By itself matplotlib writes them as LaTeX; of many powers of ten they need no number.
+    low, high = panel.get_xlim()
+    between = "25" if high < 300 * low else ""
+    panel.xaxis.set_minor_formatter(
+        FuncFormatter(lambda ml, _: f"{ml:g}" if f"{ml:e}"[0] in between else "")
+    )
     columns = max(1, min(3, LEGEND_WIDTH // max(map(len, runs))))
     figure.legend(loc="outside upper left", ncols=columns, frameon=False)
     return _svg(figure, names)

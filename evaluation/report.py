@@ -29,7 +29,7 @@ DEFINITIONS = {
     "HD95, mm": "95th percentile of the distances from one surface to the other, the larger of both "
     "directions. Does not exist if one mask is empty.",
     "surface distance, mm": "Mean distance of both surfaces to each other.",
-    "volume difference, ml": "Prediction minus mask; compared by its size.",
+    "volume difference, ml": "Prediction minus mask.",
     "voxel difference": "The same in voxels, without its sign (ATLAS challenge).",
     "lesion count difference (ATLAS)": "How many lesions one mask has more than the other, of voxels "
     "that touch by a face.",

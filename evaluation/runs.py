@@ -174,7 +174,12 @@ def _read_fold(folder, prepared, rows):
         raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")
     if not facts.get("finished"):
         raise InputError(f"{folder}: not finished; the command that began it goes on")
-    found = find_split(prepared, "atlas", facts["fold"], facts["identity"].get("split"))
+    try:
+        stage, seed, number = facts["stage"], int(facts["seed"]), int(facts["fold"])
+        identity = dict(facts["identity"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder}/run.json: is not as a run wrote it; train anew") from None
+    found = find_split(prepared, "atlas", number, identity.get("split"))
     if found is None:
         raise InputError(
             f"{folder}: was trained with another split than {Path(prepared) / 'splits.json'}, "
@@ -182,7 +187,7 @@ def _read_fold(folder, prepared, rows):
         )
     by, split = found
     # Runs without the section were made on each scan's own grid.
-    trained = facts["identity"].get("geometry", {"align": "none", "brain": "keep"})
+    trained = identity.get("geometry", {"align": "none", "brain": "keep"})
     for name, value in trained.items():
         if rows[name].iloc[0] != value:
             raise InputError(
@@ -193,7 +198,7 @@ def _read_fold(folder, prepared, rows):
     own = ("fold", "split", "initial_weights", "backend")
     recipe = {n: value for n, value in identity_of(facts, folder).items() if n not in own}
     of = count_folds(prepared, "atlas", by)
-    return Fold(folder, facts["stage"], facts["seed"], facts["fold"], of, split, recipe)
+    return Fold(folder, stage, seed, number, of, split, recipe)
 
 
 def _predictors(name, folds, subset):

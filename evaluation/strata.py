@@ -10,7 +10,7 @@ from scans.metadata import NAMES, OTHER
 from system.files import InputError
 
 NOT_KNOWN, NO_LESION = "not known", "no lesion"
-VOLUMES = ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
+VOLUME_STRATA = ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
 COUNTS = (NO_LESION, "1", "2–4", "5 or more")
 VOXELS = ("<0.95 mm", "0.95–1.05 mm", "1.05–2 mm", ">2 mm")
 TIMES = ("to 7 days", "8–179 days", "below 180 days", "from 180 days")
@@ -41,7 +41,7 @@ def strata_of(table, columns=()):
     """
     volumes = table.lesion_volume_ml.map(volume_stratum)
     healthy = [NO_LESION] if NO_LESION in set(volumes) else []
-    found = {"lesion volume": Strata(volumes, [*healthy, *VOLUMES])}
+    found = {"lesion volume": Strata(volumes, [*healthy, *VOLUME_STRATA])}
     if "lesion_count" in table:
         found["number of lesions"] = _present(table.lesion_count.map(_count), COUNTS)
     if {"days_post_stroke", "chronicity"} & set(table):
@@ -66,15 +66,15 @@ def check_strata(columns, cases):
 
 
 def volume_stratum(lesion_volume_ml):
-    """Name the stratum of a lesion volume: no lesion, or one of `VOLUMES`.
+    """Name the stratum of a lesion volume: no lesion, or one of `VOLUME_STRATA`.
 
     1 ml belongs to 1–10 ml, and 10 and 50 ml to 10–50 ml.
     """
     if lesion_volume_ml == 0:
         return NO_LESION
     if lesion_volume_ml > 50:
-        return VOLUMES[3]
-    return VOLUMES[(lesion_volume_ml >= 1) + (lesion_volume_ml >= 10)]
+        return VOLUME_STRATA[3]
+    return VOLUME_STRATA[(lesion_volume_ml >= 1) + (lesion_volume_ml >= 10)]
 
 
 def _count(lesions):

@@ -31,10 +31,15 @@ def predict_probability(networks, volume, flip=False, alignment=None):
     InputError
         If by its header the scan is far smaller or larger than a head.
     """
+    return predict_volume(networks, volume, flip, alignment)[1]
+
+
+def predict_volume(networks, volume, flip=False, alignment=None):
+    """Do what `predict_probability` does; return the `scans.geometry.Seen` that they saw as well."""
     check_extent(volume)
     geometry = shared_geometry({network.weights: network.settings for network in networks})
     seen = look_at(volume, geometry, alignment)
-    return seen.bring_back(predict_seen(networks, seen.volume, flip))
+    return seen, seen.bring_back(predict_seen(networks, seen.volume, flip))
 
 
 def shared_geometry(settings):

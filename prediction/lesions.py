@@ -1,7 +1,7 @@
 """Two masks compared lesion by lesion.
 
 One lesion is one component of voxels that touch by a face (6-connectivity, as in the ATLAS
-challenge); cubes that touch by an edge or a corner are two. To ISLES'26 these are one, too.
+challenge); cubes that touch by an edge or a corner are two. ISLES'26 counts these as one.
 
 References
 ----------

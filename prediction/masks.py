@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import load_run_settings
-from prediction.inference import check_extent, predict_seen, shared_geometry
+from prediction.inference import predict_volume, shared_geometry
 from prediction.network import load_networks
 from prediction.operating_point import (
     empty_ends,
@@ -26,7 +26,6 @@ from prediction.quality import (
 )
 from prediction.saving import Prediction, save_outcome
 from scans.alignment import aligner
-from scans.geometry import look_at
 from scans.volumes import NO_ORIENTATION, load_volume, to_original_grid
 from system.files import InputError, Problem, file_hash
 from system.parallel import WRITERS, attempt, in_parallel
@@ -40,8 +39,8 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     -------
     dict
         ``weights`` (their hashes), ``flip``, ``threshold``, ``smallest_ml``, ``ends_mm``,
-        ``height_mm``, ``empty_map`` (the probability where a mask is empty), ``aligner`` where scans
-        are aligned.
+        ``height_mm``, ``aligner`` where scans are aligned, and ``empty_map``, 0: the probability that is
+        written where a mask is empty, by which results of versions that wrote another are made again.
     """
     geometry = shared_geometry({path: load_run_settings(path) for path in weights})
     for path in weights:
@@ -108,9 +107,7 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     """Read a scan and mark its lesions; return a `Prediction`."""
     started = time.perf_counter()
     volume = load_volume(outputs.scan)
-    check_extent(volume)
-    seen = look_at(volume, networks[0].settings.geometry)
-    probability = seen.bring_back(predict_seen(networks, seen.volume, options["flip"]))
+    seen, probability = predict_volume(networks, volume, options["flip"])
     mask = mask_of(probability, options["threshold"], options, volume, seen.alignment)
     # ISLES'26 asks for a map without contrast where there is no lesion.
     soft = probability if mask.any() else np.zeros_like(probability)

@@ -85,12 +85,17 @@ def read_operating_point(weights):
     if not path.exists():
         return dict(PLAIN)
     stored = load_json(path, "run evaluate.py again")
-    try:
-        point = {name: type(plain)(stored[name]) for name, plain in PLAIN.items()}
-    except (KeyError, TypeError, ValueError):
+    point = {name: stored.get(name) for name in PLAIN} if isinstance(stored, dict) else {}
+    numbers = [value for name, value in point.items() if name != "flip"]
+    if (
+        not isinstance(point.get("flip"), bool)
+        or not all(isinstance(value, int | float) and 0 <= value < np.inf for value in numbers)
+        or not point["threshold"] < 1
+    ):
         raise InputError(
-            f"{path}: must hold {' and '.join(PLAIN)}; run evaluate.py again"
-        ) from None
+            f"{path}: must hold threshold (0 to 1), smallest_ml, ends_mm, height_mm (0 or more) and flip "
+            "(true or false); run evaluate.py again"
+        )
     # Weights that were copied without it stand beside that of others; a person's own names none.
     if "weights" in stored and stored["weights"] != file_hash(weights):
         raise InputError(

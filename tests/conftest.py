@@ -170,7 +170,7 @@ def predict_by_rule(patch, rule):
         lambda files: [SimpleNamespace(settings=load_run_settings(f), weights=f) for f in files],
     )
     patch.setattr(masks, "read_intensities", lambda weights: None)
-    patch.setattr(masks, "predict_seen", answer)
+    patch.setattr("prediction.inference.predict_seen", answer)
 
 
 @pytest.fixture(scope="session")

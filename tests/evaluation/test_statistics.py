@@ -8,15 +8,15 @@ import pytest
 from scipy import stats
 
 from evaluation.statistics import compare, compare_seeds, summary
-from evaluation.strata import VOLUMES, volume_stratum
+from evaluation.strata import VOLUME_STRATA, volume_stratum
 
 
 def test_strata_meet_at_1_and_10_and_50_ml():
     volumes_ml = (0.001, 0.999, 1, 9.999, 10, 50, 50.001, 500)
-    found = [VOLUMES.index(volume_stratum(volume)) for volume in volumes_ml]
+    found = [VOLUME_STRATA.index(volume_stratum(volume)) for volume in volumes_ml]
     assert found == [0, 0, 1, 1, 2, 2, 3, 3]
     assert volume_stratum(0) == "no lesion"
-    assert VOLUMES == ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
+    assert VOLUME_STRATA == ("<1 ml", "1–10 ml", "10–50 ml", ">50 ml")
 
 
 def boot(values, seed):

@@ -4,7 +4,7 @@ import pandas
 from conftest import refused
 
 from evaluation.cases import Case
-from evaluation.strata import NOT_KNOWN, VOLUMES, check_strata, strata_of
+from evaluation.strata import NOT_KNOWN, VOLUME_STRATA, check_strata, strata_of
 
 
 def table(**columns):
@@ -22,14 +22,14 @@ def divided(by, columns=(), **values):
 def test_volumes_are_all_listed_and_other_strata_where_they_occur():
     found = strata_of(table(site=["B", "A", "B"]))
     assert list(found) == ["lesion volume", "site"]
-    assert tuple(found["lesion volume"].names) == VOLUMES
+    assert tuple(found["lesion volume"].names) == VOLUME_STRATA
     assert found["site"].names == ["A", "B"]
 
 
 def test_a_scan_without_lesion_is_not_one_of_a_small_lesion():
     of_scan, names = divided("lesion volume", lesion_volume_ml=[0.0, 0.2, 20.0])
     assert of_scan == ["no lesion", "<1 ml", "10–50 ml"]
-    assert names == ["no lesion", *VOLUMES]
+    assert names == ["no lesion", *VOLUME_STRATA]
 
 
 def test_lesions_are_counted_and_voxels_measured_by_their_longest_side():
@@ -84,7 +84,7 @@ def test_numbers_without_an_end_are_words_and_long_ones_stay_whole():
 def test_a_column_named_like_one_of_ours_divides_by_itself():
     own = ["a", "b", "a"]
     found = strata_of(table(participant_lesion_volume=own), ["lesion_volume"])
-    assert tuple(found["lesion volume"].names) == VOLUMES
+    assert tuple(found["lesion volume"].names) == VOLUME_STRATA
     assert list(found["lesion_volume"].of_scan) == own
 
 

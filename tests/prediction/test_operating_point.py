@@ -53,6 +53,16 @@ def test_the_operating_point_is_the_stored_one_or_half_and_nothing(tmp_path):
     stored.write_text('{"threshold": 0.3}')
     with refused(stored, "evaluate.py"):
         read_operating_point(weights)
+    for name, value in (
+        ("threshold", 1.5),
+        ("threshold", "0.5"),
+        ("smallest_ml", -1),
+        ("ends_mm", float("nan")),
+        ("flip", "no"),
+    ):
+        stored.write_text(json.dumps(point | {name: value}))
+        with refused(stored, "threshold (0 to 1)", "evaluate.py"):
+            read_operating_point(weights)
 
 
 def test_a_point_that_was_chosen_for_other_weights_is_refused(tmp_path):

@@ -277,7 +277,7 @@ def test_predict_killed_between_scans_ends_as_one_that_never_was(reference, tiny
         return found | {"predictions.csv": rows}
 
     # Before the second scan is predicted, and when the first is written.
-    for moment in ("prediction.masks.predict_seen:2", "concurrent.futures.Future.result:2"):
+    for moment in ("prediction.inference.predict_seen:2", "concurrent.futures.Future.result:2"):
         kill("predict", arguments(tmp_path / "killed"), moment)
     first = min((tmp_path / "killed").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     written = first.stat().st_mtime_ns
