@@ -38,7 +38,7 @@ def main(argv=None):
     subjects = settings.demo.atlas_subjects if arguments.subjects is None else arguments.subjects
     if subjects < 1:
         raise InputError(f"--subjects {subjects}: must be 1 or more")
-    from synthetic.datasets import make_atlas, make_brats17
+    from synthetic.datasets import claim_folder, make_atlas, make_brats17
     from synthetic.painted import find_sources, make_painted
     from synthetic.threshold import print_threshold
     from training.results import print_results
@@ -56,6 +56,8 @@ def main(argv=None):
             print(f"left out {problem}")
         return 1 if problems else 0
     else:
+        for folder in (paths.atlas, paths.brats17):  # both are free, or nothing is made
+            claim_folder(Path(folder), seed)
         make_atlas(paths.atlas, subjects, seed)
         make_brats17(paths.brats17, settings.demo.brats17_subjects, seed)
     return 0

@@ -130,9 +130,9 @@ def choose_trainable(model, groups):
     """
     groups = list(GROUPS) if groups == "all" else groups
     for group in groups:
-        if not any(_belongs(layer, group) for layer in model.layers):
+        if not any(_belongs(layer, group) and layer.weights for layer in model.layers):
             raise InputError(
-                f"transfer.trainable: no layer is named {group}; layer groups are "
+                f"transfer.trainable: no layer with weights is named {group}; layer groups are "
                 f"{', '.join(GROUPS)}, or finer, as encoder_1 or decoder_1"
             )
     rates = {}

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from scans.find import LOOKS_LIKE_A_MASK, NIFTI_ENDINGS, list_files, stem_of
 from scans.nifti import check_is_file
 from scans.template import AFFINE
+from scans.volumes import read_voxels
 from synthetic.controls import anatomy_file, load_anatomy, prepare_control
 from synthetic.datasets import atlas_files, claim_folder, lesion_volume_ml, save_scan
 from synthetic.heads import head
@@ -65,23 +66,24 @@ def make_painted(folder, heads, lesions, subjects, seed, processes=CORES):
     """Write `subjects` scans in the layout of ATLAS v2.0, with masks that are empty for the healthy.
 
     `heads` and `lesions` are from `find_sources`; where one is empty, the template is the head, or
-    lesions are drawn. Heads that cannot be used, and subjects whose lesion mask cannot, are left out;
-    returns them as problems.
+    lesions are drawn. Those that cannot be used, and copies of another, are left out; returns them as
+    problems.
     """
-    folder = Path(folder)
+    folder, problems = Path(folder), []
+    heads, lesions = (drop_copies(files, problems) for files in (heads, lesions))
+    shapes = usable(check_shape, lesions, "lesions", processes, problems)
+    if lesions and not shapes:
+        raise InputError(str(problems[-1]))
+    lesions = shapes
     sources = {"Heads": heads, "Lesions": lesions}
     made_of = {name: digest(files) for name, files in sources.items()}
     claim_folder(folder, seed, made_of | {"Painter": PAINTER})
-    anatomies, problems = [], []
     kept = folder / "derivatives" / "heads"
-    prepare = partial(attempt, partial(prepare_control, folder=kept))
-    for path, outcome in zip(heads, in_parallel(prepare, heads, "heads", processes), strict=True):
-        if outcome.error:
-            problems.append(Problem.of(outcome.error, path))
-        else:
-            anatomies.append(anatomy_file(path, kept))
+    prepare = partial(prepare_control, folder=kept)
+    prepared = usable(prepare, heads, "heads", processes, problems)
+    anatomies = [anatomy_file(path, kept) for path in prepared]
     if heads and not anatomies:
-        raise InputError(str(problems[0]))
+        raise InputError(str(problems[-1]))
     # No more sites than there are heads or shapes, so that each has its own.
     sites = min([SITES, *(len(sources) for sources in (anatomies, lesions) if sources)])
     numbers = list(range(subjects))
@@ -89,11 +91,39 @@ def make_painted(folder, heads, lesions, subjects, seed, processes=CORES):
     make = partial(
         make_subject, folder=folder, sites=sites, anatomies=anatomies, lesions=lesions, seed=seed
     )
-    made = in_parallel(partial(attempt, make), numbers, folder.name, processes)
-    for number, outcome in zip(numbers, made, strict=True):
-        if outcome.error:
-            problems.append(Problem.of(outcome.error, f"subject {number}"))
+    usable(make, numbers, folder.name, processes, problems, "subject ")
     return problems
+
+
+def drop_copies(files, problems):
+    """Return files without copies of one another, which are added to the problems.
+
+    Or a network would be validated on a head or shape of one site that it has learnt from another.
+    """
+    first = {}
+    for file in files:
+        same = first.setdefault(file_hash(file), file)
+        if same.resolve() != file.resolve():
+            problems.append(Problem(str(file), f"is a copy of {same}; one is enough"))
+    return list(first.values())
+
+
+def usable(function, items, label, processes, problems, prefix=""):
+    """Call a function of each item; return those it does not refuse, and add to the problems why not."""
+    outcomes = in_parallel(partial(attempt, function), items, label, processes)
+    kept = []
+    for item, outcome in zip(items, outcomes, strict=True):
+        if outcome.error:
+            problems.append(Problem.of(outcome.error, f"{prefix}{item}"))
+        else:
+            kept.append(item)
+    return kept
+
+
+def check_shape(path):
+    """Refuse a lesion mask that is unreadable or empty: hours later only its subjects would lack."""
+    if not read_voxels(path).voxels.any():
+        raise InputError(f"{path}: marks nothing; leave it out")
 
 
 def digest(files):

@@ -39,7 +39,3 @@ def sum_over_devices(values):
 
 def moments_over_devices(mean, variance, count):
     return mean, variance
-
-
-def resolve_jit(jit):
-    return jit

@@ -181,3 +181,5 @@ def test_groups_may_have_rates_of_their_own_and_the_longer_name_counts():
 def test_a_group_that_fits_no_layer_is_refused_by_name():
     with refused("transfer.trainable", "decodr", "encoder"):
         choose_trainable(small_unet(), ["decodr"])
+    with refused("no layer with weights is named encoder_1_pool"):
+        choose_trainable(small_unet(), ["encoder_1_pool"])

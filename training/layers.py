@@ -46,7 +46,7 @@ class ByteDropout(keras.layers.Dropout):
     """
 
     def call(self, inputs, training=False):
-        dropped = round(self.rate * 256)
+        dropped = min(round(self.rate * 256), 255)
         if not (ON_TENSORFLOW and training and dropped):
             return super().call(inputs, training=training)
         shape = tf.shape(inputs)

@@ -29,13 +29,12 @@ class _Memory(io.BytesIO):
         return "memory.weights.h5"
 
 
-def load_weights(model, path, skip=()):
+def load_weights(model, path):
     """Give every layer of a model the arrays that a file holds under the layer's name.
 
     Keras' own `load_weights` goes by the order of the layers: a renamed or swapped layer loads
     silently into the wrong place, and a misfit leaves the model half loaded. Here all names and
-    shapes are compared first, and nothing is loaded unless everything fits. Layers named in `skip`
-    keep their present weights.
+    shapes are compared first, and nothing is loaded unless everything fits.
 
     Raises
     ------
@@ -45,9 +44,6 @@ def load_weights(model, path, skip=()):
     """
     stored = read_weights(path)
     wanted = {layer.name: layer for layer in model.layers if layer.weights}
-    for name in skip:
-        stored.pop(name, None)
-        wanted.pop(name, None)
     for name, layer in wanted.items():
         shapes = [tuple(weight.shape) for weight in layer.weights]
         if name not in stored:

@@ -335,14 +335,24 @@ def test_prep_knows_the_sites_and_holds_one_out(lesions, tmp_path, monkeypatch):
     }
 
 
-def test_a_lesion_mask_that_cannot_be_read_costs_the_subjects_that_drew_it(tmp_path):
+def test_a_lesion_mask_that_cannot_be_used_costs_no_subject_and_may_be_left_out(tmp_path):
     good = write_shape(tmp_path / "a" / "good_mask.nii.gz", (30, 10, 15), 9)
+    copy = tmp_path / "a" / "copy_mask.nii.gz"
+    copy.write_bytes(good.read_bytes())
     bad = tmp_path / "a" / "bad_mask.nii.gz"
     bad.write_bytes(good.read_bytes()[:500])
-    problems = painted.make_painted(tmp_path / "made", [], [bad, good], 4, 0, 1)
-    assert problems and all("bad_mask.nii.gz" in str(problem) for problem in problems)
-    made = list((tmp_path / "made").rglob("*_T1w.nii.gz"))
-    assert len(made) == 4 - len(problems) >= 2
+    with refused(bad):
+        painted.make_painted(tmp_path / "none", [], [bad], 2, 0, 1)
+    assert not (tmp_path / "none").exists()
+    of_copy, of_bad = painted.make_painted(tmp_path / "made", [], [bad, good, copy, good], 2, 0, 1)
+    assert "bad_mask.nii.gz" in str(of_bad)
+    assert f"copy_mask.nii.gz: is a copy of {good}" in str(of_copy)
+    made = sorted((tmp_path / "made").rglob("*_T1w.nii.gz"))
+    # One shape is left: a second site would have none of its own.
+    assert [path.parents[3].name for path in made] == ["P001", "P001"]
+    before = [path.stat().st_mtime_ns for path in made]
+    assert painted.make_painted(tmp_path / "made", [], [good], 2, 0, 1) == []
+    assert [path.stat().st_mtime_ns for path in made] == before
 
 
 def test_what_is_painted_is_as_blurred_as_its_head(lesions, monkeypatch):

@@ -14,7 +14,7 @@ from training.layers import ByteDropout, FusedBatchNormalization
 
 
 def build_small_network(dropout, **_):
-    """Build a network with a layer in each of the groups that may be frozen."""
+    """Build a network with weights in each of the groups that may be frozen."""
     return keras.Sequential(
         [
             keras.Input((None, None, 1)),
@@ -22,6 +22,7 @@ def build_small_network(dropout, **_):
             FusedBatchNormalization(name="bottleneck_norm"),
             layers.Activation("relu", name="bottleneck_relu"),
             ByteDropout(dropout, name="decoder_dropout"),
+            layers.Conv2D(2, 1, name="decoder_conv"),
             layers.Conv2D(1, 3, padding="same", activation="sigmoid", dtype="float32", name="head"),
         ]
     )

@@ -25,6 +25,12 @@ def test_fused_batch_normalisation_has_keras_numbers(training, trainable):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rate", [0.001, 0.999])
+def test_byte_dropout_can_drop_hardly_anything_and_nearly_all(rate):
+    x = np.ones((8, 64, 64, 4), np.float32)
+    assert np.isfinite(ByteDropout(rate, seed=1)(x, training=True)).all()
+
+
 def test_byte_dropout_drops_its_rate_and_keeps_the_mean():
     x = np.ones((8, 64, 64, 4), np.float32)
     layer = ByteDropout(0.2, seed=1)

@@ -53,17 +53,6 @@ def test_weights_to_hand_on_carry_no_optimizer(tmp_path):
             assert ("optimizer" in file and len(file["optimizer/vars"]) > 0) == optimizer
 
 
-def test_skipped_layers_keep_their_weights(saved):
-    model = network(seed=2)
-    head = model.get_layer("head").get_weights()[0]
-    load_weights(model, saved, skip=["head"])
-    np.testing.assert_array_equal(model.get_layer("head").get_weights()[0], head)
-    convolution = "encoder_1_conv_1"
-    np.testing.assert_array_equal(
-        model.get_layer(convolution).get_weights()[0], read_weights(saved)[convolution][0]
-    )
-
-
 @pytest.mark.parametrize(
     ("other", "named"),
     [
