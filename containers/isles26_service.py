@@ -125,9 +125,9 @@ def main(argv=None):
     predictor = Predictor(arguments.weights, arguments.input, arguments.output)
     try:
         server = Service((arguments.host, arguments.port), predictor)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise InputError(
-            f"{arguments.host}:{arguments.port}: {error.strerror}; choose another --port"
+            f"{arguments.host}:{arguments.port}: {error}; choose another --port"
         ) from None
     with server:
         print(f"serves on {arguments.host}:{server.server_address[1]}", flush=True)

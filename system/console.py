@@ -1,13 +1,15 @@
 """How a script starts its framework, and how it ends in one clear line."""
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
-from system.files import InputError, OutputError, ProgramError, is_full
+from system.files import InputError, OutputError, ProgramError, is_full, one_line
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # What Keras reads at its start besides the backend, and the addresses of several machines.
@@ -17,6 +19,8 @@ KERAS_SETTINGS = (
     "KERAS_MAX_STEPS_PER_EPOCH",
     "KERAS_NNX_ENABLED",
 )
+# What every look at a file may end with, wherever it is.
+OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 def run_script(main):
@@ -33,6 +37,15 @@ def run_script(main):
     except (InputError, OutputError, ProgramError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        # As where only requirements/predict.txt is installed. What is missing of ours is a mistake.
+        package = (error.name or "").partition(".")[0]
+        if not package or any(Path(__file__).parents[1].glob(f"{package}*")):
+            raise
+        print(
+            f"error: {package} is not installed; pip install -r requirements.txt", file=sys.stderr
+        )
+        sys.exit(2)
     except KeyboardInterrupt as stop:
         kept = f"stopped {stop}" if stop.args else "stopped, what is finished is kept"
         same = (
@@ -45,6 +58,14 @@ def run_script(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
+        # Whatever looks at a file first may find a folder closed, or a name too long.
+        if error.filename and error.errno in OUT_OF_REACH:
+            print(
+                f"error: {one_line(error.filename)}: is out of reach ({error.strerror}); ask for "
+                "permission, or name another",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         # Standard output, too, may be a file on a full disk.
         if not is_full(error):
             raise

@@ -92,6 +92,8 @@ def whole_file(path):
 
 def make_folder(folder):
     """Make a folder for outputs, or find out before hours of work that it cannot be written."""
+    if NOT_PRINTABLE.search(str(folder)):
+        raise InputError(f"{folder}: its name is not printable; choose another folder")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -65,7 +65,8 @@ def read_yaml(path):
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from None
     values = parse_yaml(text, path)
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path}: must be a list of `key: value` lines, as config.yaml is")

@@ -35,6 +35,21 @@ def raises(error):
             2,
             "error: [Errno 122] Quota exceeded; free",
         ),
+        (
+            lambda: raises(OSError(13, "Permission denied", "closed/x.nii")),
+            2,
+            "error: closed/x.nii: is out of reach (Permission denied); ask for permission",
+        ),
+        (
+            lambda: raises(OSError(36, "File name too long", "x" * 300)),
+            2,
+            f"error: {'x' * 300}: is out of reach (File name too long)",
+        ),
+        (
+            lambda: raises(ModuleNotFoundError("No module named 'cv2'", name="cv2")),
+            2,
+            "error: cv2 is not installed; pip install -r requirements.txt",
+        ),
         (lambda: raises(KeyboardInterrupt), 130, "\nstopped, what is finished is kept; the same"),
         (lambda: raises(KeyboardInterrupt("after 2 of 3")), 130, "\nstopped after 2 of 3; the"),
     ],
@@ -97,6 +112,11 @@ print(config.backend(), config.image_data_format(), config.floatx(), config.epsi
     shown = subprocess.run(words, env=changed, cwd=ROOT, capture_output=True, check=True).stdout
     assert shown.decode().splitlines()[-1] == "tensorflow channels_last float32 1e-07"
     assert json.loads((tmp_path / "keras.json").read_text()) == theirs | {"epsilon": 0.1}
+
+
+def test_a_module_of_ours_that_is_missing_is_a_mistake():
+    with pytest.raises(ModuleNotFoundError):
+        run_script(lambda: raises(ModuleNotFoundError("No module", name="scans.gone")))
 
 
 def test_a_mistake_in_the_program_keeps_its_traceback():
