@@ -81,6 +81,16 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
         if masks_of[image] or _mask_names(image, image_suffix, mask_suffixes) & pairs
     }
     scans, seen, without = [], {}, {}
+    if images and not masked and (others := _mask_like(images, files, image_suffix)):
+        endings = " or ".join(f"{suffix}.nii.gz" for suffix in mask_suffixes)
+        problems.append(
+            Problem(
+                str(folder),
+                f"no name of a mask ends in {endings}; set {dataset}.mask_suffix to how they end: beside "
+                f"the images lie {first_few([path.name for path in others], 2)}",
+            )
+        )
+        images = []
     for image in images:
         if image.is_dir():
             problems.append(Problem(str(image), "is a folder without a scan; put the file itself"))
@@ -210,19 +220,26 @@ def _share(image, common):
     return common if own else common / below[0]
 
 
-def _unused_masks(scans, files, image_suffix, dataset):
-    """Note, in one line, files beside images that look like further masks of them."""
-    by_folder, used = {}, {mask for scan in scans for mask in scan.masks}
+def _mask_like(images, files, image_suffix):
+    """List the files beside images that look like masks of them."""
+    by_folder, found = {}, []
     for path in files:
         by_folder.setdefault(path.parent, []).append(path)
-    unused = []
-    for scan in scans:
-        start = shared_names(scan.image, image_suffix)[-1]
-        for path in by_folder[scan.image.parent]:
-            own = stem_of(path).startswith(f"{start}_") and path != scan.image
+    for image in images:
+        start = shared_names(image, image_suffix)[-1]
+        for path in by_folder[image.parent]:
+            own = stem_of(path).startswith(f"{start}_") and path != image
             rest = stem_of(path).removeprefix(start)
-            if own and path not in used and LOOKS_LIKE_A_MASK.search(rest) and "prob" not in rest:
-                unused.append(path.name)
+            if own and LOOKS_LIKE_A_MASK.search(rest) and "prob" not in rest:
+                found.append(path)
+    return found
+
+
+def _unused_masks(scans, files, image_suffix, dataset):
+    """Note, in one line, files beside images that look like further masks of them."""
+    used = {mask for scan in scans for mask in scan.masks}
+    alike = _mask_like([scan.image for scan in scans], files, image_suffix)
+    unused = [path.name for path in alike if path not in used]
     if not unused:
         return []
     return [

@@ -44,9 +44,9 @@ nibabel.imageglobals.logger.setLevel("CRITICAL")
 
 def check_is_file(path):
     """Refuse what is not a readable file, and say what it is instead."""
-    if NOT_PRINTABLE.search(str(path)) or "\\" in path.name:
+    if NOT_PRINTABLE.search(str(path)):
         # Neither a table nor a picture could hold it.
-        raise InputError(f"{path}: its name is not printable, or has a backslash; rename it")
+        raise InputError(f"{path}: its name is not printable; rename it")
     try:
         if path.is_symlink() and not path.exists():
             raise InputError(

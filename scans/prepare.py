@@ -32,6 +32,8 @@ def prepare_scan(scan, folder, labels, slices, geometry):
     facts_file = folder / scan.dataset / f"{scan.name}.json"
     for path in (scan.image, *scan.masks):
         check_is_file(path)
+    if "\\" in scan.name:  # the manifest refuses what elsewhere would lead to other folders
+        raise InputError(f"{scan.image}: has a backslash in its name; rename it")
     # A changed setting, source file or version makes the slices stale.
     made_from = {
         "version": VERSION,

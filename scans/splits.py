@@ -246,7 +246,10 @@ def rows_of(rows, split):
     numbers = {name: np.flatnonzero(subset == name) for name in split}
     for name in ("training", "validation"):
         if not rows.lesion_pixels.to_numpy()[numbers[name]].any():
-            raise InputError(f"splits.json: no slice with a lesion in {name}; run prep.py again")
+            raise InputError(
+                f"splits.json: no slice with a lesion in {name}; give more scans, another fold, or fewer "
+                "of them (split.folds) and run prep.py again"
+            )
     return numbers
 
 

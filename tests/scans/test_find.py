@@ -319,6 +319,15 @@ def test_a_mask_named_as_an_image_is_not_an_image(tmp_path):
     assert (scan.image.name, scan.masks[0].name) == ("sub-1_T1w.nii", "sub-1_lesion_T1w.nii")
 
 
+def test_a_wrong_ending_of_masks_is_named_with_its_setting(tmp_path):
+    for subject in "12":
+        touch(tmp_path, f"sub-{subject}_T1w.nii", f"sub-{subject}_label-L_lesion_mask.nii")
+    scans, (problem,), _ = find_scans(tmp_path, *ATLAS)
+    assert scans == []
+    assert "set atlas.mask_suffix" in problem.reason
+    assert "sub-1_label-L_lesion_mask.nii, sub-2_label-L_lesion_mask.nii" in problem.reason
+
+
 def test_a_session_is_a_word_of_its_own_and_the_name_goes_before_the_folder():
     assert identify(Path("analyses-v2/sub-1/ses-3/sub-1_T1w.nii")) == ("sub-1", "3", "unknown")
     assert identify(Path("ses-3/sub-1_ses-4_T1w.nii")) == ("sub-1", "4", "unknown")

@@ -141,6 +141,12 @@ def test_lesion_that_the_brain_mask_hides_is_counted_and_warned_of(tmp_path, pla
     assert bool(told) == (place == "in the skull")
 
 
+def test_a_name_that_the_manifest_could_not_hold_costs_that_scan(tmp_path):
+    scan = replace(write_scan(tmp_path), subject="a\\b")
+    with refused(scan.image, "has a backslash", "rename it"):
+        prepare_scan(scan, tmp_path / "out", **OPTIONS)
+
+
 def test_a_mended_mask_makes_other_data_of_the_same_scan(tmp_path):
     scan = write_scan(tmp_path)
     before = prepare_scan(scan, tmp_path / "out", **OPTIONS)["slices"][0]
