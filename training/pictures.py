@@ -82,10 +82,11 @@ def save_predictions(examples, stage, path):
     Each of the `examples` has a label, image, mask and prediction, (H, W), and the Dice of the
     slice.
     """
-    figure = Figure(
-        figsize=(9.2, 2.35 * len(examples) + 0.8), facecolor="black", layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
+    height = 2.35 * len(examples) + 1
+    figure = Figure(figsize=(9.2, height), facecolor="black", layout="constrained")
+    # Left to itself the title touches the edge.
+    below_title = (0, 0.005, 1, 1 - 0.38 / height)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0, rect=below_title)
     grid = figure.subplots(len(examples), 4, squeeze=False)
     columns = ("image", "mask", "prediction", "overlay")
     for row, (label, image, mask, prediction, dice) in zip(grid, examples, strict=True):
@@ -105,13 +106,15 @@ def save_predictions(examples, stage, path):
             if area.any():
                 row[3].contour(area, levels=[0.5], colors=[colour], linewidths=1.2)
         text = {"color": "white", "fontsize": 8.5, "va": "bottom", "parse_math": False}
+        row[0].text(0.02, 0.02, "L", transform=row[0].transAxes, **text)
         row[0].text(0.02, 1.0, label, transform=row[0].transAxes, **text)
         row[3].text(0.98, 1.0, f"Dice {dice:.2f}", transform=row[3].transAxes, ha="right", **text)
     for panel, column in zip(grid[0], columns, strict=True):
         panel.set_title(column, color="white", fontsize=11, pad=16)
-    figure.suptitle(TITLES[stage], color="white", fontsize=13, fontweight="bold")
+    title = {"color": "white", "fontsize": 13, "fontweight": "bold"}
+    figure.suptitle(TITLES[stage], y=1 - 0.12 / height, **title)
     handles = [
-        Line2D([], [], color=MASK, lw=2, label="mask (drawn by hand)"),
+        Line2D([], [], color=MASK, lw=2, label="reference mask"),
         Line2D([], [], color=PREDICTION, lw=2, label="prediction"),
     ]
     figure.legend(
