@@ -22,7 +22,7 @@ from scans.splits import check_folds, fingerprint, load_split, rows_of
 from system.cores import CORES
 from system.devices import check_last_batches, free_memory, shard_of_batch
 from system.files import InputError
-from training.provenance import marks_of_subjects
+from training.provenance import identifiers_of_subjects
 
 # So many batches are read ahead of the one that is asked for; more would only take memory.
 AHEAD = min(2 * CORES, 16)
@@ -145,7 +145,7 @@ class StageData:
     """The slices of one data set, dealt out to training and validation (never augmented).
 
     `rows` are the manifest's, which `reader` reads by number; `identity` holds hashes of slices and
-    split, `subjects` the subjects of each subset with their marks.
+    split, `subjects` the subjects of each subset with their identifiers.
     """
 
     rows: pandas.DataFrame
@@ -218,7 +218,9 @@ def load_stage_data(dataset, settings, batch_size, augmented):
         "masks": fingerprint(rows[["subject", "session", "mask_content"]].to_csv()),
         "split": fingerprint(split),
     }
-    subjects = {name: marks_of_subjects(rows.iloc[numbers]) for name, numbers in subsets.items()}
+    subjects = {
+        name: identifiers_of_subjects(rows.iloc[numbers]) for name, numbers in subsets.items()
+    }
     counts = {name: len(own) for name, own in subjects.items()}
     print(
         f"{dataset}: {len(training.order(0))} training slices of {counts['training']} subjects, "

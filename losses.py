@@ -142,10 +142,9 @@ class OverlapMetrics(keras.metrics.Metric):
     empty and 0 otherwise.
     """
 
-    def __init__(self, threshold=0.5, name="overlap"):
+    def __init__(self, name="overlap"):
         # A float32 count stops growing at 2**24 pixels, which is 290 images.
         super().__init__(name=name, dtype="float64")
-        self.threshold = threshold
         self.both, self.predicted, self.reference = (
             self.add_weight(name=count, initializer="zeros", dtype="float64")
             for count in ("both", "predicted", "reference")
@@ -154,7 +153,7 @@ class OverlapMetrics(keras.metrics.Metric):
     def update_state(self, mask, probability, sample_weight=None):
         probability = probability[..., :1]  # the answer; deep supervision's levels follow
         # Counts within one batch are small enough for float32.
-        prediction = ops.cast((probability > self.threshold) & (mask != NO_IMAGE), "float32")
+        prediction = ops.cast((probability > 0.5) & (mask != NO_IMAGE), "float32")
         mask = ops.cast(mask == 1, "float32")
         for count, pixels in (
             (self.both, mask * prediction),
@@ -176,4 +175,4 @@ class OverlapMetrics(keras.metrics.Metric):
         }
 
     def get_config(self):
-        return {"threshold": self.threshold, "name": self.name}
+        return {"name": self.name}

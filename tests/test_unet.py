@@ -115,8 +115,9 @@ def test_deep_supervision_judges_coarse_levels_while_training_alone(downsampling
     assert float(loss(masks, in_training)) == pytest.approx(expected, rel=1e-5)
     metrics = []
     for channels in (3, 1):
-        metric = OverlapMetrics(threshold=0.45)
-        metric.update_state(masks, in_training[..., :channels])
+        metric = OverlapMetrics()
+        # An untrained network is nowhere quite sure enough.
+        metric.update_state(masks, in_training[..., :channels] + 0.05)
         metrics.append({name: float(value) for name, value in metric.result().items()})
     assert metrics[0] == metrics[1] and metrics[0]["recall"] > 0
 

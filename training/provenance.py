@@ -1,7 +1,7 @@
 """What a run was made from, above all which subjects its weights have seen.
 
 A run keeps in run.json the subjects it trained on and those that chose its best epoch, with those
-that its initial weights had seen. A subject is recognised by any of its marks: its name, the hash
+that its initial weights had seen. A subject is recognised by any of its identifiers: its name, the hash
 of its slices, and the name that nearly identical scans share (see `scans.near_duplicates`).
 """
 
@@ -12,8 +12,8 @@ from system.retired import ADDED, without_retired
 from system.yaml_files import read_yaml
 
 
-def marks_of_subjects(rows):
-    """List the marks of each subject, ``<dataset>/<subject>``, of a manifest's rows."""
+def identifiers_of_subjects(rows):
+    """List the identifiers of each subject, ``<dataset>/<subject>``, of a manifest's rows."""
     names = rows.dataset + "/" + rows.subject
     return {name: sorted({name, *own.content, *own.alike}) for name, own in rows.groupby(names)}
 
@@ -33,7 +33,7 @@ def run_facts(folder, how_to_get_it, required=False):
 
 
 def seen_by(weights):
-    """Read from the run.json beside weights which subjects, with their marks, they have seen.
+    """Read from the run.json beside weights which subjects, with their identifiers, they have seen.
 
     From ``"training"`` and ``"validation"``; None where there is no such record.
     """
@@ -43,7 +43,7 @@ def seen_by(weights):
         return None
     try:
         return {
-            subset: {name: list(map(str, marks)) for name, marks in seen[subset].items()}
+            subset: {name: list(map(str, own)) for name, own in seen[subset].items()}
             for subset in ("training", "validation")
         }
     except (TypeError, KeyError, AttributeError):
@@ -70,7 +70,7 @@ def check_unseen(subjects, weights):
         ("validation", trained, "was trained on"),
         ("test", chosen, "was trained on, or its best epoch chosen by,"),
     ):
-        leaks = [subject for subject, marks in subjects[subset].items() if known & set(marks)]
+        leaks = [subject for subject, own in subjects[subset].items() if known & set(own)]
         if leaks:
             raise InputError(
                 f"{weights}: {what} {first_few(leaks)} of this split's {subset} subset; "

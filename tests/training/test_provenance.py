@@ -9,8 +9,8 @@ from conftest import refused
 from training.provenance import (
     check_unseen,
     differences,
+    identifiers_of_subjects,
     identity_of,
-    marks_of_subjects,
     run_facts,
     seen_by,
     seen_by_a_run,
@@ -30,7 +30,7 @@ def subjects_of(training=(), validation=(), test=(), dataset="atlas"):
             }
             for name in names
         ]
-        return marks_of_subjects(pandas.DataFrame(table)) if table else {}
+        return identifiers_of_subjects(pandas.DataFrame(table)) if table else {}
 
     return {"training": listed(training), "validation": listed(validation), "test": listed(test)}
 
