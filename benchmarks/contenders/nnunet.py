@@ -142,12 +142,17 @@ def iterate(step, batches):
 
 
 def predict(trainer, cases, settings, folder):
-    """Write the masks of some scans by nnU-Net's own predictor, with its mirrored copies."""
+    """Write the masks of some scans by nnU-Net's own predictor, with its mirrored copies.
+
+    Those that are there stay, but for the last, in the writing of which it may have been stopped.
+    """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     images, masks = folder / "raw" / DATASET / "imagesTs", folder / "predictions"
     for place in (images, masks):
         place.mkdir(parents=True, exist_ok=True)
+    if there := sorted(masks.glob("*.nii.gz"), key=lambda file: file.stat().st_mtime_ns):
+        there[-1].unlink()
     files = [images / f"{case.name}_0000.nii.gz" for case in cases]
     for case, file in zip(cases, files, strict=True):
         save_brain(case, settings, file)
@@ -156,6 +161,7 @@ def predict(trainer, cases, settings, folder):
     predictor.predict_from_files(
         [[str(file)] for file in files],
         [str(masks / case.masks[0].name.removesuffix(".nii.gz")) for case in cases],
+        overwrite=False,
         num_processes_preprocessing=1,
         num_processes_segmentation_export=1,
     )
