@@ -76,7 +76,7 @@ def describe(rows, seed, strata=None):
     scans = table.groupby(["subject", "session"], dropna=False)
     scans = scans[[*METRICS, *VOLUME_COLUMNS, "lesion_below_ml"]].mean()
     healthy = scans[scans.lesion_volume_ml == 0]
-    ill = _by_subject(table[table.lesion_volume_ml > 0])
+    patients = _by_subject(table[table.lesion_volume_ml > 0])
     metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUME_COLUMNS)}
     for name in METRICS:
         values = _by_subject_and_seed(table, name).to_numpy()
@@ -93,7 +93,7 @@ def describe(rows, seed, strata=None):
         # Not known of another program's masks.
         "lesion_outside_ml": float(scans.lesion_outside_ml.sum(skipna=False)),
         "lesion_below_ml": float(scans.lesion_below_ml.sum(skipna=False)),
-        "with_lesion": {"subjects": len(ill), "dice": summary(ill.dice, seed)},
+        "with_lesion": {"subjects": len(patients), "dice": summary(patients.dice, seed)},
         "without_lesion": {
             "scans": len(healthy),
             "with_false_positives": int((healthy.voxel_difference > 0).sum()),

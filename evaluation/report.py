@@ -163,8 +163,8 @@ def _viewers(table, names, views):
     Where none has one, of all.
     """
     rows = table[table.run == names[-1]]
-    ill = rows[rows.lesion_volume_ml > 0]
-    rows = rows if ill.empty else ill
+    patients = rows[rows.lesion_volume_ml > 0]
+    rows = rows if patients.empty else patients
     seeds = (
         f" (seed {rows.seed.min()} is shown)" if "seed" in rows and rows.seed.nunique() > 1 else ""
     )

@@ -107,7 +107,7 @@ def notes(runs):
             sentences.append(
                 f"{name}: not over all folds; {run['subjects_left_out']} subjects are not scored."
             )
-        healthy, ill = run["without_lesion"], run["with_lesion"]
+        healthy, patients = run["without_lesion"], run["with_lesion"]
         if healthy["scans"]:
             sentences.append(
                 f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
@@ -115,11 +115,11 @@ def notes(runs):
                 f"{healthy['false_positive_ml']:.2f} ml in "
                 f"{healthy['false_positive_lesions']:.1f} lesions a scan."
             )
-        if healthy["scans"] and ill["subjects"]:
+        if healthy["scans"] and patients["subjects"]:
             sentences.append(
-                f"{name}: Dice of the {ill['subjects']} subjects with a lesion alone "
-                f"{number(ill['dice']['mean'], 3)} ± {number(ill['dice']['sd'], 3)}, "
-                f"95 % interval {interval(ill['dice'], 3)}."
+                f"{name}: Dice of the {patients['subjects']} subjects with a lesion alone "
+                f"{number(patients['dice']['mean'], 3)} ± {number(patients['dice']['sd'], 3)}, "
+                f"95 % interval {interval(patients['dice'], 3)}."
             )
     return sentences
 
