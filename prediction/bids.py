@@ -135,10 +135,13 @@ def _mapping(value):
     return value if isinstance(value, dict) else {}
 
 
-def _with_first(own, earlier, key, replaced=()):
-    """Put an entry of ours first in a list to which a person may have added others."""
-    others = [entry for entry in earlier if _mapping(entry).get(key) not in (own[key], *replaced)]
-    return [own, *others]
+def _with_first(own, earlier, key, before=None):
+    """Put an entry of ours first in a list to which a person may have added others.
+
+    Ours is known by its `key`, which now is that of `own`, and was `before` in an earlier start.
+    """
+    ours = (own[key], before or own[key])
+    return [own, *(entry for entry in earlier if _mapping(entry).get(key) not in ours)]
 
 
 def claim_derivatives(output, source):
@@ -178,7 +181,7 @@ def claim_derivatives(output, source):
             "DatasetType": "derivative",
             "GeneratedBy": _with_first(GENERATED, earlier.get("GeneratedBy") or [], "Name"),
             "SourceDatasets": _with_first(
-                origin, earlier.get("SourceDatasets") or [], "URL", [links.get("raw")]
+                origin, earlier.get("SourceDatasets") or [], "URL", links.get("raw")
             ),
             "DatasetLinks": links | {"raw": origin["URL"]},
         },

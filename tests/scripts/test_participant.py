@@ -384,6 +384,13 @@ def test_the_lesions_of_another_data_set_and_what_a_person_added_stay(tmp_path):
     about["GeneratedBy"].append({"Name": "By hand"})
     about["SourceDatasets"].append({"DOI": "10.1/2"})
     (output / "dataset_description.json").write_text(json.dumps(about))
+    # Without a link nobody knows where the data set was: what has no address is a person's.
+    unlinked = {name: value for name, value in about.items() if name != "DatasetLinks"}
+    (output / "dataset_description.json").write_text(json.dumps(unlinked))
+    claim_derivatives(output, source)
+    found = load_json(output / "dataset_description.json", "")
+    assert found["SourceDatasets"] == about["SourceDatasets"]
+    (output / "dataset_description.json").write_text(json.dumps(about))
     moved = source.rename(tmp_path / "moved")
     claim_derivatives(output, moved)
     assert (output / "README.md").read_text() == "ours"
