@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scans.alignment import Alignment
-from scans.find import scan_name
 from scans.manifest import load_manifest, metadata_columns
+from scans.names import scan_name
 from scans.splits import rows_of
 from system.files import InputError, load_json
 

@@ -10,8 +10,9 @@ from evaluation.cases import Case
 from evaluation.metrics import subject_metrics
 from evaluation.scoring import Scores, View, metrics_row
 from evaluation.strata import check_strata
-from scans.find import NIFTI_ENDINGS, identify, list_files, session_label, shared_names, stem_of
+from scans.find import list_files
 from scans.metadata import Metadata
+from scans.names import NIFTI_ENDINGS, identify, session_label, shared_names, stem_of
 from scans.volumes import load_lesion, load_mask, load_volume, read_voxels
 from system.files import InputError, first_few
 from system.parallel import attempt, in_parallel

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
-from scans.find import UNKNOWN_SITE
 from scans.metadata import NAMES, OTHER
+from scans.names import UNKNOWN_SITE
 from system.files import InputError
 
 NOT_KNOWN, NO_LESION = "not known", "no lesion"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prediction.bids_outputs import SPACE, BidsOutputs
 from prediction.outputs import BIDS_NAME
-from scans.find import NIFTI_ENDINGS, stem_of
+from scans.names import NIFTI_ENDINGS, stem_of
 from system.files import (
     InputError,
     Problem,

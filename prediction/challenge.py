@@ -4,7 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
-from scans.find import identify, session_label
+from scans.names import identify, session_label
 from system.files import InputError, refuse_foreign, whole_file
 
 NAME = "atlas2_prediction"

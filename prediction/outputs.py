@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from scans.find import NIFTI_ENDINGS, img_pairs, list_files, stem_of
+from scans.find import img_pairs, list_files
+from scans.names import NIFTI_ENDINGS, stem_of
 from scans.nifti import check_is_file
 from system.files import InputError, Problem, file_hash, first_few, load_json, refuse_foreign
 

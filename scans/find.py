@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from scans.names import NIFTI_ENDINGS, identify, scan_name, session_label, shared_names, stem_of
 from system.files import InputError, Problem, first_few
-
-NIFTI_ENDINGS = (".nii.gz", ".nii")
-UNKNOWN_SITE = "unknown"
-
 
 LOOKS_LIKE_A_MASK = re.compile(r"lesion|mask|seg|roi|label", re.IGNORECASE)
 
@@ -44,11 +41,6 @@ class Found(NamedTuple):
     scans: list[Scan]
     problems: list[Problem]
     notes: list[str]
-
-
-def scan_name(subject, session):
-    """Name a scan within its data set."""
-    return f"{subject}_{session}" if session else subject
 
 
 def find_scans(folder, dataset, image_suffix, mask_suffixes):
@@ -130,12 +122,6 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
     if scans and len(mask_suffixes) > 1:
         notes.append(_used_suffixes(scans, mask_suffixes))
     return Found(scans, problems, notes + _unused_masks(scans, files, image_suffix, dataset))
-
-
-def shared_names(image, image_suffix):
-    """List what the names of an image and of its masks may begin with: without its description, too."""
-    start = stem_of(image).removesuffix(image_suffix)
-    return list(dict.fromkeys([start, re.sub(r"_desc-[A-Za-z0-9]+$", "", start)]))
 
 
 def _mask_names(image, image_suffix, mask_suffixes):
@@ -289,45 +275,3 @@ def list_files(folder):
             if parent.endswith(NIFTI_ENDINGS) and not any(n.endswith(NIFTI_ENDINGS) for n in names):
                 paths.append(Path(parent))
     return sorted(paths), problems
-
-
-def identify(path):
-    """Read subject, session and site from a scan's path below the data set's folder.
-
-    ATLAS v2.0 and BIDS: ``sub-r001s001/ses-1`` gives subject ``sub-r001s001``, session ``1``; of
-    several scans of a session ``acq-mprage_run-2`` tells one apart and joins its name:
-    ``1_acq-mprage_run-2``. So does ``space-orig`` of ATLAS R3.0, beside which v2.0 may stand. The
-    site is the ``R001`` folder, or the cohort in the subject's name.
-    BraTS17: ``Brats17_CBICA_AAB_1`` gives subject ``Brats17_CBICA_AAB``, session ``1`` (its time
-    point), site ``CBICA``. Any other name is a subject of its own at site ``unknown``.
-    """
-    text = path.as_posix()
-    if brats := re.match(r"(Brats\d+_([^_]+)_[^_]+)_(\d+)(?=_)", path.name):
-        subject, site, session = brats.groups()
-        return subject, session, site
-    if bids := re.search(r"sub-[A-Za-z0-9]+", path.name) or re.search(r"sub-[A-Za-z0-9]+", text):
-        subject = bids.group()
-        entities = re.findall(
-            r"(?<=_)(?:(?:acq|ce|echo|inv|rec|run)-[A-Za-z0-9]+|space-orig(?=_))", path.name
-        )
-        cohort = re.search(r"(?:^|/)(R\d+)/", text) or re.match(r"sub-(r\d+)s\d+", subject)
-        return (
-            subject,
-            "_".join([*session_label(path), *entities]),
-            cohort.group(1).upper() if cohort else UNKNOWN_SITE,
-        )
-    return stem_of(path), "", UNKNOWN_SITE
-
-
-def session_label(path):
-    """List the session in the path of a scan, of its name first: one label, or none."""
-    path = Path(path)
-    for text in (path.name, path.as_posix()):
-        if found := re.findall(r"(?:^|[/_])ses-([A-Za-z0-9]+)", text):
-            return found[-1:]
-    return []
-
-
-def stem_of(path):
-    """Return a scan's name without its ending."""
-    return re.sub(r"\.(nii|hdr|img)(\.gz)?$", "", path.name)

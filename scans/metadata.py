@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from scans.find import stem_of
+from scans.names import stem_of
 from scans.spreadsheet import read_spreadsheet
 from system.files import InputError, Problem
 

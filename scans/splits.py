@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
-from scans.find import UNKNOWN_SITE
+from scans.names import UNKNOWN_SITE
 from scans.spreadsheet import read_spreadsheet
 from system.files import InputError, load_json
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from scans.find import LOOKS_LIKE_A_MASK, NIFTI_ENDINGS, list_files, stem_of
+from scans.find import LOOKS_LIKE_A_MASK, list_files
+from scans.names import NIFTI_ENDINGS, stem_of
 from scans.nifti import check_is_file
 from scans.template import AFFINE
 from scans.volumes import read_voxels

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from config import load_settings
-from scans.find import find_scans, identify, scan_name
+from scans.find import find_scans
+from scans.names import identify, scan_name
 
 ATLAS = ("atlas", "_T1w", ("_label-L_desc-T1lesion_mask",))
 BRATS = ("brats17", "_t1", ("_seg",))

@@ -40,8 +40,9 @@ from isal import igzip
 import predict
 import prep
 from config import load_settings
-from scans.find import Scan, find_scans, identify
+from scans.find import Scan, find_scans
 from scans.manifest import load_manifest
+from scans.names import identify
 from scans.prepare import prepare_scan
 from scans.reader import SliceReader
 from scans.splits import load_split, rows_of
