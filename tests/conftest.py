@@ -174,6 +174,15 @@ def predict_by_rule(patch, rule):
 
 
 @pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """Let processes of JAX share what was compiled for the first; they compile for half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
+@pytest.fixture(scope="session")
 def tiny_trees(tmp_path_factory):
     """Folders `.atlas` (8 subjects, 9 scans) and `.brats17` (8 subjects); leave them as they are."""
     folder = tmp_path_factory.mktemp("trees")

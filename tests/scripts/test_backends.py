@@ -24,6 +24,8 @@ from training.weights import read_weights
 ROOT = Path(__file__).parents[2]
 OTHERS = [backend for backend in BACKENDS if backend != "tensorflow"]
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def start(backend, *words):
     return subprocess.Popen(

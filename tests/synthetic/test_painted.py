@@ -1,5 +1,7 @@
 """Scans of real heads and lesion shapes: alike by seed, unlike each other, true to what is given."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -63,6 +65,26 @@ def lesions(tmp_path_factory):
     for number, place in enumerate(places):
         write_shape(folder / f"{number:02d}_mask.nii.gz", place, 6 + number)
     return painted.find_sources([folder], masks=True)
+
+
+@pytest.fixture
+def unscanned(monkeypatch):
+    """Leave subjects as they are painted: a scanner takes as long as the painter."""
+    monkeypatch.setattr(painted, "sharpen", lambda rng, image: image)
+    monkeypatch.setattr(painted, "acquire_by", lambda protocol, rng, image: image)
+    monkeypatch.setattr(painted, "take_off", lambda *_: None)
+
+
+@pytest.fixture
+def drawn_at_once(monkeypatch):
+    """Take the template and some noise for every subject, with a lesion of 8 ml."""
+    voxels, mask = (load_template().voxels * 1000).astype(np.int16), np.zeros(SHAPE, np.uint8)
+    mask[120:140, 90:110, 80:100] = 1
+
+    def draw(rng, *_):
+        return voxels + rng.integers(100, size=SHAPE, dtype=np.int16), mask
+
+    monkeypatch.setattr(painted, "draw_subject", draw)
 
 
 def contents(folder):
@@ -258,7 +280,10 @@ def test_what_is_taken_off_is_skull_or_face_and_never_brain():
                 assert not voxels[98, -1, 0]  # the chin
 
 
-def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_path):
+def test_subjects_repeat_by_seed_whatever_their_number(controls, lesions, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        painted, "prepare_control", lambda path, folder: shutil.copytree(controls[1], folder)
+    )
     for folder, count in (("two", 2), ("one", 1)):
         made = painted.make_painted(tmp_path / folder, [controls[0]], lesions, count, 3, 1)
         assert made == []
@@ -315,7 +340,7 @@ def test_no_more_sites_than_heads_or_shapes(lesions, tmp_path, monkeypatch):
     assert {p.name for p in (tmp_path / "Training").iterdir()} == {"P001", "P002", "P003"}
 
 
-def test_prep_knows_the_sites_and_holds_one_out(lesions, tmp_path, monkeypatch):
+def test_prep_knows_the_sites_and_holds_one_out(lesions, tmp_path, monkeypatch, drawn_at_once):
     quickly(monkeypatch)
     monkeypatch.setattr(preparation, "find_near_duplicates", lambda found: range(len(found)))
     painted.make_painted(tmp_path / "made", [], lesions, 3, 0, 1)
@@ -335,7 +360,9 @@ def test_prep_knows_the_sites_and_holds_one_out(lesions, tmp_path, monkeypatch):
     }
 
 
-def test_a_lesion_mask_that_cannot_be_used_costs_no_subject_and_may_be_left_out(tmp_path):
+def test_a_lesion_mask_that_cannot_be_used_costs_no_subject_and_may_be_left_out(
+    tmp_path, drawn_at_once
+):
     good = write_shape(tmp_path / "a" / "good_mask.nii.gz", (30, 10, 15), 9)
     copy = tmp_path / "a" / "copy_mask.nii.gz"
     copy.write_bytes(good.read_bytes())
@@ -355,30 +382,20 @@ def test_a_lesion_mask_that_cannot_be_used_costs_no_subject_and_may_be_left_out(
     assert [path.stat().st_mtime_ns for path in made] == before
 
 
-def test_what_is_painted_is_as_blurred_as_its_head(lesions, monkeypatch):
+def test_what_is_painted_is_as_blurred_as_its_head(lesions, monkeypatch, unscanned):
     """Or a network would learn that what is sharp is a lesion."""
-    monkeypatch.setattr(painted, "sharpen", lambda rng, image: image)
-    monkeypatch.setattr(painted, "acquire_by", lambda protocol, rng, image: image)
-    monkeypatch.setattr(painted, "take_off", lambda *_: None)
-    seed = next(
-        seed
-        for seed in range(20)
-        if painted.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)[1].any()
-    )
-    steepest = []
-    for voxel_mm in (1.0, 3.0):
-        image, mask = painted.draw_subject(
-            np.random.default_rng(seed), head()[0], voxel_mm, lesions, 5
-        )
-        monkeypatch.setattr(painted, "HEALTHY", 2)
-        healthy, _ = painted.draw_subject(np.random.default_rng(seed), head()[0], 1.0, lesions, 5)
-        monkeypatch.undo()
-        monkeypatch.setattr(painted, "sharpen", lambda rng, image: image)
-        monkeypatch.setattr(painted, "acquire_by", lambda protocol, rng, image: image)
-        monkeypatch.setattr(painted, "take_off", lambda *_: None)
-        edge = np.abs(np.diff(image - healthy, axis=0))[1:][mask[2:] > 0]
-        steepest.append(np.percentile(edge, 95))
-    assert steepest[1] < 0.8 * steepest[0]
+
+    def draw(seed, voxel_mm):
+        rng = np.random.default_rng(seed)
+        return painted.draw_subject(rng, head()[0], voxel_mm, lesions, 5)
+
+    seed = next(seed for seed in range(20) if draw(seed, 1.0)[1].any())
+    drawn = [draw(seed, voxel_mm) for voxel_mm in (1.0, 3.0)]
+    monkeypatch.setattr(painted, "HEALTHY", 2)
+    healthy, _ = draw(seed, 1.0)
+    edges = [np.abs(np.diff(image - healthy, axis=0))[1:][mask[2:] > 0] for image, mask in drawn]
+    sharp, blurred = (np.percentile(edge, 95) for edge in edges)
+    assert blurred < 0.8 * sharp
 
 
 def test_sharpening_brings_out_detail_and_keeps_what_is_flat():
@@ -428,7 +445,7 @@ def test_a_shape_that_lies_outside_leaves_nothing():
     assert left.size == 0
 
 
-def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions):
+def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions, unscanned):
     anatomy, _ = head()
     volumes = []
     for seed in range(12):
@@ -451,10 +468,11 @@ def test_without_shapes_lesions_are_drawn():
     pytest.fail("nobody had a lesion")
 
 
-def test_a_head_that_cannot_be_used_costs_itself_alone(controls, lesions, tmp_path, capsys):
-    noise = np.random.default_rng(0).random((60, 60, 60)).astype(np.float32)
-    bad = tmp_path / "noise_T1w.nii.gz"
-    write_nifti(bad, noise, np.diag([3, 3, 3, 1.0]))
+def test_a_head_that_cannot_be_used_costs_itself_alone(
+    controls, lesions, tmp_path, capsys, drawn_at_once
+):
+    bad = tmp_path / "empty_T1w.nii.gz"
+    write_nifti(bad, np.zeros((60, 60, 60), np.float32), np.diag([3, 3, 3, 1.0]))
     arguments = ["--set", f"paths.atlas={tmp_path / 'made'}", "--subjects", "1"]
     arguments += ["--lesions", *map(str, lesions)]
     assert demo.main([*arguments, "--heads", str(bad), str(controls[0])]) == 1
