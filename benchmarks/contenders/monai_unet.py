@@ -6,6 +6,9 @@ highest Dice of all voxels of every second validation slice. Two contenders come
 what is more probable than 0.5; `monai-tuned` has its threshold, smallest lesion and slices chosen on
 validation as ours are. Neither averages with the mirrored head.
 
+--recipe nnunet-recipe trains by nnU-Net's recipe in 2D instead, of MONAI's parts: for where nnU-Net's
+own package cannot be. It averages with mirrored copies, as nnU-Net does.
+
     python -m benchmarks.contenders.monai_unet --set paths.prepared=prepared
 """
 
@@ -19,55 +22,62 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.contenders import contest
+from benchmarks.contenders.monai_recipes import RECIPES
 from config import Settings, parse_arguments
 from system.console import run_script
 from system.files import InputError
 
-BATCH = 8
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-5
 # They cost as much as dozens of steps.
 VALIDATIONS, VALIDATED = 4, slice(None, None, 2)
 MEASURED_STEPS = 3
 
 
+def add_arguments(parser):
+    contest.add_arguments(parser)
+    parser.add_argument("--recipe", choices=RECIPES, default="monai", help="default: monai")
+    parser.add_argument("--batch", type=int, help="slices; default: as the recipe has it")
+
+
 def main(argv=None):
-    settings, arguments = parse_arguments(__doc__, argv, contest.add_arguments)
+    settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     if find_spec("monai") is None:
         raise InputError("monai is not installed; pip install -r requirements/contenders.txt")
     contest.set_up_process()
     os.environ["KERAS_BACKEND"] = "torch"  # no TensorFlow beside PyTorch: their threads fight
-    folder, trained = contest.contender_folder(settings, arguments, "monai")
-    tuned = arguments.results / "monai-tuned" / folder.name
+    recipe = RECIPES[arguments.recipe]
+    folder, trained = contest.contender_folder(settings, arguments, recipe.name)
+    tuned = arguments.results / f"{recipe.name}-tuned" / folder.name
     if tuned.exists() and not trained:
         raise InputError(f"{tuned}: is there already; move it away, or set another seed")
     cases = {}
     if not arguments.train_only:
         # Scans that are gone or changed are said now, not after the training.
         cases = {subset: contest.cases_of(settings, subset) for subset in ("validation", "test")}
-    weights, slices = folder / "best.pt", load_slices(settings)
+    weights, slices = folder / "best.pt", load_slices(settings, recipe)
+    make = partial(Fitting, recipe, arguments.batch or recipe.batch, *slices)
     if not trained:
-        train(slices, settings.seed, contest.Budget.given(arguments), weights)
+        train(make, settings.seed, contest.Budget.given(arguments), weights)
     if cases:
-        fitting = Fitting(*slices)
+        fitting = make()
         fitting.load(weights)
         score(Predictor(fitting, settings, weights), cases, folder, tuned, settings)
 
 
-def train(slices, seed, budget, weights):
+def train(make, seed, budget, weights):
     """Train within the budget, from the seed again after what was measured; keep the best weights."""
     from monai.utils import set_determinism
 
     set_determinism(seed)
-    fitting = Fitting(*slices)
+    fitting = make()
     step_s = budget.cost(lambda: fitting.train(MEASURED_STEPS)) / MEASURED_STEPS
-    measured = min(MEASURED_STEPS * BATCH, len(fitting.validation))
+    measured = min(MEASURED_STEPS * fitting.batch, len(fitting.validation))
     validation_s = budget.cost(lambda: fitting.dice(measured))
     validation_s *= len(fitting.validation) / measured
     steps = budget.steps(VALIDATIONS, step_s, validation_s)
     print(f"{VALIDATIONS} times {steps} steps of {step_s:.2f} s, validation {validation_s:.1f} s")
 
     set_determinism(seed)
-    fitting = Fitting(*slices)
+    fitting = make()
     plan = {"step_s": step_s, "validation_s": validation_s, "steps": steps, "epochs": VALIDATIONS}
     weights.parent.mkdir(parents=True)
     budget.spend(lambda: fitting.fit(steps, weights), weights.parent, **plan)
@@ -79,7 +89,7 @@ def score(predictor, cases, folder, tuned, settings):
 
     predict = partial(predict_case, predictor)
     chosen = choose_on(cases["validation"], predict, settings.evaluation.choose_for)
-    print(f"monai-tuned: {describe_point(chosen)}")
+    print(f"{tuned.parent.name}: {describe_point(chosen)}")
     points = {tuned: chosen, folder: PLAIN}  # last the one that says that all is done
     write_masks(cases["test"], predict, points)
     shutil.copy(folder / contest.PLAN, tuned)
@@ -87,8 +97,8 @@ def score(predictor, cases, folder, tuned, settings):
         contest.score(place, cases["test"], settings)
 
 
-def load_slices(settings):
-    """Return rows of training and validation, what reads one as MONAI's dictionary, and the order."""
+def load_slices(settings, recipe):
+    """Return what reads a row as MONAI's dictionary, the order of training, and rows of validation."""
     from data import training_order
     from scans.manifest import load_manifest
     from scans.reader import SliceReader
@@ -102,12 +112,16 @@ def load_slices(settings):
     def read(row):
         image, mask = reader.read(row)
         image = nonzero_normalised(image, *reader.scale(row))
-        return {"image": image[None], "mask": mask[None].astype(np.float32)}
+        both = {"image": image, "mask": mask.astype(np.float32)}
+        return {
+            name: array[None][window(array.shape, recipe.patch)] for name, array in both.items()
+        }
 
     training = subsets["training"]
     lesion = rows.lesion_pixels.to_numpy()[training] > 0
+    empty_per_lesion = recipe.empty_per_lesion or settings.slices.empty_per_lesion
     order = training_order(
-        training[lesion], training[~lesion], settings.slices.empty_per_lesion, None, settings.seed
+        training[lesion], training[~lesion], empty_per_lesion, None, settings.seed
     )
     return read, order, subsets["validation"][VALIDATED]
 
@@ -117,11 +131,21 @@ def nonzero_normalised(image, mean, factor):
     return ((image - np.float32(mean)) * np.float32(factor) * (image > 0)).astype(np.float32)
 
 
+def window(shape, patch):
+    """Return the middle of a slice as an index of its last two axes, at most as large as `patch`."""
+    sides = [min(pair) for pair in zip(shape, patch or shape, strict=True)]
+    starts = [(whole - side) // 2 for whole, side in zip(shape, sides, strict=True)]
+    return (..., *(slice(a, a + side) for a, side in zip(starts, sides, strict=True)))
+
+
 class Fitting:
-    """A fresh BasicUNet and what it is trained with.
+    """A fresh network and what it is trained with.
 
     Parameters
     ----------
+    recipe : BasicUNetRecipe or NnUNetRecipe
+    batch : int
+        Slices.
     read : callable
         Row number to MONAI's dictionary of a slice.
     order : callable
@@ -130,48 +154,17 @@ class Fitting:
         Row numbers.
     """
 
-    def __init__(self, read, order, validation):
+    def __init__(self, recipe, batch, read, order, validation):
         import torch
         from monai.data import DataLoader, IterableDataset
-        from monai.losses import DiceCELoss
-        from monai.networks.nets import BasicUNet
-        from monai.transforms import (
-            Compose,
-            RandAffined,
-            RandFlipd,
-            RandGaussianNoised,
-            RandScaleIntensityd,
-            RandShiftIntensityd,
-        )
+        from monai.transforms import Compose
 
-        both = ("image", "mask")
-        transforms = Compose(
-            [
-                read,
-                RandFlipd(both, prob=0.5, spatial_axis=1),  # left-right
-                RandAffined(
-                    both,
-                    prob=0.5,
-                    rotate_range=np.radians(15),
-                    scale_range=(0.1, 0.1),
-                    translate_range=(12, 12),
-                    mode=("bilinear", "nearest"),
-                    padding_mode="zeros",
-                ),
-                RandGaussianNoised("image", prob=0.15, std=0.1),
-                RandScaleIntensityd("image", factors=0.1, prob=0.5),
-                RandShiftIntensityd("image", offsets=0.1, prob=0.5),
-            ]
-        )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1).to(self.device)
-        self.loss = DiceCELoss(sigmoid=True, batch=True)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY
-        )
-        dataset = IterableDataset(endless(order), transforms)
-        self.batches = iter(DataLoader(dataset, batch_size=BATCH, num_workers=0))
-        self.read, self.validation = read, validation
+        self.recipe, self.batch, self.read, self.validation = recipe, batch, read, validation
+        self.network, self.loss = recipe.network().to(self.device), recipe.loss()
+        self.optimizer = recipe.optimizer(self.network.parameters())
+        dataset = IterableDataset(endless(order), Compose([read, *recipe.transforms()]))
+        self.batches = iter(DataLoader(dataset, batch_size=batch, num_workers=0))
 
     def train(self, steps, schedule=None):
         """Take some steps; return the mean loss."""
@@ -193,8 +186,8 @@ class Fitting:
     def dice(self, count=None):
         """Return the Dice of all voxels of some validation slices."""
         both = either = 0
-        for start in range(0, count or len(self.validation), BATCH):
-            batch = [self.read(row) for row in self.validation[start : start + BATCH]]
+        for start in range(0, count or len(self.validation), self.batch):
+            batch = [self.read(row) for row in self.validation[start : start + self.batch]]
             found = self.probability(np.stack([slice_["image"] for slice_ in batch])) > 0.5
             masks = np.stack([slice_["mask"] for slice_ in batch]) > 0
             both += np.count_nonzero(found & masks)
@@ -202,10 +195,10 @@ class Fitting:
         return 2 * both / max(either, 1)
 
     def fit(self, steps, best):
-        """Train on a cosine schedule, and keep the weights of the best validation in a file."""
+        """Train on the recipe's schedule, and keep the weights of the best validation in a file."""
         import torch
 
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, VALIDATIONS * steps)
+        schedule = self.recipe.schedule(self.optimizer, VALIDATIONS * steps)
         highest = -1.0
         for i in range(VALIDATIONS):
             loss, dice = self.train(steps, schedule), self.dice()
@@ -228,6 +221,17 @@ class Fitting:
             images = torch.from_numpy(images).to(self.device)
             return torch.sigmoid(self.network(images)).cpu().numpy()
 
+    def average(self, images):
+        """Return the probability, averaged with the mirrored copies of the recipe; 0 beyond its patch."""
+        middle = window(images.shape[2:], self.recipe.patch)
+        found = [
+            np.flip(self.probability(np.flip(images[middle], axes).copy()), axes)
+            for axes in self.recipe.mirrored_axes
+        ]
+        whole = np.zeros(images.shape, np.float32)
+        whole[middle] = np.mean(found, axis=0)
+        return whole
+
 
 def endless(order):
     """Go through one round after the other."""
@@ -248,8 +252,8 @@ class Predictor:
     def predict(self, images, mean, std):
         """Predict the probability of 8-bit slices, (Z, H, W)."""
         images = nonzero_normalised(images, mean, 1 / std)[:, None]
-        batches = np.split(images, range(BATCH, len(images), BATCH))
-        return np.concatenate([self.fitting.probability(batch)[:, 0] for batch in batches])
+        batches = np.split(images, range(self.fitting.batch, len(images), self.fitting.batch))
+        return np.concatenate([self.fitting.average(batch)[:, 0] for batch in batches])
 
 
 def predict_case(predictor, case, volume):

@@ -15,6 +15,7 @@ from conftest import quickly, refused, write_nifti
 
 from benchmarks.bench import ROOT, cpu_seconds
 from benchmarks.contenders import contest, gather, monai_unet, ours, table
+from benchmarks.contenders.monai_recipes import RECIPES
 from benchmarks.gpu import pack
 from config import parse_arguments
 from data import load_stage_data
@@ -211,11 +212,48 @@ def test_all_contenders_have_the_split_that_ours_trains_on(arguments, prepared, 
         settings, _ = parse_arguments("", [*arguments, "--set", f"split.by={by}"])
         found[by] = contest.cases_of(settings, "validation")
         assert found[by] == load_split(prepared, "atlas", 0, by)
-        _, order, validation = monai_unet.load_slices(settings)
+        _, order, validation = monai_unet.load_slices(settings, RECIPES["monai"])
         rows = load_manifest(prepared, "atlas").subject
         assert set(rows[validation]) <= set(found[by]["validation"])
         assert set(rows[order(0)]) <= set(found[by]["training"])
     assert found["subject"] != found["site"]
+
+
+def test_mirrored_copies_are_averaged_in_the_patch_and_nothing_is_found_beyond():
+    def leftmost(images):
+        return (np.arange(images.shape[-1]) == 0) * np.ones_like(images)
+
+    recipe = SimpleNamespace(patch=(4, 6), mirrored_axes=((), (-1,), (-2,), (-2, -1)))
+    fitting = SimpleNamespace(recipe=recipe, probability=leftmost)
+    found = monai_unet.Fitting.average(fitting, np.ones((2, 1, 8, 8), np.float32))
+    wanted = np.zeros((8, 8))
+    wanted[2:6, [1, 6]] = 0.5
+    np.testing.assert_array_equal(found, np.broadcast_to(wanted, (2, 1, 8, 8)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_of_monai_learns_bright_squares(recipe, tmp_path):
+    monai = pytest.importorskip("monai")
+
+    def read(row):
+        rng = np.random.default_rng(row)
+        mask = np.zeros((1, 64, 64), np.float32)
+        x, y = rng.integers(8, 40, 2)
+        mask[0, x : x + 16, y : y + 16] = 1
+        return {"image": 3 * mask + rng.normal(0, 0.3, mask.shape).astype("f4"), "mask": mask}
+
+    monai.utils.set_determinism(0)
+    rounds = lambda number: np.arange(8)  # noqa: E731
+    fitting = monai_unet.Fitting(recipe, 4, read, rounds, np.arange(100, 104))
+    batch = next(fitting.batches)
+    assert batch["image"].shape == batch["mask"].shape == (4, 1, 64, 64)
+    assert set(np.unique(batch["mask"])) == {0, 1}
+    fitting.fit(10, tmp_path / "best.pt")
+    assert fitting.dice() > 0.8
+    again = monai_unet.Fitting(recipe, 4, read, rounds, fitting.validation)
+    again.load(tmp_path / "best.pt")
+    assert again.dice() > 0.8
 
 
 def test_choosing_settings_touches_no_held_back_subject(arguments, tmp_path, monkeypatch):
