@@ -1,6 +1,6 @@
 """Two recipes of MONAI's parts: its own BasicUNet, and nnU-Net's in 2D where its package cannot be.
 
-Each has the same six things, which `monai_unet.Fitting` puts to work; monai is imported when asked.
+Both have the same attributes and methods, which `monai_unet.Fitting` uses; monai is imported by the methods.
 """
 
 import numpy as np
