@@ -6,12 +6,13 @@ import pandas
 
 from evaluation.metric_table import METRICS, RANKINGS, VOLUME_COLUMNS
 from evaluation.sentences import noise_sentence, price_sentence, sentence
-from evaluation.statistics import compare, sd_between_seeds, summary
+from evaluation.statistics import DECIMALS, compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
 from training.provenance import differences
 
 # The signed-rank test of fewer pairs that differ never falls below p = 0.05.
 FEWEST_SUBJECTS = 6
+SCAN = ["subject", "session"]
 
 
 class Comparison(NamedTuple):
@@ -65,7 +66,8 @@ def describe(rows, seed, strata=None):
 
     `rows` are those of metrics.csv; seeds and sessions of a subject are averaged first, in strata the
     sessions that belong to it. `strata` are from `divide`, by default of these very rows.
-    ``sd_between_seeds`` is that of the mean over subjects; NaN for one seed. ``lesion_ml`` and
+    ``sd_between_seeds`` is that of the mean over subjects; NaN for one seed; ``missing`` counts the
+    scans for which a network has no such metric. ``lesion_ml`` and
     ``lesion_outside_ml`` are the lesions of all scans, and what of them lies in the slices that
     training skipped, with ``lesion_below_ml`` at the bottom; ``with_lesion`` is the Dice of the
     subjects that have one, ``without_lesion`` what was marked on scans without.
@@ -73,12 +75,13 @@ def describe(rows, seed, strata=None):
     table = pandas.DataFrame(rows)
     subjects = _by_subject(table)
     # One row a scan, averaged over seeds.
-    scans = table.groupby(["subject", "session"], dropna=False)
+    scans = table.groupby(SCAN, dropna=False)
     scans = scans[[*METRICS, *VOLUME_COLUMNS, "lesion_below_ml"]].mean()
     healthy = scans[scans.lesion_volume_ml == 0]
     patients = _by_subject(table[table.lesion_volume_ml > 0])
     metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUME_COLUMNS)}
     for name in METRICS:
+        metrics[name]["missing"] = table[_is_lacking(table, name)].groupby(SCAN).ngroups
         values = _by_subject_and_seed(table, name).to_numpy()
         metrics[name]["sd_between_seeds"] = sd_between_seeds(values)
     return {
@@ -108,6 +111,11 @@ def _by_subject(table):
     return table.groupby("subject")[[*METRICS, *VOLUME_COLUMNS]].mean()
 
 
+def _is_lacking(table, metric):
+    """Say of each row whether a network lacks this metric of its scan: no distance to an empty mask."""
+    return table[metric].isna().groupby([table[name] for name in SCAN]).transform("any")
+
+
 def _seeds(table):
     """Return the seed of each row; masks of another program have none."""
     return table.seed if "seed" in table else pandas.Series(0, table.index)
@@ -120,13 +128,12 @@ def _by_subject_and_seed(table, metric):
 
 def divide(rows, columns=()):
     """Divide the scans of all runs, once for all of them; see `evaluation.strata.strata_of`."""
-    table = pandas.DataFrame(rows).drop_duplicates(["subject", "session"])
-    return strata_of(table.set_index(["subject", "session"]), columns)
+    return strata_of(pandas.DataFrame(rows).drop_duplicates(SCAN).set_index(SCAN), columns)
 
 
 def _describe_strata(table, strata, seed):
     described = {}
-    of_row = strata.of_scan.reindex(pandas.MultiIndex.from_frame(table[["subject", "session"]]))
+    of_row = strata.of_scan.reindex(pandas.MultiIndex.from_frame(table[SCAN]))
     for name in strata.names:
         own = _by_subject(table[(of_row == name).to_numpy()])
         described[name] = {"subjects": len(own)}
@@ -137,19 +144,22 @@ def _describe_strata(table, strata, seed):
 def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     """Ask for each metric whether a run does better than the baseline on the same subjects.
 
-    Sessions of a subject are averaged first. The volume difference is compared without its sign, as
-    absolute volume difference, alone. Each metric has the result of `evaluation.statistics.compare` and a
+    Sessions of a subject are averaged first, those that have the metric in every network. The volume
+    difference is compared without its sign, as absolute volume difference, alone. Each metric has the result of `evaluation.statistics.compare` and a
     ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
     ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if too few
     subjects differ to show anything.
     """
     table = pandas.DataFrame(rows)
-    one, other = (table[table.run == name] for name in (run, baseline))
+    table = table[table.run.isin((run, baseline))]
+    sites = table[table.run == run].site.nunique()
     compared = {}
     for name, metric in METRICS.items():
         if name == "volume_difference_ml":
             continue
-        values = [_by_subject_and_seed(own, name) for own in (one, other)]
+        # Over other sessions of a subject than the other run, the hard ones missing, a mean is no pair.
+        paired = table.assign(**{name: table[name].mask(_is_lacking(table, name))})
+        values = [_by_subject_and_seed(paired[paired.run == r], name) for r in (run, baseline)]
         values[1] = values[1].loc[values[0].index]
         found = compare(*values, seed, metric.larger_is_better)
         compared[name] = found | {"sentence": sentence(metric, run, baseline, found)}
@@ -164,7 +174,7 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
         "baseline": baseline,
         "metrics": compared,
         "noise": noise_sentence(run, baseline, dice),
-        "price": price_sentence(dice, one.site.nunique()) if price else None,
+        "price": price_sentence(dice, sites) if price else None,
         "sites_held_out": sites_held_out,
         "caveat": caveat,
     }
@@ -184,12 +194,11 @@ def rank_runs(rows, ranking):
     table = pandas.DataFrame(rows)
     table.loc[table.recognition_quality == 0, "dice"] = 0.0
     # Seeds of a run are averaged first.
-    table = table.groupby(["subject", "session", "run"], as_index=False)[
-        [*RANKINGS[ranking]]
-    ].mean()
+    table = table.groupby([*SCAN, "run"], as_index=False)[[*RANKINGS[ranking]]].mean()
+    table = table.round(DECIMALS)
     ranks = []
     for name in RANKINGS[ranking]:
-        by_scan = table.pivot(index=["subject", "session"], columns="run", values=name)
+        by_scan = table.pivot(index=SCAN, columns="run", values=name)
         smaller_first = not METRICS[name].larger_is_better
         ranks.append(by_scan.rank(axis=1, ascending=smaller_first, na_option="bottom"))
     mean = pandas.concat(ranks).mean().sort_values(kind="stable")

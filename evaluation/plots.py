@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from evaluation.formatting import signed
+from evaluation.statistics import DECIMALS
 from training.pictures import draw_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -36,7 +37,8 @@ def paired_plot(table, run, baseline):
     for number, (subject, one, other) in enumerate(
         zip(table.index, table[run], table[baseline], strict=True)
     ):
-        change = "equal" if abs(one - other) < 5e-4 else "better" if one > other else "worse"
+        d = round(one - other, DECIMALS)
+        change = "equal" if d == 0 else "better" if d > 0 else "worse"
         colour, line = CHANGES[change]
         names[f"pair-{number}"] = f"{subject}: {baseline} {other:.2f}, {run} {one:.2f}"
         panel.plot(

@@ -13,6 +13,7 @@ from evaluation.made_from import read_stages, tables_of_settings
 from evaluation.metric_table import METRICS
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
 from evaluation.sentences import notes
+from evaluation.statistics import DECIMALS
 from evaluation.viewer import COLOURS, slice_viewer
 from system.files import save_text
 from training.pictures import TITLES
@@ -53,7 +54,9 @@ def save_report(path, subset, scores, runs, comparisons, sentences=()):
     names = list(runs)
     table = pandas.DataFrame(scores.rows)
     subjects = table.groupby(["run", "subject"], as_index=False).mean(numeric_only=True)
-    stages = read_stages([Path(folder) for run in runs.values() for folder in run["folders"]])
+    folders = [Path(folder) for run in runs.values() for folder in run["folders"]]
+    # Another program, too, may leave a run.json beside its masks.
+    stages = read_stages(folders) if subset else {}
     titles = _stage_titles(stages)
     scored_on = {name: describe_scored(subset, run) for name, run in runs.items()}
     environment = jinja2.Environment(
@@ -169,7 +172,11 @@ def _viewers(table, names, views):
         f" (seed {rows.seed.min()} is shown)" if "seed" in rows and rows.seed.nunique() > 1 else ""
     )
     means = rows.groupby(["subject", "session"], dropna=False)[["dice", "lesion_volume_ml"]].mean()
-    rows = means.reset_index().sort_values(["dice", "subject"], ascending=False)
+    rows = means.reset_index()
+    # A subject is as good as the mean of its sessions; the one nearest to that is shown.
+    rows["of_subject"] = rows.groupby("subject").dice.transform("mean").round(DECIMALS)
+    rows["off"] = (rows.dice - rows.of_subject).abs().round(DECIMALS)
+    rows = rows.sort_values(["of_subject", "subject", "off"], ascending=[False, False, True])
     rows = rows.drop_duplicates("subject")
     last = len(rows) - 1
     ranks = {(last + 1) // 2: "median", last: "worst", 0: "best"}

@@ -106,6 +106,27 @@ def test_an_empty_prediction_has_no_distance_and_the_rest_is_compared():
     assert "1 where it does not exist" in found["sentence"]
 
 
+def test_a_run_that_marks_nothing_in_the_hard_sessions_does_not_gain_by_it():
+    lost = {"dice": 0.0, "hd95_mm": np.nan, "assd_mm": np.nan}
+    rows = [row(run, str(i), "1", hd95_mm=4.0 + i) for run in "ab" for i in range(8)]
+    rows += [row("a", str(i), "2", hd95_mm=44.0) for i in range(8)]
+    rows += [row("b", str(i), "2", **lost) for i in range(8)]
+    found = compare_runs(rows, "b", "a", 0)["metrics"]
+    assert found["dice"]["verdict"] == "hurt"
+    hd95 = found["hd95_mm"]
+    assert (hd95["n"], hd95["mean_difference"], hd95["verdict"]) == (8, 0.0, "not shown")
+    described = describe([own for own in rows if own["run"] == "b"], 0)["metrics"]
+    assert [described[name]["missing"] for name in ("hd95_mm", "dice")] == [8, 0]
+
+
+def test_rounding_of_means_over_seeds_decides_no_rank():
+    equal = {"absolute_volume_difference_ml": 1.0, "lesion_count_difference": 2.0}
+    equal |= {"recognition_quality": 0.5, "pr_auc": 0.5}
+    rows = [row("a", "1", dice=dice, seed=seed, **equal) for seed, dice in enumerate((0.1, 0.2, 0.3))]
+    rows += [row("b", "1", dice=dice, seed=seed, **equal) for seed, dice in enumerate((0.3, 0.2, 0.1))]
+    assert rank_runs(rows, "isles26")["mean_rank"] == {"a": 1.5, "b": 1.5}
+
+
 def compared(**metrics):
     """Sentences on 12 subjects that all differ by about so much from a middling baseline."""
     middling = dict.fromkeys(METRICS, 0.5)

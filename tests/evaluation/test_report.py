@@ -350,6 +350,23 @@ def test_the_best_subject_is_so_over_all_seeds(tmp_path, monkeypatch):
     assert "over 2 seeds" in text
 
 
+def test_the_best_subject_is_so_over_all_sessions(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
+    rows = made_up(["run"], ["lucky", "even", "poor"] * 2)
+    for i, (row, dice) in enumerate(zip(rows, (0.9, 0.6, 0.5, 0.0, 0.6, 0.5), strict=True)):
+        row |= {"dice": dice, "session": str(i // 3)}
+    text = write_report(tmp_path / "report.html", rows).read_text("utf-8")
+    assert "<h3>best: even</h3>" in text and "<h3>worst: lucky</h3>" in text
+
+
+def test_a_run_json_of_another_program_is_none_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
+    (tmp_path / "run.json").write_text('{"status": "COMPLETED"}')
+    rows = made_up(["masks"], ["a", "b"])
+    page = write_report(tmp_path / "report.html", rows, subset=None, folder=str(tmp_path))
+    assert "COMPLETED" not in page.read_text("utf-8")
+
+
 def test_scans_without_lesion_are_not_shown_as_the_best_and_the_worst(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
     names = ["clean", "good", "middling", "poor", "marked"]
