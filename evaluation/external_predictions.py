@@ -47,12 +47,13 @@ def pair_masks(predictions, masks, layout):
     """Find the prediction of each mask by equal file name, else by equal subject and session.
 
     Where names in `masks` end with the layout's mask suffix, only those are masks: images may lie
-    beside them. Predictions without a mask are not used.
+    beside them. Predictions without a mask are not used, and no mask is a prediction of itself.
 
     Raises
     ------
     InputError
-        If predictions are missing (names the first few), or if a mask or a prediction could be several.
+        If predictions are missing (names the first few), if a mask or a prediction could be several,
+        or if two masks are of the same subject and session.
     """
     stems, suffixes = _nifti_files(masks), layout.mask_suffixes
     named = {file: name for file, name in stems.items() if name.endswith(suffixes)}
@@ -66,19 +67,22 @@ def pair_masks(predictions, masks, layout):
         for start in shared_names(file, layout.image_suffix)
     }
     by_name, by_scan = {}, {}
+    references = {file.resolve() for own in wanted.values() for file in own}
     for file, name in _nifti_files(predictions).items():
+        if file.resolve() in references:
+            continue
         by_name.setdefault(name, []).append(file)
         by_scan.setdefault(identify(file.relative_to(predictions))[:2], []).append(file)
-    pairs, missing, used, metadata = [], [], {}, Metadata(masks)
+    pairs, missing, used, scans, metadata = [], [], {}, {}, Metadata(masks)
     for place, (file, *others) in wanted.items():
         subject, session, site = identify(file.relative_to(masks))
         # Another program may have dropped what tells the scans of a session apart.
         short = "".join(session_label(file.relative_to(masks)))
-        found = (
-            by_name.get(stem_of(file))
-            or by_scan.get((subject, session))
-            or by_scan.get((subject, short), [])
-        )
+        found = by_scan.get((subject, session)) or by_scan.get((subject, short), [])
+        if named := by_name.get(stem_of(file)):
+            # Folders may tell apart what all have one name.
+            both = [path for path in named if path in found]
+            found = both or (named if len(named) == 1 else found)
         if not found:
             missing.append(file.name)
             continue
@@ -91,6 +95,12 @@ def pair_masks(predictions, masks, layout):
                 "give mask and prediction the same file name"
             )
         used[found[0]] = file
+        if other := scans.get((subject, session)):
+            raise InputError(
+                f"{file} and {other}: two masks of the same subject and session; score them apart, or "
+                "tell them apart by ses-, acq- or run- in their names"
+            )
+        scans[subject, session] = file
         own = (file, *others)
         known = metadata.of(file, subject, session)
         site = known.pop("site", site)

@@ -122,8 +122,12 @@ def test_a_run_that_marks_nothing_in_the_hard_sessions_does_not_gain_by_it():
 def test_rounding_of_means_over_seeds_decides_no_rank():
     equal = {"absolute_volume_difference_ml": 1.0, "lesion_count_difference": 2.0}
     equal |= {"recognition_quality": 0.5, "pr_auc": 0.5}
-    rows = [row("a", "1", dice=dice, seed=seed, **equal) for seed, dice in enumerate((0.1, 0.2, 0.3))]
-    rows += [row("b", "1", dice=dice, seed=seed, **equal) for seed, dice in enumerate((0.3, 0.2, 0.1))]
+    rows = [
+        row("a", "1", dice=dice, seed=seed, **equal) for seed, dice in enumerate((0.1, 0.2, 0.3))
+    ]
+    rows += [
+        row("b", "1", dice=dice, seed=seed, **equal) for seed, dice in enumerate((0.3, 0.2, 0.1))
+    ]
     assert rank_runs(rows, "isles26")["mean_rank"] == {"a": 1.5, "b": 1.5}
 
 

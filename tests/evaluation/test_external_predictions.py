@@ -46,6 +46,33 @@ def test_two_predictions_of_one_scan_are_refused_unless_one_is_the_mask(predicti
     assert len(score(predictions, tiny_trees)) == 9
 
 
+def test_folders_tell_predictions_of_one_name_apart(predictions, tiny_trees, tmp_path):
+    masks = write_predictions(tiny_trees.atlas, tmp_path / "masks")
+    for folder in (predictions, masks):
+        for file in folder.iterdir():
+            own = folder / file.name.removesuffix("_prediction.nii").replace("_ses", "/ses")
+            own.mkdir(parents=True)
+            file.rename(own / "lesion.nii")
+    rows = score_external(predictions, masks, load_settings().atlas).rows
+    assert len(rows) == 9 and all(row["dice"] == 1 for row in rows)
+    next(predictions.rglob("lesion.nii")).unlink()
+    with refused(predictions, "for 1 of 9 masks"):
+        score_external(predictions, masks, load_settings().atlas)
+
+
+def test_masks_are_no_predictions_of_themselves(predictions):
+    with refused(predictions, "for 9 of 9 masks"):
+        score_external(predictions, predictions, load_settings().atlas)
+
+
+def test_two_masks_of_one_session_are_refused(predictions, tmp_path):
+    for space in ("T1w", "MNI"):
+        shutil.copy(next(predictions.iterdir()), predictions / f"sub-1_space-{space}_mask.nii")
+    masks = shutil.copytree(predictions, tmp_path / "masks")
+    with refused("sub-1_space-MNI_mask.nii", "sub-1_space-T1w_mask.nii", "the same subject"):
+        score_external(predictions, masks, load_settings().atlas)
+
+
 def test_masks_without_prediction_are_counted_and_named(predictions, tiny_trees):
     (predictions / "sub-r002s002_ses-1_prediction.nii").unlink()
     with refused(predictions, "for 1 of 9 masks", "sub-r002s002_ses-1", "predict"):
