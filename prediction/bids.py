@@ -41,6 +41,8 @@ Made by `participant.py`; dataset_description.json says from what.
 A mask is a program's guess until a person has looked at it: decisions.tsv says who did, and
 `*_desc-manual_mask` is what was accepted or mended. Not for diagnosis.
 """
+# Entities that stand behind space- in a name.
+AFTER_SPACE = ("split-", "recording-", "chunk-", "seg-", "den-")
 GENERATED = {"Name": "Lacuna", "Description": "outlines of lesions by participant.py"}
 
 
@@ -111,10 +113,12 @@ def _outputs(file, folder, output, entities):
     raw = file.relative_to(folder)
     template_stem = transform_stem = ""
     if f"space-{SPACE}" not in kept:
-        base = "_".join(e for e in kept if not e.startswith(("space-", "res-")))
+        base = [e for e in kept if not e.startswith(("space-", "res-"))]
         space = next((e.removeprefix("space-") for e in kept if e.startswith("space-")), "T1w")
-        template_stem = f"{base}_space-{SPACE}_label-L_desc-lesion"
-        transform_stem = f"{base}_from-{space}_to-{SPACE}_mode-image_xfm"
+        after = [e for e in base if e.startswith(AFTER_SPACE)]
+        before = [e for e in base if e not in after]
+        template_stem = "_".join([*before, f"space-{SPACE}", *after, "label-L_desc-lesion"])
+        transform_stem = "_".join([*base, f"from-{space}_to-{SPACE}_mode-image_xfm"])
     return BidsOutputs(
         file,
         output / raw.parent,
@@ -141,7 +145,9 @@ def _with_first(own, earlier, key, before=None):
     Ours is known by its `key`, which now is that of `own`, and was `before` in an earlier start.
     """
     ours = (own[key], before or own[key])
-    return [own, *(entry for entry in earlier if _mapping(entry).get(key) not in ours)]
+    entries = earlier if isinstance(earlier, list) else [earlier]
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    return [own, *(entry for entry in entries if entry.get(key) not in ours)]
 
 
 def claim_derivatives(output, source):
@@ -179,9 +185,9 @@ def claim_derivatives(output, source):
             "Name": name,
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
-            "GeneratedBy": _with_first(GENERATED, earlier.get("GeneratedBy") or [], "Name"),
+            "GeneratedBy": _with_first(GENERATED, earlier.get("GeneratedBy"), "Name"),
             "SourceDatasets": _with_first(
-                origin, earlier.get("SourceDatasets") or [], "URL", links.get("raw")
+                origin, earlier.get("SourceDatasets"), "URL", links.get("raw")
             ),
             "DatasetLinks": links | {"raw": origin["URL"]},
         },

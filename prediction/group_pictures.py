@@ -1,14 +1,17 @@
 """Pictures of the lesions of a whole data set: where they lie, and how large they are."""
 
+from functools import partial
+
 import nibabel
 import numpy as np
 from matplotlib.figure import Figure
 from nibabel.processing import resample_from_to
 
 from prediction.bids_outputs import SPACE
+from prediction.outputs import raw_of, sidecar
 from scans.template import AFFINE, SHAPE, is_on_template, load_template
 from scans.volumes import read_voxels
-from system.files import InputError, Problem
+from system.files import InputError, Problem, load_json
 from system.parallel import attempt
 from training.pictures import PREDICTION, head_box, save_figure
 
@@ -23,10 +26,13 @@ def save_group_pictures(scans, output):
     if not scans:
         return []
     save_volumes([facts["prediction"] for facts in scans], output / "figures" / "volumes.png")
-    files = sorted(output.glob(f"sub-*/**/sub-*space-{SPACE}_label-L_desc-lesion_mask.nii.gz"))
+    drawn_too = {raw_of(facts) for facts in scans}
     participants, problems = {}, []
-    for file in files:
-        participants.setdefault(file.name.split("_")[0], []).append(file)
+    for file in sorted(output.glob(f"sub-*/**/sub-*space-{SPACE}_*desc-lesion_mask.nii.gz")):
+        about = attempt(partial(load_json, how_to_get_it="start again"), sidecar(file)).result
+        # Of predict.py, in the same folder, there may be others, and those of a scan that was killed.
+        if isinstance(about, dict) and raw_of(about) in drawn_too:
+            participants.setdefault(file.name.split("_")[0], []).append(file)
     count, drawn = np.zeros(SHAPE, np.uint16), 0
     for own in participants.values():
         masks = [attempt(load_mask_on_template, file) for file in own]

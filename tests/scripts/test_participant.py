@@ -21,6 +21,7 @@ from config import load_settings
 from prediction import group_pictures
 from prediction.bids import claim_derivatives
 from prediction.bids_outputs import SPACE, as_itk
+from prediction.bids_tables import save_tables
 from prediction.group_pictures import save_map
 from scans import geometry
 from scans.alignment import align
@@ -30,10 +31,16 @@ from system.files import load_json
 FIRST = "sub-01/anat/sub-01_T1w.nii.gz"
 SCANS = {  # below the data set: how it is stored
     FIRST: "RAS",
-    "sub-02/ses-a/anat/sub-02_ses-a_acq-x_run-1_T1w.nii.gz": "PSR",
+    "sub-02/ses-a/anat/sub-02_ses-a_acq-x_run-1_chunk-2_T1w.nii.gz": "PSR",
     "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii": "LAS",
 }
 ON_TEMPLATE = f"sub-03/anat/sub-03_space-{SPACE}_T1w.nii.gz"
+
+
+def on_template(base):
+    """Give a scan's name the space of the template, where BIDS wants it: before ``chunk-``."""
+    before, chunk, after = base.partition("_chunk-")
+    return f"{before}_space-{SPACE}{chunk}{after}"
 
 
 def write_data_set(folder, scans=SCANS):
@@ -119,7 +126,7 @@ def test_every_scan_gets_its_derivatives_where_bids_has_them(done):
         base = Path(name).name.split("_T1w")[0]
         stems = [f"{base}_label-L_desc-lesion"]
         if name != ON_TEMPLATE:
-            stems.append(f"{base}_space-{SPACE}_label-L_desc-lesion")
+            stems.append(f"{on_template(base)}_label-L_desc-lesion")
             expected.add(str(folder / f"{base}_from-T1w_to-{SPACE}_mode-image_xfm.txt"))
         for stem in stems:
             for kind in ("mask", "probseg"):
@@ -148,13 +155,13 @@ def test_masks_lie_on_the_scan_s_grid_and_on_the_template_s(done):
         assert mask.shape == image.shape
         np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
         assert dice(mask, truth.dataobj) > 0.75
-        brought = nibabel.load(folder / f"{base}_space-{SPACE}_label-L_desc-lesion_mask.nii.gz")
+        brought = nibabel.load(folder / f"{on_template(base)}_label-L_desc-lesion_mask.nii.gz")
         assert brought.shape == SHAPE
         np.testing.assert_array_equal(brought.affine, AFFINE)
         wanted = np.zeros(SHAPE, bool)
         wanted[INSIDE] = wanted[BELOW] = True
         assert dice(brought, wanted) > 0.75
-        soft = nibabel.load(folder / f"{base}_space-{SPACE}_label-L_desc-lesion_probseg.nii.gz")
+        soft = nibabel.load(folder / f"{on_template(base)}_label-L_desc-lesion_probseg.nii.gz")
         assert soft.get_data_dtype() == np.float32
         assert soft.get_fdata().min() >= 0 and 0.9 < soft.get_fdata().max() <= 1
 
@@ -202,10 +209,10 @@ def test_lesions_are_listed_with_side_centre_and_volume(done):
 
 def test_sidecars_say_what_a_file_is_and_where_it_comes_from(done):
     anat = done.output / "sub-02/ses-a/anat"
-    base, raw = "sub-02_ses-a_acq-x_run-1", f"bids:raw:{[*SCANS][1]}"
+    base, raw = "sub-02_ses-a_acq-x_run-1_chunk-2", f"bids:raw:{[*SCANS][1]}"
     mask = load_json(anat / f"{base}_label-L_desc-lesion_mask.json", "")
     assert (mask["Type"], mask["Sources"], mask["SpatialReference"]) == ("Lesion", [raw], raw)
-    brought = load_json(anat / f"{base}_space-{SPACE}_label-L_desc-lesion_mask.json", "")
+    brought = load_json(anat / f"{on_template(base)}_label-L_desc-lesion_mask.json", "")
     assert brought["Type"] == "Lesion" and brought["SpatialReference"].startswith("https://")
     assert brought["Sources"][0] == raw
     transform = brought["Sources"][1].removeprefix("bids::")
@@ -226,7 +233,8 @@ def test_a_participant_counts_once_in_the_map_whatever_the_sessions(done, monkey
     drawn = []
     monkeypatch.setattr(group_pictures, "save_map", lambda *shown: drawn.append(shown))
     monkeypatch.setattr(group_pictures, "save_volumes", lambda *_: None)
-    assert group_pictures.save_group_pictures([{"prediction": {}}], done.output) == []
+    scans = save_tables(done.output)
+    assert group_pictures.save_group_pictures(scans, done.output) == []
     (count, participants, _) = drawn[0]
     assert participants == 3
     half = (
@@ -236,7 +244,7 @@ def test_a_participant_counts_once_in_the_map_whatever_the_sessions(done, monkey
     half.parent.mkdir(exist_ok=True)
     half.with_suffix(".nii.gz").write_bytes(b"of another job")
     try:
-        assert group_pictures.save_group_pictures([{"prediction": {}}], done.output) == []
+        assert group_pictures.save_group_pictures(scans, done.output) == []
     finally:
         half.with_suffix(".nii.gz").unlink()
     # The middle of the lesion that all have, sub-02 in both sessions.
@@ -326,15 +334,28 @@ def test_scans_whose_results_have_one_name_are_named(weights, tmp_path, capsys):
     assert table(output, "scans").scan.tolist() == [FIRST]
 
 
-def test_masks_of_predict_in_the_same_folder_are_passed_over(done, tmp_path):
+def test_masks_of_predict_in_the_same_folder_are_passed_over(done, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(group_pictures, "save_map", lambda *shown: drawn.append(shown))
     output = shutil.copytree(done.output, tmp_path / "out")
     file = next(output.glob("sub-01/anat/*desc-lesion_mask.json"))
     facts = load_json(file, "")
     file.write_text(
         json.dumps({name: facts[name] for name in ("files", "prediction", "made_from")})
     )
+    # On the grid of the template, but no derivative of this data set.
+    mask = done.output / Path(ON_TEMPLATE).with_name(
+        f"{Path(ON_TEMPLATE).name.removesuffix('_T1w.nii.gz')}_label-L_desc-lesion_mask.nii.gz"
+    )
+    for place in ("sub-98/anat", "sub-99/anat"):
+        (output / place).mkdir(parents=True)
+        shutil.copy(mask, output / place / mask.name.replace("sub-03", place[:6]))
+    (output / place / mask.name.replace("sub-03", "sub-99").replace("nii.gz", "json")).write_text(
+        json.dumps({"files": {}})
+    )
     assert participant.main([str(done.source), str(output), "group"]) == 0
     assert FIRST not in table(output, "scans").scan.tolist()
+    assert drawn[0][1] == table(output, "scans").participant_id.nunique()
 
 
 @pytest.mark.slow
@@ -400,6 +421,15 @@ def test_the_lesions_of_another_data_set_and_what_a_person_added_stay(tmp_path):
     lines = (output / ".bidsignore").read_text().splitlines()
     assert lines[:2] == ["notes", "*.png"] and {"*_xfm.txt", "decisions.tsv"} < set(lines)
     assert len(lines) == len(set(lines))
+    # One object is as good as a list of them, and a number is none.
+    (output / "dataset_description.json").write_text(
+        json.dumps(about | {"GeneratedBy": about["GeneratedBy"][0], "SourceDatasets": 5})
+    )
+    claim_derivatives(output, moved)
+    found = load_json(output / "dataset_description.json", "")
+    assert found["GeneratedBy"] == about["GeneratedBy"][:1]
+    assert found["SourceDatasets"] == about["SourceDatasets"][:1]
+    (output / "dataset_description.json").write_text(json.dumps(about))
     # In a container another data set lies where the first one lay.
     (moved / "dataset_description.json").write_text('{"Name": "Other"}')
     with refused(output, "holds the Lesions of Try", "another folder for the Lesions of Other"):
