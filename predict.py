@@ -80,8 +80,13 @@ def main(argv=None):
         weights, arguments.threshold, arguments.smallest_ml, arguments.flip, arguments.all_slices
     )
     problems += predict_scans(planned, weights, options, with_probability)
-    facts = [read_facts(path) for path in sorted(output.rglob("*lesion*.json"))]
-    rows = [own["prediction"] for own in facts if "prediction" in own]
+    facts = {path: read_facts(path) for path in sorted(output.rglob("*lesion*.json"))}
+    # Where the masks are now, though the folder was moved since.
+    rows = [
+        own["prediction"] | {"mask": f"{path.with_suffix('')}.nii.gz"}
+        for path, own in facts.items()
+        if "prediction" in own
+    ]
     if rows:
         save_csv(table, rows)
     page = save_page(output)

@@ -276,6 +276,17 @@ def test_a_mask_is_said_to_be_empty_because_its_lesions_are_small(weights, tmp_p
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
+def test_the_table_says_where_masks_are_that_were_moved(weights, tmp_path, capsys):
+    scan = write_nifti(tmp_path / "scan.v2.nii.gz", head(SHAPE), RAS)
+    call(tmp_path / "out", weights, scan)
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    call(moved, weights, scan)
+    assert "1 of 1 scans are done already" in capsys.readouterr().out
+    assert Path(rows_of(moved)[scan.name]["mask"]) == moved / "scan.v2_lesion.nii.gz"
+    assert Path(rows_of(moved)[scan.name]["mask"]).is_file()
+
+
+@pytest.mark.usefixtures("lesion_is_bright")
 def test_other_options_weights_or_a_changed_scan_are_predicted_anew(weights, tmp_path, capsys):
     scan = write_nifti(tmp_path / "scan.nii.gz", head(SHAPE), RAS)
     other = shutil.copytree(weights.parent, tmp_path / "other") / weights.name
