@@ -116,7 +116,7 @@ def masks_to_mend(masks, decisions):
         file = manual_file(judged.mask)
         if not file.exists():
             chosen.append(judged)
-        elif manual_kind(file) == "mended" and not _is_of(file, judged):
+        elif not _is_of(file, judged):
             reason = f"{file} is there already, so it stays; move it to mend the mask"
             problems.append(Problem(str(judged.mask), reason))
     return chosen, problems

@@ -444,6 +444,9 @@ def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys):
     assert "is there already, so it stays" in capsys.readouterr().out
     decide(study.folder, judged, "reject")
     assert mend(study) == 0
+    decide(study.folder, judged, "mend")
+    assert mend(study) == 1
+    assert "is there already, so it stays" in capsys.readouterr().out
     assert manual_file(judged.mask).read_bytes() == b"drawn last year"
 
 
