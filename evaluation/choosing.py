@@ -160,6 +160,14 @@ def choose_operating_point(grids, subjects, aim):
     }
 
 
+def check_own_point(weights):
+    """Refuse to replace an operating point that a person wrote: it names no weights."""
+    path = point_file(weights)
+    stored = load_json(path, "move it away") if path.exists() else {"weights": None}
+    if not isinstance(stored, dict) or "weights" not in stored:
+        raise InputError(f"{path}: evaluate.py did not choose it, so it stays; move it away")
+
+
 def save_operating_point(point, weights, aim):
     """Store an operating point beside the weights it was chosen for; return what is stored."""
     stored = point | {"chosen_on": "validation", "rule": RULES[aim], "weights": file_hash(weights)}
@@ -179,7 +187,7 @@ def chosen_operating_point(weights, aim):
     point = read_operating_point(weights)
     stored = load_json(path, "run evaluate.py --subset validation")
     if "weights" not in stored:
-        reason = "does not say for which weights it was chosen;"
+        reason = "does not say for which weights it was chosen; move it away, and"
     elif (rule := stored.get("rule")) != RULES[aim]:
         other = next((name for name in RULES if RULES[name] == rule), "another rule")
         reason = f"was chosen for {other}, not for evaluation.choose_for = {aim}; set that, or"

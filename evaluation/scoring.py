@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.cases import find_cases
 from evaluation.choosing import (
     THRESHOLDS,
+    check_own_point,
     choose_operating_point,
     chosen_operating_point,
     level_of,
@@ -69,6 +70,8 @@ def score_runs(folders, prepared, subset, options, fewest=1):
     cases = _find_cases(runs, prepared, subset)
     check_strata(options.strata, [case for own in cases.values() for case in own])
     if subset == "validation":
+        for weights in chain(*(predictor.weights for predictor in cases)):
+            check_own_point(weights)
         predict_missing(cases, dict.fromkeys(cases, options.flip))
         points = choose_points(runs, cases, options)
     else:

@@ -23,6 +23,7 @@ from evaluation.viewer import COLOURS
 from prediction.inference import predict_probability
 from prediction.lesions import remove_small
 from prediction.network import load_network
+from prediction.operating_point import PLAIN
 from scans.splits import fingerprint, load_split
 from scans.volumes import load_mask, load_volume
 
@@ -195,6 +196,15 @@ def test_without_an_operating_point_the_test_subset_says_so_and_chooses_none(
     assert "no operating point" in shown
     assert "threshold 0.5, lesions from 0 ml, in all slices\n" in shown
     assert not (run / "operating_point.json").exists()
+
+
+def test_an_operating_point_that_a_person_wrote_is_not_replaced(runs, arguments, tmp_path):
+    run = copy_run(runs, "train", tmp_path)
+    own = json.dumps(PLAIN | {"threshold": 0.33, "note": "by eye"})
+    (run / "operating_point.json").write_text(own)
+    with refused(run / "operating_point.json", "did not choose it", "move it"):
+        evaluate.main([str(run), *arguments, "--output", str(tmp_path / "out")])
+    assert (run / "operating_point.json").read_text() == own
 
 
 def test_an_operating_point_of_other_weights_is_refused(runs, arguments, tmp_path):
