@@ -72,10 +72,15 @@ class LayerwiseAdam(keras.optimizers.Adam):
         return super().get_config() | {"rate_factors": self.rate_factors}
 
 
+def keeps_average(model):
+    """Say whether a running mean of the weights is kept; for float16 Keras wraps the optimizer."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer).use_ema
+
+
 @contextlib.contextmanager
 def averaged_weights(model):
     """Have the running mean of the weights, if there is one, in the model during a block."""
-    if not model.optimizer.use_ema:
+    if not keeps_average(model):
         yield
         return
     exchange = keras.callbacks.SwapEMAWeights()

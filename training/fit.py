@@ -10,7 +10,7 @@ from tqdm import tqdm
 from system.devices import feed
 from system.files import InputError
 from training import pictures
-from training.adam import averaged_weights
+from training.adam import averaged_weights, keeps_average
 from training.weights import load_weights, save_weights
 
 METRICS = ("loss", "dice", "precision", "recall")
@@ -33,7 +33,7 @@ def fit(model, data, run):
         keep.save_derived_files(model)
     done = len(run.history)
     data.training.epoch, data.training.epochs = done, run.epochs
-    averaging = [keras.callbacks.SwapEMAWeights()] if model.optimizer.use_ema else []
+    averaging = [keras.callbacks.SwapEMAWeights()] if keeps_average(model) else []
     try:
         with run.saying_what_is_kept():
             model.fit(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from config import load_settings
-from training.adam import averaged_weights, learning_rate_schedule, make_adam
+from training.adam import averaged_weights, keeps_average, learning_rate_schedule, make_adam
 
 RATE = 0.01
 
@@ -99,6 +99,19 @@ def test_the_mean_of_the_weights_is_a_running_one_and_training_goes_on_from_thei
     with averaged_weights(model):
         assert weights(model) == pytest.approx(mean, abs=1e-6)
     assert weights(model) == pytest.approx(seen[-1], abs=1e-6)
+
+
+def test_the_mean_is_kept_where_the_loss_is_scaled_for_float16():
+    model = two_layers()
+    scaled = keras.optimizers.LossScaleOptimizer(adam(5, weight_average=0.75), initial_scale=2.0)
+    model.compile(scaled, "mse")
+    assert keeps_average(model)
+    for _ in range(2):
+        model.train_on_batch(np.ones((1, 1)), np.zeros((1, 1)))
+    last = weights(model)
+    with averaged_weights(model):
+        assert (weights(model) != last).all()
+    np.testing.assert_array_equal(weights(model), last)
 
 
 def test_without_a_running_mean_the_weights_stay_as_they_are():
