@@ -78,7 +78,8 @@ def main(argv=None):
         print_problems(problems)
         raise
     make_folder(settings.paths.prepared)
-    ours = any(list(Path(settings.paths.prepared, name).glob("*.json")) for name in DATASETS)
+    facts = (f for name in DATASETS for f in Path(settings.paths.prepared, name).glob("*.json"))
+    ours = any('"made_from"' in file.read_text("utf-8", "replace") for file in facts)
     refuse_foreign(settings.paths.prepared, ("slices.csv", "splits.json"), ours, "prep.py")
     with lock(settings.paths.prepared, arguments.shard):
         scans = scans[arguments.shard] if arguments.shard else scans

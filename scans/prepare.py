@@ -62,7 +62,9 @@ def prepare_scan(scan, folder, labels, slices, geometry):
     depth, slice_mm = depth_seen(volume, seen.alignment)
     left_out = round(slices.skip / slice_mm)
     if depth <= 2 * left_out:
-        raise InputError(f"{depth} axial slices, and slices.skip leaves out {2 * left_out}")
+        raise InputError(
+            f"{depth} axial slices, and slices.skip leaves out {2 * left_out}; set it lower"
+        )
     kept = slice(left_out, depth - left_out)
     images, masks = (
         volume_to_slices(v[:, :, kept], slices.size) for v in (scaled, _mask_seen(lesion, seen))
@@ -124,6 +126,7 @@ def prepare_scan(scan, folder, labels, slices, geometry):
         "lesion_below_ml": below * voxel_ml,
         "lesion_hidden_ml": hidden * voxel_ml,
         "slices": rows,
+        "bytes": {name: (folder / name).stat().st_size for name in [*image_files, *mask_files]},
     }
     save_json(facts_file, facts)
     return facts
@@ -163,11 +166,15 @@ def _check_lesion(lesion, scan, volume):
 
 
 def _are_current(facts, folder, made_from):
-    """Say whether facts were made from the same files and settings, and their slices are there."""
+    """Say whether facts were made from the same files and settings, and their slices are whole."""
     if not isinstance(facts, dict) or facts.get("made_from") != made_from:
         return False
     names = {row[kind] for row in facts.get("slices", ()) for kind in ("image", "mask")}
-    return bool(names) and all((folder / name).is_file() for name in names)
+    sizes = facts.get("bytes", {})  # earlier versions did not write them down
+    return bool(names) and all(
+        file.is_file() and file.stat().st_size == sizes.get(name, file.stat().st_size)
+        for name, file in ((name, folder / name) for name in names)
+    )
 
 
 def _declare_stale(facts_file, folder):

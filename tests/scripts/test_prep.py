@@ -319,7 +319,21 @@ def test_two_starts_at_once_do_not_prepare_the_same_scans(tiny_overrides, tmp_pa
 @pytest.mark.parametrize("name", ["slices.csv", "splits.json"])
 def test_tables_of_the_user_in_the_folder_stay(tiny_overrides, tmp_path, name):
     (tmp_path / name).write_text("mine")
+    # As of a BIDS data set, which a folder of this name may hold.
+    (tmp_path / "atlas").mkdir()
+    (tmp_path / "atlas" / "dataset_description.json").write_text('{"Name": "atlas"}')
     with refused(tmp_path / name, "prep.py did not write it"):
         prep.main([*tiny_overrides, *assignments(prepared=tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {name, "atlas"}
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("format", ["npy", "png"])
+def test_damaged_slices_are_cut_anew(tiny_overrides, tmp_path, format):
+    words = [*tiny_overrides, *assignments(prepared=tmp_path), "--set", f"slices.format={format}"]
+    prep.main(words)
+    file = sorted((tmp_path / "atlas").rglob(f"*.{format}"))[0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    prep.main(words)
+    assert file.read_bytes() == whole
