@@ -161,8 +161,9 @@ class StageData:
 
     @property
     def intensities(self):
-        """Mean over the scans, and SD, of what is the mean and the SD of each: 8-bit grey levels."""
-        of_scans = self.rows.drop_duplicates("content")[["mean", "std"]]
+        """Mean and SD, over all scans but the held-back ones, of each one's mean and SD: grey levels."""
+        rows = self.rows[~(self.rows.dataset + "/" + self.rows.subject).isin(self.subjects["test"])]
+        of_scans = rows.drop_duplicates("content")[["mean", "std"]]
         return {
             name: {"mean": round(own.mean(), 2), "std": round(own.std(ddof=0), 2)}
             for name, own in of_scans.items()

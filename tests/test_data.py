@@ -38,6 +38,17 @@ def test_no_subject_is_in_training_and_validation(load):
     assert not training & validation
 
 
+def test_the_held_back_subjects_are_not_among_the_intensities_of_training(load):
+    data = load()
+    known = data.intensities
+    held_back = (data.rows.dataset + "/" + data.rows.subject).isin(data.subjects["test"])
+    assert held_back.any()
+    data.rows.loc[held_back, ["mean", "std"]] = 250.0
+    assert data.intensities == known
+    data.rows.loc[~held_back, "mean"] += 1
+    assert data.intensities["mean"]["mean"] == pytest.approx(known["mean"]["mean"] + 1, abs=0.02)
+
+
 def test_two_epochs_are_augmented_differently_and_one_epoch_always_alike(load):
     batches = load("augmentation.carve_mix=0.5").training
     # The same slices in the same order, so that only the distortion can differ.
