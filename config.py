@@ -159,7 +159,7 @@ class UNet(Section):
     foreground_prior: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="probability of lesion that the untrained network gives to every pixel"
     )
-    neighbours: Annotated[int, Field(ge=0)] = Field(
+    neighbours: Annotated[int, Field(ge=0, le=63)] = Field(
         0, description="slices on either side that are given to the network as well"
     )
     downsampling: Literal[1, 2, 4] = Field(

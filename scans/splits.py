@@ -218,7 +218,7 @@ def check_folds(folder, dataset, wanted):
     path = Path(folder) / "splits.json"
     content = load_json(path, "run prep.py first")
     # The other kind may have fewer: as many as there are sites.
-    drawn = max(map(len, content[dataset]["folds"].values()))
+    drawn = max(len(own) for own in content[dataset]["folds"].values() if isinstance(own, list))
     if drawn != wanted:
         raise InputError(
             f"{path}: has {drawn} folds of {dataset}, and split.folds is {wanted}; set split.folds to "

@@ -269,8 +269,8 @@ def _doubts_of_orientation(path, header):
         return ()
     try:
         qform, sform = header.get_qform(), header.get_sform()
-    except nibabel.spatialimages.HeaderDataError:
-        # No rotation at all: only the sform can be meant.
+    except (nibabel.spatialimages.HeaderDataError, ValueError):
+        # The qform is no rotation: only the sform can be meant.
         return ()
     turn = qform[:3, :3] @ np.linalg.inv(sform[:3, :3])
     if np.linalg.det(turn) < 0 or turn[0, 0] < 0:

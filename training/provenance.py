@@ -97,7 +97,10 @@ def seen_by_a_run(subjects, initial_weights):
 
 def identity_of(facts, folder):
     """Return from the facts of run.json in a folder what decides the result of a run."""
-    identity = without_retired(facts.get("identity", {}))
+    identity = facts.get("identity", {})
+    if not isinstance(identity, dict):
+        raise InputError(f"{folder / 'run.json'}: `identity` is not as a run wrote it; train anew")
+    identity = without_retired(identity)
     # Earlier versions did not write down how slices are drawn, but in config.yaml.
     if "training_slices" not in identity and (folder / "config.yaml").exists():
         section = read_yaml(folder / "config.yaml").get("slices", {})

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scans.splits import (
+    check_folds,
     count_folds,
     find_split,
     fingerprint,
@@ -20,6 +21,7 @@ from scans.splits import (
     rows_of,
     split_from_table,
 )
+from system.files import save_json
 
 
 def manifest(lesions, sites=None, sessions=None, twin_of=None):
@@ -175,6 +177,14 @@ def test_folds_by_site_that_are_not_there_are_asked_of_prep(tmp_path):
     with refused("no fold 0 by site of atlas", "all are of one site", "run prep.py again"):
         load_split(tmp_path, "atlas", 0, "site")
     assert find_split(tmp_path, "atlas", 0, "another") is None
+
+
+def test_an_odd_kind_of_folds_does_not_cost_the_good_one(tmp_path):
+    content = {"atlas": {"test": [], "folds": {"subject": [["a"], ["b"]], "site": 5}}}
+    save_json(tmp_path / "splits.json", content)
+    check_folds(tmp_path, "atlas", 2)
+    with refused(tmp_path, "has 2 folds of atlas"):
+        check_folds(tmp_path, "atlas", 3)
 
 
 def test_twins_stay_together_over_several_names():

@@ -306,6 +306,14 @@ MOVED = nibabel.affines.from_matvec(np.eye(3), (-14, -16, -6.5))
 NEARLY = nibabel.affines.from_matvec(np.eye(3), (-14, -16, -7.5))
 
 
+def test_a_qform_that_is_no_rotation_leaves_the_sform(tmp_path, image):
+    file = write_with_two_orientations(tmp_path / "a.nii", RAS, RAS)
+    content = bytearray(file.read_bytes())
+    content[256:264] = np.array([1, 1e-3], np.float32).tobytes()  # quatern_b and quatern_c
+    file.write_bytes(content)
+    np.testing.assert_array_equal(load_volume(file).affine, RAS)
+
+
 @pytest.mark.parametrize("qform", [TURNED_HALF, MIRRORED])
 def test_two_orientations_that_exchange_left_and_right_are_refused(tmp_path, image, qform):
     file = write_with_two_orientations(tmp_path / "a.nii", qform, RAS)

@@ -129,6 +129,12 @@ def test_settings_that_differ_are_named_however_deep():
     assert differences(ours, ours) == []
 
 
+@pytest.mark.parametrize("identity", [None, 5, [1]])
+def test_what_is_no_identity_is_refused(identity, tmp_path):
+    with refused(tmp_path / "run.json", "train anew"):
+        identity_of({"identity": identity}, tmp_path)
+
+
 @pytest.mark.parametrize("unet", [5, None, []])
 def test_a_damaged_identity_is_compared_as_it_is(unet, tmp_path):
     assert identity_of({"identity": {"unet": unet, "train": {}}}, tmp_path) == {
