@@ -88,6 +88,8 @@ def pair_masks(predictions, masks, layout):
             continue
         # Beside a mask may lie its probability map.
         found = [path for path in found if path.name.split(".")[0].endswith("_mask")] or found
+        # And what a person made of it (see prediction/mending.py).
+        found = [path for path in found if "_desc-lesion_" in path.name] or found
         if len(found) > 1 or found[0] in used:
             several = found if len(found) > 1 else [file, used[found[0]]]
             raise InputError(

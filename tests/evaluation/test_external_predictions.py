@@ -60,6 +60,14 @@ def test_folders_tell_predictions_of_one_name_apart(predictions, tiny_trees, tmp
         score_external(predictions, masks, load_settings().atlas)
 
 
+def test_what_a_person_made_of_a_prediction_is_none(predictions, tiny_trees):
+    file = predictions / "sub-r002s002_ses-1_prediction.nii"
+    stem = "sub-r002s002_ses-1_label-L_desc"
+    shutil.copy(file, predictions / f"{stem}-manual_mask.nii")
+    file.rename(predictions / f"{stem}-lesion_mask.nii")
+    assert len(score(predictions, tiny_trees)) == 9
+
+
 def test_masks_are_no_predictions_of_themselves(predictions):
     with refused(predictions, "for 9 of 9 masks"):
         score_external(predictions, predictions, load_settings().atlas)
