@@ -111,6 +111,8 @@ def pair_masks(predictions, masks, layout):
         pairs.append(ExternalPrediction(found[0], case))
     for problem in metadata.problems:
         print(problem)
+    if surplus := [path.name for own in by_name.values() for path in own if path not in used]:
+        print(f"predictions that are not scored, {len(surplus)}: {first_few(surplus)}")
     if missing:
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(wanted)} masks: "

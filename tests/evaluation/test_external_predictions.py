@@ -60,12 +60,13 @@ def test_folders_tell_predictions_of_one_name_apart(predictions, tiny_trees, tmp
         score_external(predictions, masks, load_settings().atlas)
 
 
-def test_what_a_person_made_of_a_prediction_is_none(predictions, tiny_trees):
+def test_what_a_person_made_of_a_prediction_is_none(predictions, tiny_trees, capsys):
     file = predictions / "sub-r002s002_ses-1_prediction.nii"
     stem = "sub-r002s002_ses-1_label-L_desc"
     shutil.copy(file, predictions / f"{stem}-manual_mask.nii")
     file.rename(predictions / f"{stem}-lesion_mask.nii")
     assert len(score(predictions, tiny_trees)) == 9
+    assert f"predictions that are not scored, 1: {stem}-manual_mask.nii" in capsys.readouterr().out
 
 
 def test_masks_are_no_predictions_of_themselves(predictions):
