@@ -89,7 +89,9 @@ def save_map(count, participants, path):
     bar.set_label("participants", color="white")
     bar.locator.set_params(integer=True)
     people = "1 participant" if participants == 1 else f"{participants} participants"
-    figure.suptitle(f"Where the lesions of {people} lie", color="white", fontsize=13)
+    figure.suptitle(
+        f"Where the lesions of {people} lie, in eight slices", color="white", fontsize=13
+    )
     save_figure(figure, path, 110)
 
 
@@ -104,10 +106,11 @@ def save_volumes(rows, path):
     panel.set_yscale("symlog", linthresh=1)
     panel.set_ylim(bottom=0)
     panel.set(xlabel="scans, by volume", ylabel="lesions, ml")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     panel.yaxis.set_major_formatter("{x:g}")
     panel.spines[["top", "right"]].set_visible(False)
     without = np.count_nonzero(volumes == 0)
-    title = f"{len(rows)} scans: median {np.median(volumes):.1f} ml, {without} without lesion"
+    scans = "1 scan" if len(rows) == 1 else f"{len(rows)} scans"
+    title = f"{scans}: median {np.median(volumes):.1f} ml, {without} without lesion"
     panel.set_title(title, loc="left", fontweight="bold")
     save_figure(figure, path, 110)
