@@ -81,7 +81,7 @@ def describe(rows, seed, strata=None):
     patients = _by_subject(table[table.lesion_volume_ml > 0])
     metrics = {name: summary(subjects[name], seed) for name in (*METRICS, *VOLUME_COLUMNS)}
     for name in METRICS:
-        metrics[name]["missing"] = table[_is_lacking(table, name)].groupby(SCAN).ngroups
+        metrics[name]["missing"] = len(table[_is_lacking(table, name)].drop_duplicates(SCAN))
         values = _by_subject_and_seed(table, name).to_numpy()
         metrics[name]["sd_between_seeds"] = sd_between_seeds(values)
     return {
@@ -113,7 +113,8 @@ def _by_subject(table):
 
 def _is_lacking(table, metric):
     """Say of each row whether a network lacks this metric of its scan: no distance to an empty mask."""
-    return table[metric].isna().groupby([table[name] for name in SCAN]).transform("any")
+    scan = [table[name] for name in SCAN]
+    return table[metric].isna().groupby(scan, dropna=False).transform("any")
 
 
 def _seeds(table):
