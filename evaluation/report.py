@@ -109,8 +109,9 @@ def _metrics(runs):
         for run in runs.values():
             found = run["metrics"][key]
             mean, sd = (number(found[name], metric.digits) for name in ("mean", "sd"))
-            missing = f" · {found['missing']} without" if found["missing"] else ""
-            between = interval(found, metric.digits) + missing
+            between = interval(found, metric.digits)
+            if count := found["missing"]:
+                between += f" · {count} scan{'s' * (count > 1)} without"
             if not math.isnan(found["sd_between_seeds"]):
                 between += f" · seeds ± {number(found['sd_between_seeds'], metric.digits)}"
             cells.append({"mean": f"{mean} ± {sd}", "interval": between})

@@ -428,8 +428,8 @@ def test_perfect_predictions_have_dice_1_everywhere(other_program):
         assert (table[name] == PERFECT[name]).all(), name
     summary = load_json(other_program.output / "summary.json")["runs"]["predictions"]
     assert (summary["scans"], summary["subjects"]) == (9, 8)
-    assert summary["metrics"]["pr_auc"]["missing"] == 8
-    assert "8 without" in (other_program.output / "report.html").read_text("utf-8")
+    assert summary["metrics"]["pr_auc"]["missing"] == 9
+    assert "9 scans without" in (other_program.output / "report.html").read_text("utf-8")
     assert summary["lesion_outside_ml"] is None and summary["lesion_below_ml"] is None
     assert load_json(other_program.output / "comparison.json")["comparisons"] == []
 
