@@ -169,12 +169,8 @@ def _are_current(facts, folder, made_from):
     """Say whether facts were made from the same files and settings, and their slices are whole."""
     if not isinstance(facts, dict) or facts.get("made_from") != made_from:
         return False
-    names = {row[kind] for row in facts.get("slices", ()) for kind in ("image", "mask")}
-    sizes = facts.get("bytes", {})  # earlier versions did not write them down
-    return bool(names) and all(
-        file.is_file() and file.stat().st_size == sizes.get(name, file.stat().st_size)
-        for name, file in ((name, folder / name) for name in names)
-    )
+    files = {folder / name: size for name, size in facts.get("bytes", {}).items()}
+    return bool(files) and all(f.is_file() and f.stat().st_size == files[f] for f in files)
 
 
 def _declare_stale(facts_file, folder):
