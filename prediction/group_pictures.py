@@ -89,9 +89,8 @@ def save_map(count, participants, path):
     bar.set_label("participants", color="white")
     bar.locator.set_params(integer=True)
     people = "1 participant" if participants == 1 else f"{participants} participants"
-    figure.suptitle(
-        f"Where the lesions of {people} lie, in eight slices", color="white", fontsize=13
-    )
+    title = f"Where the lesions of {people} lie, in {len(HEIGHTS_MM)} slices"
+    figure.suptitle(title, color="white", fontsize=13)
     save_figure(figure, path, 110)
 
 
@@ -104,7 +103,8 @@ def save_volumes(rows, path):
     places = np.arange(1, len(rows) + 1)
     panel.bar(places, volumes, color=PREDICTION, width=0.8)
     panel.set_yscale("symlog", linthresh=1)
-    panel.set_ylim(bottom=0)
+    # To the next power of ten, so that two ticks tell the scale.
+    panel.set_ylim(0, 10 ** np.ceil(np.log10(max(volumes.max(), 2))))
     panel.set(xlabel="scans, by volume", ylabel="lesions, ml")
     panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     panel.yaxis.set_major_formatter("{x:g}")
