@@ -146,8 +146,8 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
     """Ask for each metric whether a run does better than the baseline on the same subjects.
 
     Sessions of a subject are averaged first, those that have the metric in every network. The volume
-    difference is compared without its sign, as absolute volume difference, alone. Each metric has the result of `evaluation.statistics.compare` and a
-    ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
+    difference is compared without its sign, as absolute volume difference, alone. Each metric has the
+    result of `evaluation.statistics.compare` and a ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
     ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if too few
     subjects differ to show anything.
     """
