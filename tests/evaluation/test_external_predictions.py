@@ -53,9 +53,11 @@ def test_folders_tell_predictions_of_one_name_apart(predictions, tiny_trees, tmp
             own = folder / file.name.removesuffix("_prediction.nii").replace("_ses", "/ses")
             own.mkdir(parents=True)
             file.rename(own / "lesion.nii")
+            if folder == predictions:
+                shutil.copy(own / "lesion.nii", own / "probability.nii")
     rows = score_external(predictions, masks, load_settings().atlas).rows
     assert len(rows) == 9 and all(row["dice"] == 1 for row in rows)
-    next(predictions.rglob("lesion.nii")).unlink()
+    shutil.rmtree(next(predictions.rglob("lesion.nii")).parent)
     with refused(predictions, "for 1 of 9 masks"):
         score_external(predictions, masks, load_settings().atlas)
 
