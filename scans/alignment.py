@@ -107,8 +107,10 @@ def align(volume):
     low, high = (np.float32(value) for value in np.percentile(moving, (0.1, 99.9)))
     gain = 255 / max(high - low, np.float32(1e-30))
     moving = np.clip((moving - low) * gain, 0, 255).astype(np.uint8)
+    # Where the header puts the scan beside the template, niimath looks for half a minute in vain.
+    beside = not _reached(moving.shape, affine, np.eye(4)).any()
     best = None
-    for start, least_similarity in STARTS:
+    for start, least_similarity in STARTS[beside:]:
         to_scan = _run_niimath(moving, affine, start)
         found = _judge(moving, affine, to_scan, least_similarity)
         better = best is None or found.similarity * found.covered > best.similarity * best.covered
@@ -175,13 +177,20 @@ def _coarse_edges():
     return affine, inside, gaussian_gradient_magnitude(voxels, 1)
 
 
+def _reached(shape, affine, to_scan):
+    """Say of each voxel of the template's brain, at 2 mm, whether a scan's grid reaches it."""
+    coarse_affine, inside, _ = _coarse_edges()
+    to_voxel = np.linalg.inv(affine) @ to_scan @ coarse_affine
+    places = nibabel.affines.apply_affine(to_voxel, np.argwhere(inside))
+    return np.all((places >= -0.5) & (places <= np.array(shape) - 0.5), axis=1)
+
+
 def _judge(moving, affine, to_scan, least_similarity):
     """Say how well scan and template agree at a position, and what is doubtful about it."""
     coarse_affine, inside, edges = _coarse_edges()
     to_voxel = np.linalg.inv(affine) @ to_scan @ coarse_affine
     seen = interpolate(moving, to_voxel, inside.shape)
-    places = nibabel.affines.apply_affine(to_voxel, np.argwhere(inside))
-    reached = np.all((places >= -0.5) & (places <= np.array(moving.shape) - 0.5), axis=1)
+    reached = _reached(moving.shape, affine, to_scan)
     covered, similarity = float(reached.mean()), 0.0
     if covered > 0.1:
         pair = [e[inside][reached] for e in (gaussian_gradient_magnitude(seen, 1), edges)]

@@ -76,12 +76,20 @@ def test_a_piece_of_a_head_is_doubtful(turned):
     assert any(doubt.startswith("it covers") for doubt in doubts)
 
 
-def test_a_head_far_from_the_template_is_found_by_its_brightness(turned):
+def test_a_head_far_from_the_template_is_found_by_its_brightness_at_once(turned, monkeypatch):
     scan, moved = turned
-    away = from_matvec(np.eye(3), (250, -300, 280))
+    away, commands, run = from_matvec(np.eye(3), (250, -300, 280)), [], subprocess.run
+
+    def note(command, **options):
+        commands.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(alignment.subprocess, "run", note)
     found = align(Volume(scan.voxels, away @ scan.affine, None))
     assert distance_mm(found.to_scan, away @ moved) < 1.5
     assert found.doubts == ()
+    # From where the header puts it niimath would search for half a minute.
+    assert ["-com" in command for command in commands] == [True]
 
 
 def test_niimath_keeps_the_user_s_environment_and_one_thread(turned, monkeypatch):
