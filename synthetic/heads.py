@@ -10,12 +10,13 @@ from functools import lru_cache, partial
 
 import cv2
 import numpy as np
-from nilearn.datasets import load_mni152_template
 from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+from scans.template import AFFINE, load_template
 
 # There is a process a core already.
 cv2.setNumThreads(1)
-MNI_ORIGIN = np.array([98, 134, 72])  # voxel of the template at 0, 0, 0 mm
+MNI_ORIGIN = -AFFINE[:3, 3].astype(int)  # voxel of the template at 0, 0, 0 mm
 
 CSF_GREY, GM_GREY, WM_GREY = 0.28, 0.65, 0.87  # the template's own grey levels, read off its maps
 
@@ -51,8 +52,7 @@ def head():
         distance to the brain's surface in mm, negative inside.
     affine : ndarray (4, 4)
     """
-    template = load_mni152_template(resolution=1)
-    grey = template.get_fdata(dtype=np.float32)
+    grey = load_template().voxels
     shape = grey.shape
 
     below = 12  # the template ends in the brain stem; the head goes on
@@ -83,7 +83,7 @@ def head():
         muscle,
     )
     grey = np.where(grey > 0, grey, around)
-    return np.stack([grey, depth_mm], axis=-1).astype(np.float32), template.affine
+    return np.stack([grey, depth_mm], axis=-1).astype(np.float32), AFFINE
 
 
 def swelling(points_mm, centre_mm, push_mm, reach_mm):
