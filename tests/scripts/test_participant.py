@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import predict_by_rule, quickly, refused, write_nifti
-from native_scans import BELOW, BRIGHT, INSIDE, native_scan
+from native_scans import BELOW, BRIGHT, INSIDE, align_once, native_scan
 from nibabel.affines import apply_affine, from_matvec
 from PIL import Image
 
@@ -24,7 +24,6 @@ from prediction.bids_outputs import SPACE, as_itk
 from prediction.bids_tables import save_tables
 from prediction.group_pictures import save_map
 from scans import geometry
-from scans.alignment import align
 from scans.template import AFFINE, SHAPE, load_template
 from system.files import load_json
 
@@ -46,7 +45,6 @@ def on_template(base):
 def write_data_set(folder, scans=SCANS):
     for seed, (name, orientation) in enumerate(scans.items()):
         image, _ = native_scan(seed, orientation)
-        image.header.set_xyzt_units("mm")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         nibabel.save(image, folder / name)
     about = {"Name": "Try", "BIDSVersion": "1.10.0", "Authors": ["A. B.", "C. D."]}
@@ -60,17 +58,6 @@ def weights(tmp_path_factory):
     load_settings(None, []).save(folder / "config.yaml")
     (folder / "best.weights.h5").write_bytes(b"not read")
     return folder / "best.weights.h5"
-
-
-ALIGNED = {}
-
-
-def align_once(volume):
-    """Align a scan by niimath, which takes seconds, the first time that it is met."""
-    name = hash(volume.voxels.tobytes())
-    if name not in ALIGNED:
-        ALIGNED[name] = align(volume)
-    return ALIGNED[name]
 
 
 def without_network(patch):
