@@ -8,11 +8,12 @@ import numpy as np
 import pandas
 
 from scans.find import find_scans
+from scans.folds import make_other_folds, make_split, split_from_table
 from scans.manifest import load_manifest
 from scans.metadata import OTHER, Metadata
 from scans.near_duplicates import find_near_duplicates
 from scans.prepare import alignment_picture, prepare_scan
-from scans.splits import SAME_SCAN, make_other_folds, make_split, split_from_table
+from scans.splits import SAME_SCAN
 from system.files import InputError, Problem, first_few, one_line
 from system.parallel import attempt, in_parallel
 

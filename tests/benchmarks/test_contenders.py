@@ -23,8 +23,9 @@ from evaluation.cases import find_cases
 from evaluation.metric_table import METRICS
 from prediction.operating_point import PLAIN
 from scans.find import find_scans
+from scans.folds import split_from_table
 from scans.manifest import load_manifest
-from scans.splits import load_split, split_from_table
+from scans.splits import load_split
 from scans.template import AFFINE, SHAPE
 from scans.volumes import load_mask, load_volume
 from synthetic.datasets import atlas_files

@@ -10,16 +10,14 @@ from conftest import refused
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from scans.folds import make_other_folds, make_split, split_from_table
 from scans.splits import (
     check_folds,
     count_folds,
     find_split,
     fingerprint,
     load_split,
-    make_other_folds,
-    make_split,
     rows_of,
-    split_from_table,
 )
 from system.files import save_json
 
