@@ -37,12 +37,16 @@ def load_split(folder, dataset, fold, by="subject"):
             "validation": folds[fold],
             "test": test,
         }
-    except (TypeError, KeyError, IndexError):
-        of, advice = f"of {dataset}", ""
+    except (TypeError, KeyError, IndexError) as error:
+        of, advice = f"of {dataset}", "run prep.py again"
         if by == "site":
             of = f"by site {of}"
-            advice = "look in slices.csv whether all are of one site, or some of site unknown; "
-        raise InputError(f"{path}: has no fold {fold} {of}; {advice}run prep.py again") from None
+        if isinstance(error, IndexError) and folds:
+            advice = f"set fold to less than {len(folds)}, or {advice}"
+        elif by == "site":
+            some = "look in slices.csv whether all are of one site, or some of site unknown"
+            advice = f"{some}; {advice}"
+        raise InputError(f"{path}: has no fold {fold} {of}; {advice}") from None
     for subject, count in pandas.Series([*test, *np.concatenate(folds)]).value_counts().items():
         if count > 1:
             raise InputError(f"{path}: {subject} stands in {count} subsets; run prep.py again")

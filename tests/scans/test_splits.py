@@ -175,6 +175,10 @@ def test_folds_by_site_that_are_not_there_are_asked_of_prep(tmp_path):
     with refused("no fold 0 by site of atlas", "all are of one site", "run prep.py again"):
         load_split(tmp_path, "atlas", 0, "site")
     assert find_split(tmp_path, "atlas", 0, "another") is None
+    folds = {"subject": [["a"], ["b"], ["c"]], "site": [["a", "b"], ["c"]]}
+    save_split(tmp_path, {"atlas": {"test": [], "folds": folds}})
+    with refused("no fold 2 by site of atlas; set fold to less than 2, or run prep.py again"):
+        load_split(tmp_path, "atlas", 2, "site")
 
 
 def test_an_odd_kind_of_folds_does_not_cost_the_good_one(tmp_path):
@@ -337,7 +341,7 @@ def test_each_fold_validates_once_and_trains_otherwise(tmp_path, fold):
         (
             '{"atlas": {"test": [], "folds": {"subject": [["a"], ["b"]]}}}',
             2,
-            ["no fold 2 of atlas"],
+            ["no fold 2 of atlas; set fold to less than 2, or run prep.py again"],
         ),
         (
             '{"atlas": {"test": [], "folds": {"subject": [["a"], ["b", "a"]]}}}',
