@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import refused
+from conftest import quickly, refused
 
 import evaluate
 import predict
@@ -324,8 +324,10 @@ def test_evaluate_killed_at_any_moment_ends_as_one_that_never_was(words, referen
         kill("evaluate", words(tmp_path / "killed"), moment)
         first = min(predictions.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime_ns)
         written = first.stat().st_mtime_ns
-    for name in ("killed", "whole"):
-        evaluate.main(words(tmp_path / name))
+    with pytest.MonkeyPatch.context() as patch:
+        quickly(patch)
+        for name in ("killed", "whole"):
+            evaluate.main(words(tmp_path / name))
     assert first.stat().st_mtime_ns == written
 
     def results(name):

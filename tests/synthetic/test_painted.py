@@ -468,13 +468,10 @@ def test_without_shapes_lesions_are_drawn():
     pytest.fail("nobody had a lesion")
 
 
-def test_a_head_that_cannot_be_used_costs_itself_alone(
-    controls, lesions, tmp_path, capsys, drawn_at_once
-):
+def test_a_head_that_cannot_be_used_costs_itself_alone(controls, tmp_path, capsys):
     bad = tmp_path / "empty_T1w.nii.gz"
     write_nifti(bad, np.zeros((60, 60, 60), np.float32), np.diag([3, 3, 3, 1.0]))
     arguments = ["--set", f"paths.atlas={tmp_path / 'made'}", "--subjects", "1"]
-    arguments += ["--lesions", *map(str, lesions)]
     assert demo.main([*arguments, "--heads", str(bad), str(controls[0])]) == 1
     assert f"left out {bad}: " in capsys.readouterr().out
     assert len(list((tmp_path / "made").rglob("*_T1w.nii.gz"))) == 1
