@@ -1,6 +1,7 @@
 """Tables that people keep in spreadsheets."""
 
 import csv
+from io import StringIO
 from pathlib import Path
 
 import pandas
@@ -19,7 +20,7 @@ def read_spreadsheet(path):
     try:
         rows = [
             [cell.strip() for cell in row]
-            for row in csv.reader(text.splitlines(keepends=True), delimiter=separator)
+            for row in csv.reader(StringIO(text), delimiter=separator)
         ]
     except csv.Error as error:
         raise ValueError(error) from None

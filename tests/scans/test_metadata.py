@@ -92,6 +92,12 @@ def test_commas_in_a_tsv_separate_nothing_and_rows_without_a_name_are_nobodys(tm
     assert known(tmp_path, image) == ({"participant_notes_(a,_b,_c)": "x, y", "site": "A"}, [])
 
 
+def test_only_the_end_of_a_line_ends_a_row(tmp_path, image):
+    # What Excel writes for Alt+Enter, and other marks that Python takes for the end of a line.
+    write(tmp_path / "participants.tsv", "participant_id\tnotes\tsite", "sub-1\tx\vy\x85z\tA")
+    assert known(tmp_path, image) == ({"participant_notes": "x\vy\x85z", "site": "A"}, [])
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
