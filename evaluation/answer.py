@@ -2,7 +2,7 @@
 
 from datetime import date
 
-from evaluation.formatting import interval, number
+from evaluation.formatting import interval, mean_and_sd, number
 from evaluation.sentences import spread_sentence
 
 HEADLINES = {
@@ -72,7 +72,7 @@ def make_answer(subset, runs, comparisons, stages, scored_on):
     return answer | {
         "verdict": "",
         "tone": "open",
-        "headline": f"{name}: Dice {number(dice['mean'], 3)} ± {number(dice['sd'], 3)}",
+        "headline": f"{name}: Dice {mean_and_sd(dice, 3)}",
         "sentences": [
             f"Median {number(dice['median'], 3)}, 95 % interval of the mean {interval(dice, 3)}.",
             *([spread_sentence(first)] if "folds" in first else []),

@@ -17,6 +17,12 @@ def signed(value, digits):
     return (text[1:] if float(text) == 0 else text).replace("-", "−")
 
 
+def mean_and_sd(found, digits):
+    """Write the mean of a summary ± SD; the mean alone where one subject has none."""
+    mean, sd = number(found["mean"], digits), number(found["sd"], digits)
+    return mean if math.isnan(found["sd"]) else f"{mean} ± {sd}"
+
+
 def p_value(p):
     """Write the p of a test; a test of simulated or rounded numbers never shows that it is 0."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -8,7 +8,7 @@ import pandas
 from markupsafe import Markup
 
 from evaluation.answer import describe_scored, make_answer
-from evaluation.formatting import interval, number, p_value, signed
+from evaluation.formatting import interval, mean_and_sd, number, p_value, signed
 from evaluation.made_from import read_stages, tables_of_settings
 from evaluation.metric_table import METRICS
 from evaluation.plots import agreement_plot, curves_plot, paired_plot, volume_plot
@@ -108,13 +108,12 @@ def _metrics(runs):
         cells = []
         for run in runs.values():
             found = run["metrics"][key]
-            mean, sd = (number(found[name], metric.digits) for name in ("mean", "sd"))
             between = interval(found, metric.digits)
             if count := found["missing"]:
                 between += f" · {count} scan{'s' * (count > 1)} without"
             if not math.isnan(found["sd_between_seeds"]):
                 between += f" · seeds ± {number(found['sd_between_seeds'], metric.digits)}"
-            cells.append({"mean": f"{mean} ± {sd}", "interval": between})
+            cells.append({"mean": mean_and_sd(found, metric.digits), "interval": between})
         table.append({"label": metric.title, "cells": cells})
     return table
 

@@ -2,7 +2,7 @@
 
 import math
 
-from evaluation.formatting import interval, number, p_value, signed
+from evaluation.formatting import interval, mean_and_sd, number, p_value, signed
 from evaluation.metric_table import RANKINGS
 
 MORE_SEEDS = "A second seed tells: cross_validate.py --seeds 2."
@@ -118,8 +118,7 @@ def notes(runs):
         if healthy["scans"] and patients["subjects"]:
             sentences.append(
                 f"{name}: Dice of the {patients['subjects']} subjects with a lesion alone "
-                f"{number(patients['dice']['mean'], 3)} ± {number(patients['dice']['sd'], 3)}, "
-                f"95 % interval {interval(patients['dice'], 3)}."
+                f"{mean_and_sd(patients['dice'], 3)}, 95 % interval {interval(patients['dice'], 3)}."
             )
     return sentences
 

@@ -3,7 +3,7 @@
 import math
 
 from evaluation.comparison import compare_runs, describe, divide, rank_runs
-from evaluation.formatting import interval, number
+from evaluation.formatting import interval, mean_and_sd, number
 from evaluation.metric_table import METRICS
 from evaluation.report import save_report
 from evaluation.sentences import notes, ranking_sentence, spread_sentence
@@ -70,11 +70,9 @@ def print_metrics(runs):
         label = metric.title
         for name, run_ in runs.items():
             found = run_["metrics"][key]
-            mean, sd, median = (
-                number(found[name], metric.digits) for name in ("mean", "sd", "median")
-            )
+            mean, median = mean_and_sd(found, metric.digits), number(found["median"], metric.digits)
             print(
-                f"{label:{wide}}{name:{width}}{f'{mean} ± {sd}':>18}{median:>10}"
+                f"{label:{wide}}{name:{width}}{mean:>18}{median:>10}"
                 f"{interval(found, metric.digits):>28}{found['n']:10}"
             )
             label = ""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.formatting import mean_and_sd
 from evaluation.statistics import compare, compare_seeds, summary
 from evaluation.strata import VOLUME_STRATA, volume_stratum
 
@@ -54,6 +55,11 @@ def test_the_interval_holds_the_true_mean_in_about_95_of_100_samples():
     intervals = [summary(rng.normal(3, 1, 40), seed) for seed in range(200)]
     held = sum(found["low"] <= 3 <= found["high"] for found in intervals)
     assert 180 <= held <= 198
+
+
+def test_one_value_is_told_without_a_spread_and_none_as_a_dash():
+    shown = [mean_and_sd(summary(values, 0), 2) for values in ([1.0, 2.0], [0.5], [math.nan])]
+    assert shown == ["1.50 ± 0.71", "0.50", "–"]
 
 
 def test_what_does_not_exist_is_left_out_and_counted():
