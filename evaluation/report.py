@@ -108,12 +108,12 @@ def _metrics(runs):
         cells = []
         for run in runs.values():
             found = run["metrics"][key]
-            between = interval(found, metric.digits)
+            below = [interval(found, metric.digits)]
             if count := found["missing"]:
-                between += f" · {count} scan{'s' * (count > 1)} without"
+                below.append(f"{count} scan{'s' * (count > 1)} without")
             if not math.isnan(found["sd_between_seeds"]):
-                between += f" · seeds ± {number(found['sd_between_seeds'], metric.digits)}"
-            cells.append({"mean": mean_and_sd(found, metric.digits), "interval": between})
+                below.append(f"seeds ± {number(found['sd_between_seeds'], metric.digits)}")
+            cells.append({"mean": mean_and_sd(found, metric.digits), "below": below})
         table.append({"label": metric.title, "cells": cells})
     return table
 

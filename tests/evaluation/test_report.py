@@ -117,6 +117,8 @@ def test_the_report_opens_offline_without_an_error_or_a_request(written, open_pa
     assert seen.requests == [written.absolute().as_uri()]
     width = seen.page.evaluate("document.documentElement.scrollWidth")
     assert width <= viewport["width"]
+    metrics = seen.page.locator("table.pieces").first
+    assert metrics.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")
 
 
 @pytest.mark.slow
