@@ -63,7 +63,6 @@ def main(argv=None):
     from prediction.review_page import check_page, save_page
 
     output, with_probability = arguments.output, arguments.probability
-    make_folder(output)
     table, archive = output / "predictions.csv", output / "atlas2_prediction.zip"
     check_table(table)
     check_page(output)
@@ -79,6 +78,7 @@ def main(argv=None):
     options = choose_options(
         weights, arguments.threshold, arguments.smallest_ml, arguments.flip, arguments.all_slices
     )
+    make_folder(output)
     problems += predict_scans(planned, weights, options, with_probability)
     facts = {path: read_facts(path) for path in sorted(output.rglob("*lesion*.json"))}
     # Where the masks are now, though the folder was moved since.

@@ -701,6 +701,7 @@ def test_a_scan_that_is_not_there_is_found_before_a_framework_starts(
     monkeypatch.setattr(masks, "load_networks", lambda files: 1 / 0)
     with refused(tmp_path / "gone.nii.gz", "is not a file"):
         call(tmp_path / "out", weights, tmp_path / "gone.nii.gz")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("lesion_is_bright")
