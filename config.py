@@ -379,9 +379,9 @@ def load_settings(overlay=None, overrides=()):
         If a file cannot be read, a key is unknown, or a value has a wrong type or range. The message
         names every such key and what is allowed.
     """
-    values = read_yaml(BASE_FILE)
+    sources = [read_yaml(BASE_FILE)]
     if overlay is not None:
-        _replace(values, read_yaml(Path(overlay)))
+        sources.append(read_yaml(Path(overlay)))
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals or not name:
@@ -389,21 +389,17 @@ def load_settings(overlay=None, overrides=()):
         value = parse_yaml(value, f"--set {override}")
         for key in reversed(name.strip().split(".")):
             value = {key: value}
-        _replace(values, value)
+        sources.append(value)
+    values, shared = {}, set()
+    for source in sources:
+        _share_out(source, shared)
+        _replace(values, source)
     values = without_retired(values)
-    shared, inherited = values.pop("training", None) or {}, set()
-    if not isinstance(shared, dict):
-        raise InputError(f"settings: training = {shared!r}: must be settings that all stages share")
-    for stage in STAGES:
-        own = values.get(stage)
-        if isinstance(own, dict):
-            values[stage] = shared | own
-            inherited |= {(stage, key) for key in shared.keys() - own.keys()}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         # A mistake in `training` is found in each stage.
-        found = [_explain(e, inherited) for e in error.errors()]
+        found = [_explain(e, shared) for e in error.errors()]
         found = {text.split(";")[0]: text for text in reversed(found)}
         raise InputError("settings: " + "; ".join(reversed(found.values()))) from None
 
@@ -428,6 +424,24 @@ def load_run_settings(weights):
         raise InputError(f"{path}: {error}") from None
 
 
+def _share_out(source, shared):
+    """Give section ``training`` of a source to each stage, unless the stage's own section differs.
+
+    `shared` collects which settings of a stage, (stage, key), are from there.
+    """
+    training = source.pop("training", None) or {}
+    if not isinstance(training, dict):
+        raise InputError(
+            f"settings: training = {training!r}: must be settings that all stages share"
+        )
+    for stage in STAGES:
+        own = source.get(stage, {})
+        if isinstance(own, dict) and (training or own):
+            source[stage] = training | own
+            shared.update((stage, key) for key in training)
+            shared.difference_update((stage, key) for key in own)
+
+
 def _replace(values, changes):
     """Replace settings, section by section; a setting that is itself a mapping is replaced whole."""
     for section, value in changes.items():
@@ -435,7 +449,7 @@ def _replace(values, changes):
         values[section] = values[section] | value if both else value
 
 
-def _explain(error, inherited):
+def _explain(error, shared):
     """Turn one of pydantic's findings into `section.key = value: what is allowed`."""
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not error["loc"]:  # of several settings, which it names itself
@@ -448,7 +462,7 @@ def _explain(error, inherited):
         if field is None or not _is_section(field.annotation):
             break
         known = field.annotation
-    if tuple(names[:2]) in inherited:
+    if tuple(names[:2]) in shared:
         key[0] = "training"
     key = ".".join(key)
     if error["type"] == "value_error" and field and _is_section(field.annotation):

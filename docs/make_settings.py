@@ -30,8 +30,9 @@ python train_model.py --set train.schedule=cosine --set augmentation.gamma=0.2
 ```
 
 Later sources win: `config.yaml`, then `--config`, then each `--set`. The keys of `pre_train`, `train` and
-`transfer` may also be set for all three in the section `training`; a stage's own value wins. A run folder
-keeps all values that it was made with in its own `config.yaml`, which `--config` accepts.
+`transfer` may also be set for all three in the section `training`; in one source, a stage's own
+value wins. A run folder keeps all values that it was made with in its own `config.yaml`, which `--config`
+accepts.
 """
 
 

@@ -200,10 +200,20 @@ def test_what_all_stages_share_is_set_once_and_each_may_differ():
     settings = load_settings(overrides=["training.schedule=cosine", "train.schedule=constant"])
     stages = (settings.pre_train, settings.train, settings.transfer)
     assert [stage.schedule for stage in stages] == ["cosine", "constant", "cosine"]
-    # config.yaml gives the transfer stage a rate of its own.
-    settings = load_settings(overrides=["training.learning_rate=0.5"])
-    rates = settings.pre_train.learning_rate, settings.transfer.learning_rate
-    assert rates == (0.5, 0.00001)
+
+
+def test_what_is_set_for_all_stages_goes_before_their_own_value_in_an_earlier_source(tmp_path):
+    # config.yaml gives the transfer stage a rate of its own; a run folder keeps all values.
+    run = tmp_path / "config.yaml"
+    load_settings().save(run)
+    for overlay in (None, run):
+        overrides = ["transfer.epochs=7", "training.learning_rate=0.5", "train.learning_rate=0.1"]
+        settings = load_settings(overlay, overrides)
+        stages = (settings.pre_train, settings.train, settings.transfer)
+        assert [stage.learning_rate for stage in stages] == [0.5, 0.1, 0.5]
+        assert [stage.epochs for stage in stages] == [100, 150, 7]
+    with refused("training.epochs = 'x'"):
+        load_settings(overrides=["training.epochs=x"])
 
 
 def test_a_mistake_in_what_all_stages_share_is_named_once():
