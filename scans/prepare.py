@@ -49,7 +49,13 @@ def prepare_scan(scan, folder, labels, slices, geometry):
     if geometry.align == "template":
         made_from["aligner"] = aligner()
     if facts_file.exists():
-        facts = load_json(facts_file, "delete it and run prep.py again")
+        facts = load_json(
+            facts_file, "choose another paths.prepared, or delete it if it is not yours"
+        )
+        if not (isinstance(facts, dict) and "made_from" in facts):
+            raise InputError(
+                f"{facts_file}: prep.py did not write it, and would; choose another paths.prepared"
+            )
         if _are_current(facts, folder, made_from):
             return facts
         _declare_stale(facts_file, folder)
@@ -167,7 +173,7 @@ def _check_lesion(lesion, scan, volume):
 
 def _are_current(facts, folder, made_from):
     """Say whether facts were made from the same files and settings, and their slices are whole."""
-    if not isinstance(facts, dict) or facts.get("made_from") != made_from:
+    if facts["made_from"] != made_from:
         return False
     files = {folder / name: size for name, size in facts.get("bytes", {}).items()}
     return bool(files) and all(f.is_file() and f.stat().st_size == files[f] for f in files)

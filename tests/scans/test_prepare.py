@@ -190,6 +190,16 @@ def test_a_scan_is_done_again_when_a_setting_or_its_file_changes(tmp_path, chang
     assert all(after[path] > before[path] for path in before if path.suffix == ".json")
 
 
+@pytest.mark.parametrize("content", ['{"EchoTime": 0.003}', "[1]", "no json"])
+def test_a_sidecar_of_the_user_that_has_the_name_of_ours_stays(tmp_path, content):
+    scan = write_scan(tmp_path / "atlas")
+    sidecar = tmp_path / "atlas" / f"{scan.name}.json"
+    sidecar.write_text(content)
+    with refused(sidecar, "choose another paths.prepared"):
+        prepare_scan(scan, tmp_path, **OPTIONS)
+    assert sidecar.read_text() == content
+
+
 def test_the_lesion_is_the_union_of_several_masks(tmp_path):
     scan = write_scan(tmp_path)
     lesion = np.asarray(nibabel.load(scan.masks[0]).dataobj)
