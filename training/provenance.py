@@ -1,7 +1,7 @@
 """What a run was made from, above all which subjects its weights have seen.
 
 A run keeps in run.json the subjects it trained on and those that chose its best epoch, with those
-that its initial weights had seen. A subject is recognised by any of its identifiers: its name, the hash
+that its initial weights had seen, or the name of these weights where nobody knows. A subject is recognised by any of its identifiers: its name, the hash
 of its slices, and the name that nearly identical scans share (see `scans.near_duplicates`).
 """
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from system.files import InputError, first_few, load_json
 from system.retired import ADDED, without_retired
 from system.yaml_files import read_yaml
+
+SEEN = ("training", "validation", "unknown")
 
 
 def identifiers_of_subjects(rows):
@@ -35,16 +37,18 @@ def run_facts(folder, how_to_get_it, required=False):
 def seen_by(weights):
     """Read from the run.json beside weights which subjects, with their identifiers, they have seen.
 
-    From ``"training"`` and ``"validation"``; None where there is no such record.
+    From ``"training"`` and ``"validation"``; ``"unknown"`` names the weights before them that had no
+    such record. None where these have none.
     """
     path = Path(weights).with_name("run.json")
     seen = run_facts(path.parent, "choose weights in their whole run folder").get("subjects")
     if seen is None:
         return None
     try:
+        recorded = {"unknown": {}} | seen
         return {
-            subset: {name: list(map(str, own)) for name, own in seen[subset].items()}
-            for subset in ("training", "validation")
+            subset: {name: list(map(str, own)) for name, own in recorded[subset].items()}
+            for subset in SEEN
         }
     except (TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: `subjects` is not as a run wrote it; train anew") from None
@@ -57,13 +61,7 @@ def check_unseen(subjects, weights):
     test subjects must not have done even that. `subjects` are those of this run
     (`data.StageData.subjects`).
     """
-    seen = seen_by(weights)
-    if seen is None:
-        print(
-            f"not checked: no run.json beside {weights} tells whom it was trained on; make sure "
-            "that none of them validates or is held back here"
-        )
-        return
+    seen = seen_by(weights) or _seen_by_unknown(weights)
     trained = set().union(*seen["training"].values())
     chosen = trained.union(*seen["validation"].values())
     for subset, known, what in (
@@ -74,25 +72,39 @@ def check_unseen(subjects, weights):
         if leaks:
             raise InputError(
                 f"{weights}: {what} {first_few(leaks)} of this split's {subset} subset; "
-                "choose other weights, or the split (split, seed, fold) they were trained with"
+                "choose other weights, or the split (split, seed, fold) they were trained with; if these "
+                "are other people of the same name, rename them in one data set"
             )
+    if seen["unknown"]:
+        print(
+            f"not checked: no run.json beside {first_few(list(seen['unknown']))} tells whom it was trained "
+            "on; make sure that none of them validates or is held back here"
+        )
+        return
+    count = len(seen["training"])
     print(
-        f"checked: {weights} was trained on {len(seen['training'])} subjects, none of whom "
+        f"checked: {weights} was trained on {count} subject{'s' * (count != 1)}, none of whom "
         "validates or is held back here"
     )
 
 
+def _seen_by_unknown(weights):
+    return {"training": {}, "validation": {}, "unknown": {str(weights): []}}
+
+
 def seen_by_a_run(subjects, initial_weights):
     """Join the subjects of a run with those that its initial weights have seen."""
-    seen = seen_by(initial_weights) if initial_weights else None
-    joined = {}
-    for subset in ("training", "validation"):
-        own, earlier = subjects[subset], seen[subset] if seen else {}
-        joined[subset] = {
-            name: sorted({*earlier.get(name, []), *own.get(name, [])})
-            for name in sorted(earlier | own)
+    seen = {subset: subjects.get(subset, {}) for subset in SEEN}
+    if not initial_weights:
+        return seen
+    earlier = seen_by(initial_weights) or _seen_by_unknown(initial_weights)
+    return {
+        subset: {
+            name: sorted({*earlier[subset].get(name, []), *seen[subset].get(name, [])})
+            for name in sorted(earlier[subset] | seen[subset])
         }
-    return joined
+        for subset in SEEN
+    }
 
 
 def identity_of(facts, folder):

@@ -102,6 +102,21 @@ def test_weights_of_unknown_origin_are_said_to_be_unchecked(tmp_path, facts, cap
     assert capsys.readouterr().out.startswith("not checked: no run.json beside")
 
 
+def test_weights_that_began_with_ones_of_unknown_origin_are_not_said_to_be_checked(
+    tmp_path, capsys
+):
+    foreign = tmp_path / "foreign.weights.h5"
+    first = run_of(tmp_path / "first", subjects_of("a", "b"), foreign)
+    second = run_of(tmp_path / "second", subjects_of("c", "d"), first)
+    for weights in (first, second):
+        check_unseen(subjects_of("x", "y", "z"), weights)
+        assert capsys.readouterr().out.startswith(
+            f"not checked: no run.json beside {foreign} tells"
+        )
+    with refused(second, "atlas/a"):
+        check_unseen(subjects_of("x", "a"), second)
+
+
 @pytest.mark.parametrize(
     "subjects", [3, {"training": 5, "validation": {}}, {"training": {}}, {"training": {"a": 1}}]
 )
@@ -117,6 +132,7 @@ def test_a_run_has_seen_its_own_subjects_and_those_of_its_initial_weights(tmp_pa
     assert {subset: set(names) for subset, names in seen.items()} == {
         "training": {"atlas/a", "atlas/c"},
         "validation": {"atlas/a", "atlas/b"},
+        "unknown": set(),
     }
     # By what the earlier run knew of it and by what this one knows.
     assert {"content-b", "content-x"} <= set(seen["validation"]["atlas/b"])
