@@ -352,9 +352,13 @@ class Settings(Section):
     def identity(self, stage):
         """Return the settings that decide the result of a stage."""
         everything = self.model_dump()
-        names = ("seed", "fold", "unet", "augmentation", stage)
+        names = ["seed", "fold", "unet", stage]
+        if everything[stage]["augmentation"]:
+            names.append("augmentation")
         # Not the devices: a run may go on on other ones.
         identity = {name: everything[name] for name in names}
+        # What these weights are is told by their hash, wherever they lie.
+        identity[stage].pop("initial_weights", None)
         # What the slices are is told by their hash.
         identity["training_slices"] = self.slices.model_dump(exclude={"size", "skip", "format"})
         identity["precision"] = self.hardware.precision

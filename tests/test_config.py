@@ -300,3 +300,16 @@ def test_runs_from_before_the_section_geometry_kept_each_scan_s_own_grid(tmp_pat
 def test_a_path_on_the_command_line_may_hold_any_character(name):
     path = f"runs/{name}"
     assert load_settings(overrides=[f"paths.runs={quoted(path)}"]).paths.runs == path
+
+
+def test_only_what_decides_the_result_of_a_stage_is_in_its_identity(tmp_path):
+    weights = tmp_path / "best.weights.h5"
+    weights.touch()
+    for change, stages in (
+        ("augmentation.shift=0.2", ["transfer"]),
+        (f"transfer.initial_weights={weights}", []),
+        ("hardware.devices=2", []),
+        ("unet.dropout=0.3", ["pre_train", "train", "transfer"]),
+    ):
+        ours, theirs = load_settings(), load_settings(None, [change])
+        assert [s for s in STAGES if ours.identity(s) != theirs.identity(s)] == stages, change

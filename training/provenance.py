@@ -11,6 +11,7 @@ from system.files import InputError, first_few, load_json
 from system.retired import ADDED, without_retired
 from system.yaml_files import read_yaml
 
+STAGES = ("pre_train", "train", "transfer")
 SEEN = ("training", "validation", "unknown")
 
 
@@ -113,6 +114,12 @@ def identity_of(facts, folder):
     if not isinstance(identity, dict):
         raise InputError(f"{folder / 'run.json'}: `identity` is not as a run wrote it; train anew")
     identity = without_retired(identity)
+    # Earlier versions wrote down more than decides the result.
+    for stage in STAGES:
+        if isinstance(own := identity.get(stage), dict):
+            identity[stage] = {key: own[key] for key in own.keys() - {"initial_weights"}}
+            if own.get("augmentation") is False:
+                identity.pop("augmentation", None)
     # Earlier versions did not write down how slices are drawn, but in config.yaml.
     if "training_slices" not in identity and (folder / "config.yaml").exists():
         section = read_yaml(folder / "config.yaml").get("slices", {})

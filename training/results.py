@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from training.provenance import run_facts
-
-STAGES = ("pre_train", "train", "transfer")
+from training.provenance import STAGES, run_facts
 
 
 def print_results(runs):

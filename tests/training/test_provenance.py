@@ -159,6 +159,20 @@ def test_a_damaged_identity_is_compared_as_it_is(unet, tmp_path):
     }
 
 
+def test_a_run_of_an_earlier_version_is_the_same_whatever_decides_nothing(tmp_path):
+    stages = {
+        "pre_train": {"epochs": 3, "augmentation": False},
+        "transfer": {"epochs": 3, "augmentation": True, "initial_weights": "a.weights.h5"},
+    }
+    found = [
+        identity_of({"identity": {stage: own, "augmentation": {"shift": 0.1}}}, tmp_path)
+        for stage, own in stages.items()
+    ]
+    assert ["augmentation" in identity for identity in found] == [False, True]
+    assert "initial_weights" not in found[1]["transfer"]
+    assert "initial_weights" in stages["transfer"]
+
+
 @pytest.mark.parametrize("content", ["[]", "3", '"run"', "null"])
 def test_a_run_file_that_is_no_mapping_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
