@@ -47,12 +47,20 @@ def parse_shard(text):
 @contextlib.contextmanager
 def lock(folder, shard):
     """Let no other prep.py prepare the same scans in this folder while the block runs."""
-    name = f".prep-{shard.start + 1}-of-{shard.step}.lock" if shard else ".prep.lock"
-    with take_lock(Path(folder, name), folder, "preparing scans", "paths.prepared") as held:
-        try:
-            yield
-        finally:
-            held.truncate(0)  # a folder that is made again is the same, to the last byte
+    with contextlib.ExitStack() as held:
+
+        def take(name, shared=False):
+            file = take_lock(
+                Path(folder, name), folder, "preparing scans", "paths.prepared", shared
+            )
+            # A folder that is made again is the same, to the last byte.
+            held.enter_context(file)
+            held.callback(file.truncate, 0)
+
+        take(".prep.lock", shared=shard is not None)
+        if shard:
+            take(f".prep-{shard.start + 1}-of-{shard.step}.lock")
+        yield
 
 
 def main(argv=None):
@@ -84,23 +92,23 @@ def main(argv=None):
     with lock(settings.paths.prepared, arguments.shard):
         scans = scans[arguments.shard] if arguments.shard else scans
         prepared, failed = prepare_scans(scans, settings, arguments.strict, arguments.keep_doubtful)
-    if arguments.shard:
-        print(f"{len(prepared)} scans prepared; without --shard the tables are written")
-        print_problems(failed)
-        return 1 if failed else 0
-    problems += failed
-    if prepared:
-        group_near_duplicates(prepared)
-    # Before the split, for which those that are left out may be too many.
-    print_problems(problems)
-    if not prepared:
-        raise InputError(f"no scan could be used; the first problem: {problems[0]}")
-    rows = [row for facts in prepared for row in facts["slices"]]
-    split = split_datasets(rows, settings)
-    save_csv(Path(settings.paths.prepared, "slices.csv"), rows)
-    save_json(Path(settings.paths.prepared, "splits.json"), split)
-    print_summary(prepared)
-    return 1 if problems else 0
+        if arguments.shard:
+            print(f"{len(prepared)} scans prepared; without --shard the tables are written")
+            print_problems(failed)
+            return 1 if failed else 0
+        problems += failed
+        if prepared:
+            group_near_duplicates(prepared)
+        # Before the split, for which those that are left out may be too many.
+        print_problems(problems)
+        if not prepared:
+            raise InputError(f"no scan could be used; the first problem: {problems[0]}")
+        rows = [row for facts in prepared for row in facts["slices"]]
+        split = split_datasets(rows, settings)
+        save_csv(Path(settings.paths.prepared, "slices.csv"), rows)
+        save_json(Path(settings.paths.prepared, "splits.json"), split)
+        print_summary(prepared)
+        return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ except ImportError:  # on Windows
     fcntl = None
 
 
-def take_lock(file, folder, doing="training", setting="paths.runs"):
+def take_lock(file, folder, doing="training", setting="paths.runs", shared=False):
     """Let this process alone write to `folder` until it closes what this returns, or ends.
+
+    Those that hold it `shared` keep out only those that do not.
 
     `doing` and `setting` are words of the refusal: what the other does, and how to get out of its way.
 
@@ -37,7 +39,7 @@ def take_lock(file, folder, doing="training", setting="paths.runs"):
         raise OutputError(cannot_write(folder, error)) from error
     try:
         if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip() or "another process"

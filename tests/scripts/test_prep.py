@@ -121,7 +121,7 @@ def test_shards_prepare_every_scan_once_and_a_start_without_shard_writes_the_tab
         scans.append(len(files_below(tmp_path) - before) // 3)
     assert scans == [6, 6, 5, 0]
     assert files_below(tmp_path) == files_below(prepared) - {"slices.csv", "splits.json"}
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("[!.]*.*")}
     assert prep.main(arguments) == 0
     assert times == {path: path.stat().st_mtime_ns for path in times}
     for table in ("slices.csv", "splits.json"):
@@ -314,6 +314,37 @@ def test_two_starts_at_once_do_not_prepare_the_same_scans(tiny_overrides, tmp_pa
         refused(tmp_path, "is preparing scans here", "paths.prepared"),
     ):
         prep.main([*tiny_overrides, *assignments(prepared=tmp_path)])
+
+
+@pytest.mark.parametrize(("first", "second"), [("", "1/2"), ("1/2", ""), ("1/2", "1/2")])
+def test_shards_keep_out_a_start_on_the_same_scans(tmp_path, first, second):
+    first, second = (prep.parse_shard(text) if text else None for text in (first, second))
+    with (
+        prep.lock(tmp_path, first),
+        refused(tmp_path, "is preparing scans here"),
+        prep.lock(tmp_path, second),
+    ):
+        pass
+
+
+def test_shards_do_not_keep_out_one_another(tmp_path):
+    with prep.lock(tmp_path, prep.parse_shard("1/2")), prep.lock(tmp_path, prep.parse_shard("2/2")):
+        pass
+    with prep.lock(tmp_path, None):
+        pass
+    assert [file.name for file in tmp_path.iterdir() if file.read_bytes()] == []
+
+
+def test_the_tables_are_written_under_the_lock(tiny_overrides, tmp_path, monkeypatch):
+    def save(file, rows):
+        with refused(tmp_path, "is preparing scans here"), prep.lock(tmp_path, None):
+            pass
+        written.append(file.name)
+
+    written = []
+    monkeypatch.setattr("prep.save_csv", save)
+    prep.main([*tiny_overrides, *assignments(prepared=tmp_path)])
+    assert written == ["slices.csv"]
 
 
 @pytest.mark.parametrize("name", ["slices.csv", "splits.json"])
