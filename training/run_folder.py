@@ -12,9 +12,10 @@ predictions/                    probabilities of the scans that evaluate.py scor
 
 import contextlib
 import json
+import os
 import sys
 from datetime import datetime
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
 import keras
@@ -28,7 +29,7 @@ from training.provenance import differences, identity_of, run_facts, seen_by_a_r
 from training.results import print_results
 from training.stored_weights import read_weights
 
-PACKAGES = (keras.backend.backend(), "keras", "numpy", "nibabel", "opencv-python-headless")
+PACKAGES = (keras.backend.backend(), "keras", "numpy", "nibabel", "cv2")
 
 
 class RunFolder:
@@ -60,7 +61,8 @@ class RunFolder:
             "fold": settings.fold,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": datetime.now().isoformat(timespec="seconds"),
-            "versions": {"python": sys.version.split()[0]} | {p: version(p) for p in PACKAGES},
+            "versions": {"python": sys.version.split()[0]}
+            | {name: import_module(name).__version__ for name in PACKAGES},
             "initial_weights": None if initial_weights is None else str(initial_weights),
             "identity": identity,
             "subjects": seen_by_a_run(data.subjects, initial_weights),
@@ -72,7 +74,8 @@ class RunFolder:
         ):
             lock = take_lock(lock_of(self.folder), self.folder)
             refused.enter_context(lock)
-            if restart and self.folder.exists():
+            # A job that Slurm has queued again, with the same arguments, goes on.
+            if restart and "SLURM_RESTART_COUNT" not in os.environ and self.folder.exists():
                 aside = self.folder.with_name(f"{stage}-{datetime.now():%Y%m%d-%H%M%S}")
                 self.folder.rename(aside)
                 print(f"{stage}: the earlier run is kept as {aside}")

@@ -321,6 +321,16 @@ def test_a_run_whose_state_is_damaged_is_refused_before_it_goes_on(
         train_model.main(elsewhere(arguments, tmp_path))
 
 
+def test_a_job_that_slurm_queued_again_goes_on_though_it_was_told_to_restart(
+    runs, arguments, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(runs / "train", tmp_path / "train")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train_model.main([*elsewhere(arguments, tmp_path), "--restart"])
+    assert "finished already" in capsys.readouterr().out
+    assert [folder.name for folder in tmp_path.iterdir() if folder.is_dir()] == ["train"]
+
+
 def test_restart_sets_the_earlier_run_aside_whole(runs, arguments, tmp_path, capsys):
     earlier = shutil.copytree(runs / "train", tmp_path / "train")
     before = {path.name: path.read_bytes() for path in earlier.iterdir()}
