@@ -491,7 +491,9 @@ def parse_arguments(description, argv=None, add_arguments=None, **flags):
     each of `flags` is an on/off flag with its help text.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a script looks for --restart by its whole name
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings that replace those of config.yaml"

@@ -47,11 +47,10 @@ def run_script(main):
         )
         sys.exit(2)
     except KeyboardInterrupt as stop:
+        # Before it says what was kept, a training has not set the earlier run aside yet.
+        anew = " without --restart" if stop.args and "--restart" in sys.argv else ""
         kept = f"stopped {stop}" if stop.args else "stopped, what is finished is kept"
-        same = (
-            "the same command without --restart" if "--restart" in sys.argv else "the same command"
-        )
-        print(f"\n{kept}; {same} goes on", file=sys.stderr)
+        print(f"\n{kept}; the same command{anew} goes on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # As under `| head`. Python would fail once more when it flushes at its end.

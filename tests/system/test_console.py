@@ -64,6 +64,23 @@ def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
     assert captured.err.strip().count("\n") == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (["after epoch 1 of 2"], "stopped after epoch 1 of 2; the same command without --restart"),
+        ([], "stopped, what is finished is kept; the same command goes on"),
+    ],
+    ids=["training", "nothing set aside yet"],
+)
+def test_a_restart_that_was_stopped_says_whether_the_next_restarts_too(
+    said, shown, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.argv", ["train_model.py", "--restart"])
+    with pytest.raises(SystemExit):
+        run_script(lambda: raises(KeyboardInterrupt(*said)))
+    assert capsys.readouterr().err.strip().startswith(shown)
+
+
 def test_without_a_folder_for_temporary_files_nothing_starts(monkeypatch, capsys):
     """As in a container whose root is read-only and that was given no /tmp."""
     monkeypatch.setattr(tempfile, "gettempdir", lambda: raises(FileNotFoundError("No usable")))
