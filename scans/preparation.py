@@ -219,6 +219,6 @@ def print_summary(prepared):
 def print_problems(problems):
     """Print each bad scan with its reason."""
     if problems:
-        print(f"\nleft out {len(problems)} scan{'s' * (len(problems) > 1)}:")
+        print("\nleft out:")
         for problem in problems:
             print(f"  {problem}")
