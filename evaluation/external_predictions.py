@@ -10,6 +10,7 @@ from evaluation.cases import Case
 from evaluation.metrics import subject_metrics
 from evaluation.scoring import Scores, View, metrics_row
 from evaluation.strata import check_strata
+from prediction.bids_outputs import SPACE
 from scans.find import list_files
 from scans.metadata import Metadata
 from scans.names import NIFTI_ENDINGS, identify, session_label, shared_names, stem_of
@@ -83,9 +84,14 @@ def pair_masks(predictions, masks, layout):
             # Folders may tell apart what all have one name.
             both = [path for path in named if path in found]
             found = both or (named if len(named) == 1 else found)
+        if not found and place in images:  # as predict.py calls what is not of BIDS
+            found = by_name.get(f"{stem_of(images[place])}_lesion", [])
         if not found:
             missing.append(file.name)
             continue
+        # Beside a mask on the scan's own grid may lie the same mask in MNI space.
+        in_mni = f"_space-{SPACE}_" in file.name
+        found = [path for path in found if (f"_space-{SPACE}_" in path.name) == in_mni] or found
         # Beside a mask may lie its probability map.
         found = [path for path in found if path.name.split(".")[0].endswith("_mask")] or found
         # And what a person made of it (see prediction/mending.py).
@@ -116,7 +122,7 @@ def pair_masks(predictions, masks, layout):
     if missing:
         raise InputError(
             f"{predictions}: no prediction for {len(missing)} of {len(wanted)} masks: "
-            f"{first_few(missing)}; predict them, too"
+            f"{first_few(missing)}; predict them, or give each prediction the name of its mask"
         )
     return pairs
 

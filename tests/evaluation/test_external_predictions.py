@@ -71,6 +71,35 @@ def test_what_a_person_made_of_a_prediction_is_none(predictions, tiny_trees, cap
     assert f"predictions that are not scored, 1: {stem}-manual_mask.nii" in capsys.readouterr().out
 
 
+def test_of_a_mask_on_both_grids_the_one_on_the_reference_s_is_scored(predictions, tiny_trees):
+    file = predictions / "sub-r002s002_ses-1_prediction.nii"
+    space = "space-MNI152NLin2009aSym_"
+    for name in ("", space):
+        shutil.copy(file, predictions / f"sub-r002s002_ses-1_{name}label-L_desc-lesion_mask.nii")
+    file.unlink()
+    own = predictions / "sub-r002s002_ses-1_label-L_desc-lesion_mask.nii"
+    write_nifti(own, np.zeros_like(nibabel.load(own).dataobj), RAS)
+    # The reference masks of this tree are in MNI space.
+    assert all(row["dice"] == 1 for row in score(predictions, tiny_trees))
+    masks = predictions.parent / "native"
+    for mask in tiny_trees.atlas.rglob("sub-r002s002*_mask.nii.gz"):
+        shutil.copytree(mask.parent, masks, dirs_exist_ok=True)
+        (masks / mask.name).rename(masks / mask.name.replace(space, ""))
+    (row,) = score_external(predictions, masks, load_settings().atlas).rows
+    assert row["dice"] == 0
+
+
+def test_masks_of_predict_whose_names_are_not_of_bids_are_scored(tmp_path, monkeypatch):
+    quickly(monkeypatch)
+    mask = np.zeros((8, 8, 8), np.uint8)
+    mask[2:4, 2:4, 2:4] = 1
+    write_nifti(tmp_path / "scans" / "p01_T1w.nii.gz", mask.astype(np.float32), RAS)
+    write_nifti(tmp_path / "scans" / "p01_label-L_desc-T1lesion_mask.nii.gz", mask, RAS)
+    write_nifti(tmp_path / "masks" / "p01_T1w_lesion.nii.gz", mask, RAS)
+    (row,) = score_external(tmp_path / "masks", tmp_path / "scans", load_settings().atlas).rows
+    assert row["dice"] == 1
+
+
 def test_masks_are_no_predictions_of_themselves(predictions):
     with refused(predictions, "for 9 of 9 masks"):
         score_external(predictions, predictions, load_settings().atlas)
