@@ -64,18 +64,21 @@ def mend_all(folder, masks, decisions):
     for line in lines:
         print(line)
     to_mend, unable = masks_to_mend(masks, decisions)
-    problems += unable
-    command = find_editor() if to_mend else None
-    for judged in to_mend:
-        try:
-            print(mend(judged, command))
-        except InputError as error:
-            problems.append(Problem.of(error, judged.mask))
-    if not lines and not to_mend and not problems:
-        print("nothing to do: no mask was newly accepted or is to be mended")
-    for problem in problems:
-        print(f"left out {problem}")
-    renew_page(folder)
+    named = {problem.file for problem in problems}
+    problems += [problem for problem in unable if problem.file not in named]
+    try:
+        command = find_editor() if to_mend else None
+        for judged in to_mend:
+            try:
+                print(mend(judged, command))
+            except InputError as error:
+                problems.append(Problem.of(error, judged.mask))
+        if not lines and not to_mend and not problems:
+            print("nothing to do: no mask was newly accepted or is to be mended")
+    finally:
+        for problem in problems:
+            print(f"left out {problem}")
+        renew_page(folder)
     return 1 if problems else 0
 
 

@@ -114,11 +114,13 @@ def masks_to_mend(masks, decisions):
         if decided.get(judged.name) != "mend":
             continue
         file = manual_file(judged.mask)
-        if not file.exists():
-            chosen.append(judged)
-        elif not _is_of(file, judged):
-            reason = f"{file} is there already, so it stays; move it to mend the mask"
-            problems.append(Problem(str(judged.mask), reason))
+        try:
+            if not file.exists():
+                chosen.append(judged)
+            elif not _is_of(file, judged):
+                raise InputError(f"{file}: is there already, so it stays; move it to mend the mask")
+        except InputError as error:
+            problems.append(Problem.of(error, judged.mask))
     return chosen, problems
 
 
@@ -176,10 +178,7 @@ def _is_of(file, judged):
     about = (
         load_json(sidecar(file), "move the mask beside it away") if sidecar(file).exists() else None
     )
-    # Until 30 November 2026 it was not written down.
-    return (
-        isinstance(about, dict) and about.get("PredictedContent", judged.content) == judged.content
-    )
+    return isinstance(about, dict) and about.get("PredictedContent") == judged.content
 
 
 def _take_over(judged, file, content, how):

@@ -396,6 +396,19 @@ def test_a_broken_sidecar_of_a_manual_mask_does_not_cost_the_page(study):
     assert page.count('"kept": "foreign"') == 1
 
 
+def test_a_broken_sidecar_costs_its_own_mask_alone(study, tmp_path, monkeypatch, capsys):
+    broken, whole, _ = study.masks
+    for judged in (broken, whole):
+        decide(study.folder, judged, "mend")
+    manual_file(broken.mask).write_bytes(b"mine")
+    sidecar(manual_file(broken.mask)).write_text("{")
+    use_editor(monkeypatch, tmp_path, "draws")
+    assert mend(study) == 1
+    assert capsys.readouterr().out.count("left out") == 1
+    assert manual_file(whole.mask).is_file()
+    assert manual_file(broken.mask).read_bytes() == b"mine"
+
+
 def test_a_folder_below_the_derivatives_can_be_served(study):
     folder = study.masks[0].mask.parent
     assert '"picture": "' in make_page(find_masks(folder), folder, {}, served=True)
@@ -416,8 +429,11 @@ def test_without_an_editor_accepted_masks_are_kept_all_the_same(study, monkeypat
     decide(study.folder, two, "mend")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("MASK_EDITOR", raising=False)
+    page = study.folder / "report.html"
+    page.write_text(page.read_text().replace("accept", ""))
     with refused("no editor for masks"):
         mend(study)
+    assert '"accept"' in page.read_text()
     assert manual_file(one.mask).is_file()
 
 
@@ -436,9 +452,12 @@ def test_where_a_data_set_is_cannot_be_said_of_masks_of_predict(study, tmp_path)
         review.main([str(study.folder), "--scans", str(tmp_path)])
 
 
-def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys):
+@pytest.mark.parametrize("about", [None, '{"Type": "Lesion", "Manual": true}'])
+def test_a_mask_of_the_user_s_own_is_never_replaced(study, capsys, about):
     judged = study.masks[0]
     manual_file(judged.mask).write_bytes(b"drawn last year")
+    if about:
+        sidecar(manual_file(judged.mask)).write_text(about)
     decide(study.folder, judged, "accept")
     assert mend(study) == 1
     assert "is there already, so it stays" in capsys.readouterr().out
