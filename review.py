@@ -20,7 +20,7 @@ from pathlib import Path
 
 from config import parse_arguments
 from system.console import run_script
-from system.files import InputError, Problem
+from system.files import InputError, Problem, make_folder
 
 
 def add_arguments(parser):
@@ -94,6 +94,7 @@ def serve(folder, masks, port):
         # Half seen through: what is judged is the tissue below.
         return slice_viewer(volume, mask * 0, mask, opacity=0.5)[0]
 
+    make_folder(folder)  # or no decision could be saved
     try:
         server = ReviewServer(folder, masks, make_viewer, port)
     except (OSError, OverflowError) as error:

@@ -1,6 +1,7 @@
 """The review page on the loopback: what it shows, and each decision saved at once."""
 
 import contextlib
+import html
 import json
 import secrets
 import sys
@@ -17,6 +18,7 @@ VIEWER_POLICY = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
+MESSAGE = '<body style="background: #000; color: #fff; font: 1rem system-ui; padding: 1rem">{}'
 # Nothing of it stays in the browser or is told to others.
 PRIVATE = {
     "Cache_Control": "no-store",
@@ -47,8 +49,9 @@ class ReviewServer(Server):
     @contextlib.contextmanager
     def way_in(self):
         """Give a file that leads to the page: others can read a browser's command line, not this."""
-        with tempfile.TemporaryDirectory() as folder:
-            page = Path(folder, "review.html")
+        # Not where others keep theirs: browsers of Ubuntu have a /tmp of their own.
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="review-") as folder:
+            page = Path(folder, "review.html").resolve()
             page.write_text(f'<meta http-equiv="refresh" content="0; url={self.address}">')
             yield page
 
@@ -67,7 +70,10 @@ class ReviewHandler(Handler):
         elif judged and asked[0] == "viewer":
             # One at a time: each holds a whole scan.
             with server.lock:
-                page = server.make_viewer(judged)
+                try:
+                    page = server.make_viewer(judged)
+                except InputError as error:  # as where the scan is gone
+                    page = MESSAGE.format(html.escape(str(error)))
             self.send_private(
                 page.encode(), "text/html; charset=utf-8", Content_Security_Policy=VIEWER_POLICY
             )

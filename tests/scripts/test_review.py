@@ -553,6 +553,25 @@ def ask(server, method, path, body=None, **headers):
     return reply.status, content
 
 
+def test_a_viewer_that_cannot_be_made_says_why(study):
+    gone = study.masks[0]
+    gone.scan.unlink()
+    with serving(study, lambda judged: judged.find_scan()) as server:
+        status, viewer = ask(server, "GET", f"/{server.token}/viewer/0")
+    assert status == 200 and f"{gone.scan}: not found; predict it anew" in viewer.decode()
+
+
+def test_the_way_in_leads_a_browser_to_the_page_and_goes(study, monkeypatch):
+    monkeypatch.chdir(study.folder)
+    with (
+        ReviewServer(Path(), study.masks, lambda judged: "") as server,
+        server.way_in() as page,
+    ):
+        assert page.is_absolute() and study.folder.resolve() in page.parents
+        assert server.address in page.read_text() and page.parent.stat().st_mode & 0o77 == 0
+    assert not page.parent.exists()
+
+
 def test_who_knows_the_token_gets_page_pictures_and_viewer_and_decides(study):
     with serving(study) as server:
         home = f"/{server.token}/"
