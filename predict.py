@@ -59,8 +59,8 @@ def add_arguments(parser):
 def main(argv=None):
     settings, arguments = parse_arguments(__doc__, argv, add_arguments)
     from prediction.decisions import read_decisions
-    from prediction.outputs import check_table, plan_outputs, read_facts
-    from prediction.review_page import check_page, save_page
+    from prediction.outputs import check_table, plan_outputs
+    from prediction.review_page import check_page, find_masks, save_page
 
     output, with_probability = arguments.output, arguments.probability
     table, archive = output / "predictions.csv", output / "atlas2_prediction.zip"
@@ -80,13 +80,9 @@ def main(argv=None):
     )
     make_folder(output)
     problems += predict_scans(planned, weights, options, with_probability)
-    facts = {path: read_facts(path) for path in sorted(output.rglob("*lesion*.json"))}
     # Where the masks are now, though the folder was moved since.
-    rows = [
-        own["prediction"] | {"mask": f"{path.with_suffix('')}.nii.gz"}
-        for path, own in facts.items()
-        if "prediction" in own
-    ]
+    masks = sorted(find_masks(output), key=lambda judged: judged.mask)
+    rows = [judged.facts["prediction"] | {"mask": str(judged.mask)} for judged in masks]
     if rows:
         save_csv(table, rows)
     page = save_page(output)
