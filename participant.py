@@ -53,9 +53,6 @@ def main(argv=None):
             f"{output}: holds no lesions of these scans; name the folder that the level participant "
             "wrote to"
         )
-    make_folder(output)
-    with taking_turns(output):
-        claim_derivatives(output, source)
     check_page(output)
     read_decisions(output)  # a broken table is said now, not after the work
     if arguments.level == "participant":
@@ -69,6 +66,10 @@ def main(argv=None):
                 f"{weights[0]}: was trained with geometry.align: none, so it knows no MNI space; "
                 "predict.py takes it"
             )
+    make_folder(output)
+    with taking_turns(output):
+        claim_derivatives(output, source)
+    if arguments.level == "participant":
         problems += predict_scans(planned, weights, options, with_probability=True)
     from prediction.group_pictures import save_group_pictures
 
