@@ -120,7 +120,8 @@ def predict_scan(outputs, networks, options, intensities, with_probability):
     warnings = unlike_training(seen, intensities)
     if options["ends_mm"] and not ends:
         warnings.append(
-            f"not {options['height_mm']:g} mm high, as the scans of training: all slices are marked"
+            f"not {options['height_mm']:g} mm high, as the scans of training are: lesions are marked in "
+            "its outermost slices, too"
         )
     if reaches_edge(mask):
         warnings.append("a lesion reaches the edge of the scan")

@@ -291,7 +291,7 @@ def warp(pixels, matrix, order):
 
 
 def train_stage(name, seed, weights, arguments, deadline):
-    """Train one stage on the device; return best weights, history, or None if time is too short."""
+    """Train one stage on the device; return model with best weights, history, and whether it ended."""
     import jax
     import jax.numpy as jnp
     import keras

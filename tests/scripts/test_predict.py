@@ -360,8 +360,8 @@ def test_ends_that_training_left_out_stay_empty_where_evaluate_chose_so(weights,
 
     assert marked_slices("a") == [False] * 2 + [True] * (SHAPE[2] - 4) + [False] * 2
     assert all(marked_slices("b"))
-    assert "all slices are marked" in rows_of(tmp_path / "out")["b.nii"]["warnings"]
-    assert "all slices are marked" not in rows_of(tmp_path / "out")["a.nii"]["warnings"]
+    assert "its outermost slices, too" in rows_of(tmp_path / "out")["b.nii"]["warnings"]
+    assert "its outermost slices, too" not in rows_of(tmp_path / "out")["a.nii"]["warnings"]
     assert all(marked_slices("a", "--all-slices"))
 
 
