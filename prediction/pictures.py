@@ -4,21 +4,33 @@ import warnings
 
 import numpy as np
 from matplotlib.figure import Figure
+from skimage.measure import regionprops
 
+from prediction.lesions import label_lesions
 from training.pictures import PREDICTION, head_box, save_figure
 
 
-def save_overlay(image, mask, spacing_mm, label, path):
-    """Show up to 8 axial slices of a scan, the lesion outlined, as a PNG.
+def slices_to_show(mask, most=8):
+    """Choose axial slices: the largest one of each lesion, large lesions first, and some in between.
 
-    `image` and `mask` are uint8 (X, Y, Z) in RAS; `label` stands above the slices. Without a lesion
-    the slices are spread over the whole head.
+    Without a lesion they are spread over the head.
     """
-    depth = image.shape[2]
-    heights = np.flatnonzero(mask.any((0, 1)))
+    heights, depth = np.flatnonzero(mask.any((0, 1))), mask.shape[2]
     if not heights.size:
         heights = np.arange(depth // 6, max(depth - depth // 6, depth // 6 + 1))
-    chosen = heights[np.unique(np.linspace(0, len(heights) - 1, 8).round().astype(int))]
+    labels, sizes = label_lesions(mask)
+    lesions, order = regionprops(labels), np.argsort(-sizes, kind="stable")[:most]
+    largest = {lesions[i].bbox[2] + lesions[i].image.sum((0, 1)).argmax() for i in order}
+    between = np.linspace(0, len(heights) - 1, min(most - len(largest), len(heights))).round()
+    return np.unique([*largest, *heights[between.astype(int)]])
+
+
+def save_overlay(image, mask, spacing_mm, label, path):
+    """Show up to 8 axial slices of a scan (see `slices_to_show`), the lesions outlined, as a PNG.
+
+    `image` and `mask` are uint8 (X, Y, Z) in RAS; `label` stands above the slices.
+    """
+    chosen = slices_to_show(mask)
     # (Z, Y, X) with the front at the top and the left on the left, as in all pictures here.
     image, mask = (v[:, ::-1].transpose(2, 1, 0) for v in (image, mask))
     box = head_box(image.max(0))

@@ -32,6 +32,7 @@ from config import load_settings
 from prediction import masks, saving
 from prediction.operating_point import PLAIN
 from prediction.outputs import name_outputs, plan_outputs
+from prediction.pictures import save_overlay, slices_to_show
 from system.files import save_json
 
 THICK = from_matvec(np.diag([0.8, 0.8, 3]), (-11, -13, -20))
@@ -188,8 +189,6 @@ def test_each_scan_has_a_picture_that_is_not_blank(done):
 def test_a_picture_shows_the_slices_of_the_lesion_from_bottom_to_top(tmp_path):
     from matplotlib.image import imread
 
-    from prediction.pictures import save_overlay
-
     mask = np.zeros((40, 40, 12), np.uint8)
     mask[15:20, 15:20, 3:10] = 1
     levels = np.arange(12) * 20 + 10
@@ -201,6 +200,22 @@ def test_a_picture_shows_the_slices_of_the_lesion_from_bottom_to_top(tmp_path):
     # A colour map may round a grey level up or down.
     counts = np.bincount(grey, minlength=256)[np.add.outer([-1, 0, 1], levels)].sum(0)
     np.testing.assert_array_equal(counts > 5000, mask.any((0, 1)))
+
+
+def test_each_lesion_is_shown_where_it_is_largest():
+    mask = np.zeros((30, 30, 130), np.uint8)
+    mask[2:9, 2:9, 20:120] = 1
+    mask[2:20, 2:20, 83] = 1  # of the large lesion
+    mask[24:26, 24:26, 62:65] = 1
+    mask[24:27, 24:27, 63] = 1  # of the small one
+    shown = slices_to_show(mask)
+    assert {20, 63, 83, 119} <= set(shown) and len(shown) == 8
+    assert list(shown) == sorted(set(shown))
+    mask[:] = 0
+    mask[::2, ::2, ::2] = 1  # more lesions than slices
+    assert len(slices_to_show(mask)) == 8
+    assert len(slices_to_show(mask * 0)) == 8
+    assert list(slices_to_show(mask[:, :, :3])) == [0, 2]
 
 
 def test_scans_unlike_the_training_data_are_warned_of(done):
