@@ -7,7 +7,7 @@ Writes  <paths.runs>/fold_0/train, fold_1/train and so on; those of further seed
         cross_validation_by_site
 
 With --by site each site is scored by networks that never saw it. Where the folds by subject are
-finished with the same settings, the report tells the price of a new scanner. Stopped at any moment,
+finished with the same settings, the report tells the cost of an unseen site. Stopped at any moment,
 the same command goes on after the last finished epoch.
 
     python cross_validate.py --stages train transfer --config configs/demo.yaml
@@ -87,7 +87,7 @@ def main(argv=None):
     scored, name = trained(by, seeds), "cross_validation"
     if by == "site":
         name += "_by_site"
-        # What is scored beside them tells the price of a new scanner.
+        # What is scored beside them tells the cost of an unseen site.
         finished = [seed for seed in seeds if all(map(is_finished, trained("subject", [seed])))]
         scored = those_that_fit(trained("subject", finished), prepared) + scored
     output = str(runs / "evaluation" / name)
@@ -105,7 +105,7 @@ def those_that_fit(folders, prepared):
             )
         find_runs(folders, prepared, "validation")
     except InputError as error:
-        print(f"\nthe price of a new scanner stays unknown: {error}")
+        print(f"\nthe cost of an unseen site stays unknown: {error}")
         return []
     return folders
 

@@ -11,10 +11,10 @@ HEADLINES = {
     "not shown": ("Not shown that {what} helped or hurt", "open"),
 }
 # Where no run is compared with another but by who saw the site.
-PRICES = {
-    "helped": ("A new scanner costs nothing: {price} Dice more", "open"),
-    "hurt": ("A new scanner costs {price} Dice", "hurt"),
-    "not shown": ("Not shown that a new scanner costs Dice", "open"),
+COSTS = {
+    "helped": ("An unseen site costs nothing: {cost} Dice more", "open"),
+    "hurt": ("An unseen site costs {cost} Dice", "hurt"),
+    "not shown": ("Not shown that an unseen site costs Dice", "open"),
 }
 
 
@@ -37,7 +37,7 @@ def describe_scored(subset, run):
 def make_answer(subset, runs, comparisons, stages, scored_on):
     """Say what heads the report: the answer of the last comparison, or the Dice of the only run.
 
-    Whether something helped goes before the price of a new scanner.
+    Whether something helped goes before the cost of an unseen site.
     """
     name, first = next(iter(runs.items()))
     of = f"{scored_on}, " if subset else ""
@@ -46,26 +46,25 @@ def make_answer(subset, runs, comparisons, stages, scored_on):
         f"{date.today():%d %B %Y}",
         "warnings": _warnings(subset, first),
     }
-    prices = [found for found in comparisons if found["price"]]
+    costs = [found for found in comparisons if found["cost"]]
     on_new_sites = [found for found in comparisons if found["sites_held_out"]]
-    others = [found for found in comparisons if found not in (*prices, *on_new_sites)]
+    others = [found for found in comparisons if found not in (*costs, *on_new_sites)]
     if comparisons:
-        found = [*prices, *on_new_sites, *others][-1]
+        found = [*costs, *on_new_sites, *others][-1]
         dice = found["metrics"]["dice"]
-        headline, tone = (PRICES if found["price"] else HEADLINES)[dice["verdict"]]
-        price = number(abs(dice["mean_difference"]), 3)
-        sentences = [found["metrics"][key]["sentence"] for key in ("dice", "lesion_f1")]
-        if found["price"]:
-            sentences = []
+        headline, tone = (COSTS if found["cost"] else HEADLINES)[dice["verdict"]]
+        cost = number(abs(dice["mean_difference"]), 3)
+        of = () if found["cost"] else ("dice", "lesion_f1")
+        sentences = [found["metrics"][key]["sentence"] for key in of]
         sentences += [
             own["metrics"]["dice"]["sentence"] for own in on_new_sites if own is not found
         ]
-        sentences += [own["price"] for own in prices]
+        sentences += [own["cost"] for own in costs]
         shown = "not shown" if dice["verdict"] == "not shown" else "shown"
         return answer | {
-            "verdict": shown if found["price"] else dice["verdict"],
+            "verdict": shown if found["cost"] else dice["verdict"],
             "tone": tone,
-            "headline": headline.format(what=_compared(found, runs, stages), price=price),
+            "headline": headline.format(what=_compared(found, runs, stages), cost=cost),
             "sentences": [*sentences, found["noise"], *filter(None, [found["caveat"]])],
         }
     dice = first["metrics"]["dice"]

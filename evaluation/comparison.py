@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pandas
 
 from evaluation.metric_table import METRICS, RANKINGS, VOLUME_COLUMNS
-from evaluation.sentences import noise_sentence, price_sentence, sentence
+from evaluation.sentences import cost_sentence, noise_sentence, sentence
 from evaluation.statistics import DECIMALS, compare, sd_between_seeds, summary
 from evaluation.strata import strata_of
 from training.provenance import differences
@@ -18,29 +18,29 @@ SCAN = ["subject", "session"]
 class Comparison(NamedTuple):
     """The names of a run and of the one it is compared with.
 
-    `sites_held_out` if neither saw the sites it is scored on; `price` if they differ by nothing but
+    `sites_held_out` if neither saw the sites it is scored on; `cost` if they differ by nothing but
     that the first did not.
     """
 
     run: str
     baseline: str
     sites_held_out: bool = False
-    price: bool = False
+    cost: bool = False
 
 
 def comparisons_of(runs):
     """Say which run is compared with which: with the first, and with its like that saw all sites.
 
     Runs whose networks never saw the sites they are scored on are compared with each other, and,
-    for the price of a new scanner, with that of the same settings whose networks did.
+    for the cost of an unseen site, with that of the same settings whose networks did.
 
     Returns
     -------
     list of Comparison
     list of str
-        Why a run that holds sites out has no price, a sentence each.
+        Why a run that holds sites out has no cost, a sentence each.
     """
-    found, prices, reasons = [], [], []
+    found, costs, reasons = [], [], []
     others = [run for run in runs if not run.sites_held_out]
     for run in runs:
         first = next(other for other in runs if other.sites_held_out == run.sites_held_out)
@@ -51,14 +51,14 @@ def comparisons_of(runs):
         likes = [other for other in others if other.stage == run.stage]
         equal = [other for other in likes if other.recipe == run.recipe]
         if equal:
-            prices.append(Comparison(run.name, equal[0].name, price=True))
+            costs.append(Comparison(run.name, equal[0].name, cost=True))
             continue
         reason = "no run of its stage by subject is beside it"
         if likes:
             differing = ", ".join(differences(run.recipe, likes[0].recipe))
             reason = f"it was trained with another {differing} than {likes[0].name}"
-        reasons.append(f"The price of a new scanner is not known for {run.name}: {reason}.")
-    return found + prices, reasons
+        reasons.append(f"The cost of an unseen site is not known for {run.name}: {reason}.")
+    return found + costs, reasons
 
 
 def describe(rows, seed, strata=None):
@@ -142,12 +142,12 @@ def _describe_strata(table, strata, seed):
     return described
 
 
-def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
+def compare_runs(rows, run, baseline, seed, cost=False, sites_held_out=False):
     """Ask for each metric whether a run does better than the baseline on the same subjects.
 
     Sessions of a subject are averaged first, those that have the metric in every network. The volume
     difference is compared without its sign, as absolute volume difference, alone. Each metric has the
-    result of `evaluation.statistics.compare` and a ``sentence``; so has ``noise`` between seeds, and with `price` that of a new scanner;
+    result of `evaluation.statistics.compare` and a ``sentence``; so has ``noise`` between seeds, and with `cost` that of an unseen site;
     ``sites_held_out`` is as given (see `Comparison`); ``caveat`` is a sentence if too few
     subjects differ to show anything.
     """
@@ -175,7 +175,7 @@ def compare_runs(rows, run, baseline, seed, price=False, sites_held_out=False):
         "baseline": baseline,
         "metrics": compared,
         "noise": noise_sentence(run, baseline, dice),
-        "price": price_sentence(dice, sites) if price else None,
+        "cost": cost_sentence(dice, sites) if cost else None,
         "sites_held_out": sites_held_out,
         "caveat": caveat,
     }

@@ -23,15 +23,15 @@ def sentence(metric, run, baseline, found):
     return f"{name}: {claim}, {difference} against {baseline} ({reach}; {p}; {counts})."
 
 
-def price_sentence(found, sites):
+def cost_sentence(found, sites):
     """Say what it costs that a network never saw a subject's site, by the comparison of Dice."""
-    price = {
-        "hurt": "The price of a new scanner",
-        "helped": "A new scanner has no price",
-        "not shown": "Not shown that a new scanner has a price",
+    cost = {
+        "hurt": "The cost of an unseen site",
+        "helped": "An unseen site has no cost",
+        "not shown": "Not shown that an unseen site has a cost",
     }[found["verdict"]]
     return (
-        f"{price}: {signed(found['mean_difference'], 3)} Dice where the network never saw the site "
+        f"{cost}: {signed(found['mean_difference'], 3)} Dice where the network never saw the site "
         f"({_reach(found, 3)}; {p_value(found['p'])}; {found['n']} subjects, {sites} sites)."
     )
 

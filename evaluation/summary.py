@@ -37,7 +37,7 @@ def save_evaluation(scores, subset, folder, seed, strata=(), ranking=None):
         for name, facts in scores.runs.items()
     }
     comparisons = [
-        compare_runs(rows, c.run, c.baseline, seed, c.price, c.sites_held_out)
+        compare_runs(rows, c.run, c.baseline, seed, c.cost, c.sites_held_out)
         for c in scores.compared
     ]
     # The first, as it tells that the others are ours.
@@ -104,7 +104,7 @@ def print_comparisons(comparisons):
         print(f"\n{comparison['run']} against {comparison['baseline']}, subject by subject")
         for found in comparison["metrics"].values():
             print(f"  {found['sentence']}")
-        for sentence in (comparison["price"], comparison["noise"], comparison["caveat"]):
+        for sentence in (comparison["cost"], comparison["noise"], comparison["caveat"]):
             if sentence:
                 print(f"  {sentence}")
 

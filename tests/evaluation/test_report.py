@@ -295,13 +295,13 @@ def by_both(dice):
         [
             Comparison(names[1], names[0]),
             Comparison(names[3], names[2], sites_held_out=True),
-            Comparison(names[2], names[0], price=True),
-            Comparison(names[3], names[1], price=True),
+            Comparison(names[2], names[0], cost=True),
+            Comparison(names[3], names[1], cost=True),
         ],
     )
 
 
-def test_whether_it_helped_heads_the_page_and_new_sites_and_prices_follow(tmp_path, monkeypatch):
+def test_whether_it_helped_heads_the_page_and_new_sites_and_costs_follow(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
     dice = {"train": 0.5, "transfer": 0.6, "train by site": 0.45, "transfer by site": 0.35}
     save_evaluation(by_both(dice), "validation", tmp_path, 0)
@@ -310,19 +310,19 @@ def test_whether_it_helped_heads_the_page_and_new_sites_and_prices_follow(tmp_pa
     assert "<h1>Yes: transfer helped</h1>" in answer
     assert "cross-validation over 2 folds, 2 seeds" in answer
     assert "Dice: transfer by site hurt" in answer
-    assert answer.count("The price of a new scanner: −0.") == 2
+    assert answer.count("The cost of an unseen site: −0.") == 2
     assert "is more than seeds alone would make" in answer
 
 
 @pytest.mark.parametrize(
     ("by_site", "headline"),
     [
-        (0.4, "A new scanner costs 0."),
-        (0.6, "A new scanner costs nothing: 0."),
-        (0.5, "Not shown that a new scanner costs Dice"),
+        (0.4, "An unseen site costs 0."),
+        (0.6, "An unseen site costs nothing: 0."),
+        (0.5, "Not shown that an unseen site costs Dice"),
     ],
 )
-def test_the_price_heads_the_page_where_nothing_else_is_compared(
+def test_the_cost_heads_the_page_where_nothing_else_is_compared(
     by_site, headline, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(report, "slice_viewer", lambda *view: ("", 0.5))
@@ -331,7 +331,7 @@ def test_the_price_heads_the_page_where_nothing_else_is_compared(
     scores = scores._replace(
         rows=[row for row in scores.rows if row["run"] in kept],
         runs={name: scores.runs[name] for name in kept},
-        compared=[Comparison(*kept[::-1], price=True)],
+        compared=[Comparison(*kept[::-1], cost=True)],
     )
     save_evaluation(scores, "validation", tmp_path, 0)
     text = (tmp_path / "report.html").read_text("utf-8")

@@ -254,7 +254,7 @@ def test_each_seed_scores_every_subject_and_is_told_in_the_table(two_seeds_by_bo
             assert set(own.subject) == set(load_split(prepared, "atlas", fold, by)["validation"])
 
 
-def test_the_price_of_a_new_scanner_and_the_noise_between_seeds_are_sentences(two_seeds_by_both):
+def test_the_cost_of_an_unseen_site_and_the_noise_between_seeds_are_sentences(two_seeds_by_both):
     (found,) = load_json(two_seeds_by_both / "validation" / "comparison.json")["comparisons"]
     assert (found["run"], found["baseline"]) == ("train by site", "train")
     table = metrics_csv(two_seeds_by_both / "validation")
@@ -263,11 +263,11 @@ def test_the_price_of_a_new_scanner_and_the_noise_between_seeds_are_sentences(tw
     difference = by_seed["train by site"].mean() - by_seed["train"].mean()
     assert dice["mean_difference"] == pytest.approx(difference)
     assert dice["seeds"]["sd"][1] == pytest.approx(by_seed["train"].std(), abs=1e-8)
-    assert "scanner" in found["price"] and "6 subjects, 3 sites" in found["price"]
+    assert "unseen site" in found["cost"] and "6 subjects, 3 sites" in found["cost"]
     assert f"of {by_seed['train'].std():.3f} over 2 of train" in found["noise"]
     assert len(set(dice["seeds"]["sd"])) == 2
     text = (two_seeds_by_both / "validation" / "report.html").read_text("utf-8")
-    for sentence in (found["price"], found["noise"]):
+    for sentence in (found["cost"], found["noise"]):
         assert sentence in html.unescape(text)
     assert "cross-validation over 3 folds, 2 seeds" in text
     assert "cross-validation over 3 folds of whole sites, 2 seeds" in text
@@ -285,7 +285,7 @@ def test_each_seed_has_its_own_points_and_its_own_average_on_the_test_subset(two
         folder = two_seeds_by_both / "runs" / place / "evaluation" / "predictions" / "train"
         assert list(folder.glob("*_levels.nii.gz")), place
     (found,) = load_json(two_seeds_by_both / "test" / "comparison.json")["comparisons"]
-    assert found["price"] is None
+    assert found["cost"] is None
 
 
 def test_one_seed_leaves_the_noise_unknown(scored):
@@ -429,7 +429,7 @@ def test_folds_by_subject_that_are_finished_are_evaluated_beside_those_by_site(
         cross_validate.main(["--by", "site", *words])
         assert commands[-1][1 : 1 + FOLDS] == by_site
         shown = capsys.readouterr().out
-        assert "price of a new scanner stays unknown" in shown and reason in shown
+        assert "cost of an unseen site stays unknown" in shown and reason in shown
 
 
 def test_another_machine_trains_the_folds_it_is_told_and_scores_nothing(commands, prepared):
