@@ -6,9 +6,9 @@ Shape letters: H, W pixels of a slice, C channels of its image.
 import cv2
 import numpy as np
 
-# tf.data runs the threads; more of them inside OpenCV would only get in their way.
+# Batches are made by threads already (`data.Batches`); more of them inside OpenCV would get in their way.
 cv2.setNumThreads(1)
-# Settings that a device does not do by itself (`data.DeviceBatches`).
+# Settings that the host alone can do, not a device (`data.DeviceBatches`).
 HOST_ALONE = ("crop", "noise", "blur", "low_resolution", "bias_field", "carve_mix")
 # Lesions come from at most so many slices above or below: the anatomy around them is alike.
 REACH = 8

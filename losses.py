@@ -38,7 +38,7 @@ def weighted_dice_loss(mask, probability, strength, dice_of="batch", smooth=1.0)
     """Compute one minus the weighted Dice [1]_ of a batch, on however many devices.
 
     ``1 - (2 Σ w·y·p + smooth) / (Σ w·y + Σ w·p + smooth)``. The weight stands in every sum: a perfect
-    prediction has loss 0, and strength 0 is plain Dice. What has no lesion has loss 0 if nothing is
+    prediction has loss 0, and strength 0 is plain Dice. Without a lesion the loss is 0 if nothing is
     marked.
 
     Parameters
@@ -53,8 +53,8 @@ def weighted_dice_loss(mask, probability, strength, dice_of="batch", smooth=1.0)
         ``batch``: the sums are over all pixels of all images, so that a lesion counts by its size.
         ``image``: each has sums of its own and counts the same, however small its lesion is.
     smooth : float
-        In pixels. With ``image`` and 1 a first faint mark of 30 pixels pays only if 94 of 100 images
-        have a lesion there; with 100 it is 51.
+        In pixels. With ``image`` and 1, marking 30 pixels faintly lowers the loss only if they are a
+        lesion in 94 of 100 images; with 100, in 51.
 
     References
     ----------

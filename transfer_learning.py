@@ -1,4 +1,4 @@
-"""Carry the U-Net that knows brain tumours over to stroke lesions.
+"""Fine-tune the U-Net that was trained on brain tumours for stroke lesions.
 
 Reads   paths.prepared (from prep.py), and the weights in transfer.initial_weights, by default
         <paths.runs>/pre_train/best.weights.h5

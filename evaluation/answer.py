@@ -89,8 +89,8 @@ def _warnings(subset, run):
             "very subjects. What no choice has seen is the held-back subset: evaluate.py --subset test."
         ]
     return [
-        "The operating point (below) was chosen on these very scans: these metrics are "
-        "kind. The fair ones are those of the held-back subset: evaluate.py --subset test."
+        "The operating point (below) was chosen on these very scans, so these metrics are too good. "
+        "Fair ones are those of the test subset, which was held back: evaluate.py --subset test."
     ]
 
 

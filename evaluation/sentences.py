@@ -111,7 +111,7 @@ def notes(runs):
         if healthy["scans"]:
             sentences.append(
                 f"{name}: {healthy['with_false_positives']} of {healthy['scans']} scans without "
-                f"lesion are marked (Dice 0, the others 1), on average "
+                f"lesion have something marked (Dice 0, the others 1), on average "
                 f"{healthy['false_positive_ml']:.2f} ml in "
                 f"{healthy['false_positive_lesions']:.1f} lesions a scan."
             )

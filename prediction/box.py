@@ -14,7 +14,7 @@ def add_weights_argument(parser, default=None):
         type=_weights_file,
         metavar="FILE",
         default=default,
-        help="best.weights.h5 of finished runs, named last; several are averaged",
+        help="best.weights.h5 of finished runs, given after the scans; several are averaged",
     )
 
 

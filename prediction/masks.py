@@ -62,9 +62,7 @@ def choose_options(weights, threshold=None, smallest_ml=None, flip=False, all_sl
     if geometry.align == "template":
         options["aligner"] = aligner()
     if not (0 <= options["threshold"] < 1 and 0 <= options["smallest_ml"] < np.inf):
-        raise InputError(
-            "--threshold must be in 0 to 1 (1 is never passed), --smallest-ml 0 or more"
-        )
+        raise InputError("--threshold must be at least 0 and below 1, --smallest-ml 0 or more")
     return options
 
 

@@ -114,10 +114,10 @@ def load_mask(path, labels, image):
     """
     mask = read_voxels(path)
     if mask.voxels.shape != image.voxels.shape:
-        shapes = " but ".join("×".join(map(str, v.voxels.shape)) for v in (mask, image))
+        own, wanted = ("×".join(map(str, v.voxels.shape)) for v in (mask, image))
         raise InputError(
-            f"{path}: the mask is {shapes} voxels in its image, counted to the right, front and top; "
-            "they must be the same; resample it"
+            f"{path}: the mask has {own} voxels and its image {wanted} (to the right, front and top); "
+            "resample the mask to the image's grid"
         )
     if not np.allclose(mask.affine, image.affine, atol=1e-3):
         if NO_ORIENTATION in (*mask.warnings, *image.warnings):

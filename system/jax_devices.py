@@ -35,10 +35,8 @@ def start():
         keras.distribution.initialize()
     if jax.process_index() > 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return (
-        f"{jax.device_count()} {jax.default_backend().upper()} of {jax.process_count()} processes, "
-        f"JAX {jax.__version__}"
-    )
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.device_count()} {jax.default_backend().upper()}{processes}, JAX {jax.__version__}"
 
 
 def devices_of_processes():

@@ -93,7 +93,7 @@ def test_marks_on_scans_without_lesion_are_told_apart():
     assert found["with_lesion"]["subjects"] == 1
     assert found["with_lesion"]["dice"]["mean"] == 1
     told = " ".join(notes({"a": found}))
-    assert "1 of 2 scans without lesion are marked" in told
+    assert "1 of 2 scans without lesion have something marked" in told
     assert "Dice of the 1 subjects with a lesion alone 1.000" in told
 
 

@@ -197,7 +197,10 @@ def test_a_folder_without_any_mask_is_a_note_and_a_mask_missing_among_others_a_p
     scans, problems, (note,) = find_scans(tmp_path, *ATLAS)
     assert [scan.subject for scan in scans] == ["sub-1"]
     assert [Path(problem.file).name for problem in problems] == ["sub-2_ses-1_T1w.nii.gz"]
-    assert note == f"2 scans have no mask, below {tmp_path / 'data/Testing'}: for predict.py"
+    assert (
+        note
+        == f"2 scans have no mask and are not used, below {tmp_path / 'data/Testing'}: for predict.py"
+    )
 
 
 def test_masks_that_are_img_pairs_are_no_missing_masks(tmp_path):

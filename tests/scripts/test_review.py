@@ -293,7 +293,7 @@ def test_accepted_mended_and_rejected_masks_become_training_data(
     ("kind", "code", "said"),
     [
         ("looks", 0, "still to be mended"),
-        ("crops", 1, "voxels in its image"),
+        ("crops", 1, "voxels and its image"),
         ("scribbles", 1, "must be binary"),
         ("fails", 1, "ended with 3"),
     ],
