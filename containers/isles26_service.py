@@ -24,7 +24,7 @@ from prediction.network import load_networks
 from prediction.outputs import Outputs
 from prediction.quality import read_intensities
 from system.console import run_script
-from system.files import InputError, make_folder, whole_file
+from system.files import InputError, Problem, make_folder, whole_file
 from system.http_server import Handler, Server
 
 PORT = 4743
@@ -51,7 +51,10 @@ class Predictor:
             scan = Path(folder, "scan.nii.gz")
             SimpleITK.WriteImage(image, str(scan))
             outputs = Outputs(scan, Path(folder), "mask", "probability")
-            found = predict_scan(outputs, self.networks, self.options, self.intensities, True)
+            try:
+                found = predict_scan(outputs, self.networks, self.options, self.intensities, True)
+            except InputError as error:  # of the copy, which nobody knows
+                raise InputError(f"{file}: {Problem.of(error, scan).reason}") from None
             for path, nifti in found.images.items():
                 voxels = np.asarray(nifti.dataobj).T  # SimpleITK counts axes from the last
                 result = SimpleITK.GetImageFromArray(voxels)

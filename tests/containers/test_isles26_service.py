@@ -147,6 +147,7 @@ def test_what_is_no_scan_is_said_and_the_next_one_is_served(served, scan):
     )
     status, said = served.ask("POST", "/invoke")
     assert status == 422 and "there is no image in it" in said["error"]
+    assert said["error"].startswith(f"{folder / 'flat.mha'}: ")
     scan("second.mha")
     status, said = served.ask("POST", "/invoke")
     assert status == 422 and "holds 2 files" in said["error"]
