@@ -96,7 +96,7 @@ class Batches(keras.utils.PyDataset):
         shard = np.array(self.shard(len(rows)))
         places = shard % len(rows)
         try:
-            slices = [self.read(rows[place], place, int(step)) for place in places]
+            slices = [self._read(rows[place], place, int(step)) for place in places]
         except InputError as error:
             self.error = error
             raise
@@ -106,8 +106,8 @@ class Batches(keras.utils.PyDataset):
         mean, factor = scales.T[..., None, None, None]
         return images, masks[..., None], mean, factor
 
-    def read(self, row, place, step):
-        """Read image, (H, W, C), and mask, (H, W), that stand at one place of a batch."""
+    def _read(self, row, place, step):
+        """Read image, (H, W, C), and mask, (H, W), at one place of a batch; augment them if asked to."""
         image, mask = self.reader.read_channels(row)
         if self.augmentation:
             rng = self._rng(step, place)

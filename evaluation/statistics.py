@@ -88,8 +88,6 @@ def compare(one, other, seed, larger_is_better):
         and the interval and the effect size are on the good side of 0, ``"hurt"`` if on the bad one,
         else ``"not shown"``.
     """
-    if len(one) != len(other):
-        raise ValueError(f"{len(one)} and {len(other)} subjects are not the same")
     one, other = (np.asarray(values, float) for values in (one, other))
     one, other = (values if values.ndim == 2 else values[:, None] for values in (one, other))
     differences = _mean_of_present(one) - _mean_of_present(other)

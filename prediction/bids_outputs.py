@@ -35,10 +35,6 @@ class BidsOutputs(Outputs):
         return self.folder.parent / "figures" / f"{self.mask_stem}.png"
 
     @property
-    def alignment_picture(self):
-        return self.picture.with_name(f"{self.mask_stem}_alignment.png")
-
-    @property
     def transform(self):
         return self.folder / f"{self.transform_stem}.txt"
 

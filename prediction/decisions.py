@@ -53,12 +53,10 @@ def read_decisions(folder):
 
 def decisions_about(masks, decisions):
     """Return the decision by mask, of those masks that are still what was decided about."""
-    rows = {judged.name: decisions.get(judged.name) for judged in masks}
-    contents = {judged.name: judged.content for judged in masks}
     return {
-        name: row["decision"]
-        for name, row in rows.items()
-        if row and row["content"] in ("", contents[name])
+        judged.name: row["decision"]
+        for judged in masks
+        if (row := decisions.get(judged.name)) and row["content"] in ("", judged.content)
     }
 
 

@@ -117,18 +117,16 @@ def recognised(lesions):
     """
     predicted, found, shared = lesions.pairs
     share = shared / (lesions.predicted[predicted] + lesions.reference[found] - shared)
-    paired = [set(), set()]
+    paired = {}  # lesions of the reference, by predicted lesion
     for pair in np.argsort(-share, kind="stable"):
-        both = predicted[pair], found[pair]
-        if share[pair] >= SAME_LESION and not any(
-            own in taken for own, taken in zip(both, paired, strict=True)
-        ):
-            for own, taken in zip(both, paired, strict=True):
-                taken.add(own)
+        if share[pair] < SAME_LESION:
+            break
+        if predicted[pair] not in paired and found[pair] not in paired.values():
+            paired[predicted[pair]] = found[pair]
     counts = lesions.predicted.size, lesions.reference.size
     return {
         "lesion_count_difference": abs(counts[0] - counts[1]),
-        "recognition_quality": 2 * len(paired[0]) / sum(counts) if sum(counts) else 1.0,
+        "recognition_quality": 2 * len(paired) / sum(counts) if sum(counts) else 1.0,
     }
 
 

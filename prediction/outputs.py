@@ -42,7 +42,7 @@ class Outputs:
     @property
     def alignment_picture(self):
         """Only there where the alignment is doubtful."""
-        return self.folder / f"{self.mask_stem}_alignment.png"
+        return self.picture.with_name(f"{self.mask_stem}_alignment.png")
 
     @property
     def facts(self):

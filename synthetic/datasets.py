@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 
 from scans.nifti import save_nifti
+from scans.template import AFFINE
 from synthetic.heads import acquire, draw_person, draw_scanner
 from synthetic.lesions import paint_lesion, paint_look_alikes, paint_tumour
 from system.files import InputError, load_json, save_json
@@ -41,11 +42,11 @@ def make_atlas_subject(index, folder, seed):
         return
     rng = np.random.default_rng([seed, ATLAS_DATASET, index])
     scanner = draw_scanner(np.random.default_rng([seed, ATLAS_DATASET, 10**6 + site_number]))
-    image, anatomy, affine = draw_person(rng, scanner)
+    image, anatomy = draw_person(rng, scanner)
     paint_look_alikes(rng, image, anatomy, scanner)
     mask = paint_lesion(rng, image, anatomy, scanner, lesion_volume_ml(index, seed))
-    save_scan(scan, acquire(rng, image, scanner), affine)
-    save_scan(lesion, mask, affine)
+    save_scan(scan, acquire(rng, image, scanner), AFFINE)
+    save_scan(lesion, mask, AFFINE)
 
 
 def atlas_files(folder, site, number):
@@ -75,7 +76,7 @@ def make_brats17_subject(index, folder, seed):
         return
     rng = np.random.default_rng([seed, BRATS_DATASET, index])
     scanner = draw_scanner(rng)
-    image, anatomy, _ = draw_person(rng, scanner)
+    image, anatomy = draw_person(rng, scanner)
     tumour = paint_tumour(rng, image, anatomy, scanner, low_grade)
     stripped = np.where(anatomy[..., 1] < 0, acquire(rng, image, scanner), 0).astype(np.int16)
     save_scan(scan, onto_brats_grid(stripped), BRATS_AFFINE)

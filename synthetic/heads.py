@@ -47,10 +47,9 @@ def head():
 
     Returns
     -------
-    anatomy : ndarray, float32 (X, Y, Z, 2)
+    ndarray, float32 (X, Y, Z, 2)
         Grey level (CSF 0.28, grey matter 0.65, white matter 0.87, fat above 1) and signed
         distance to the brain's surface in mm, negative inside.
-    affine : ndarray (4, 4)
     """
     grey = load_template().voxels
     shape = grey.shape
@@ -83,7 +82,7 @@ def head():
         muscle,
     )
     grey = np.where(grey > 0, grey, around)
-    return np.stack([grey, depth_mm], axis=-1).astype(np.float32), AFFINE
+    return np.stack([grey, depth_mm], axis=-1).astype(np.float32)
 
 
 def swelling(points_mm, centre_mm, push_mm, reach_mm):
@@ -191,16 +190,10 @@ def template_mm(shape):
     return [axis - origin for axis, origin in zip(voxels, MNI_ORIGIN, strict=True)]
 
 
-def draw_head(rng):
-    """Draw a new person's anatomy: the template mirrored by chance, then deformed."""
-    anatomy, affine = head()
-    if rng.random() < 0.5:
-        anatomy = np.ascontiguousarray(anatomy[::-1])
-    return deform(anatomy, draw_deformation(rng, anatomy.shape[:3])), affine
-
-
 def draw_person(rng, scanner):
     """Draw a healthy head in a scanner's contrast, still without its blur, shading and noise.
+
+    It is the template, mirrored by chance and deformed.
 
     Returns
     -------
@@ -208,9 +201,11 @@ def draw_person(rng, scanner):
         White matter at 1.
     anatomy : ndarray, float32 (X, Y, Z, 2)
         See `head`.
-    affine : ndarray (4, 4)
     """
-    anatomy, affine = draw_head(rng)
+    anatomy = head()
+    if rng.random() < 0.5:
+        anatomy = np.ascontiguousarray(anatomy[::-1])
+    anatomy = deform(anatomy, draw_deformation(rng, anatomy.shape[:3]))
     image = contrast(anatomy, scanner, sulci=rng.random())
     image *= 1 + 0.015 * smooth_noise(rng, image.shape, 4)  # tissue is never flat
-    return image, anatomy, affine
+    return image, anatomy

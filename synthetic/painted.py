@@ -157,7 +157,7 @@ def make_subject(index, folder, sites, anatomies, lesions, seed):
     if heads:
         anatomy, voxel_mm = load_anatomy(heads[rng.integers(len(heads))])
     else:
-        anatomy, voxel_mm = head()[0], 1.0
+        anatomy, voxel_mm = head(), 1.0
     voxels, mask = draw_subject(rng, anatomy, voxel_mm, shapes, lesion_volume_ml(index, seed))
     save_scan(image_file, voxels, AFFINE)
     save_scan(mask_file, mask, AFFINE)

@@ -12,6 +12,7 @@ from prediction import box
 from prediction.box import default_weights
 from prediction.onnx_export import export_network
 from prediction.operating_point import PLAIN, read_operating_point
+from scans.template import AFFINE
 from synthetic.heads import acquire, draw_person, draw_scanner, template_mm
 from system.files import file_hash, load_json
 from training.provenance import seen_by
@@ -81,12 +82,12 @@ def test_the_box_holds_the_network_of_its_recipe_and_all_that_predicting_needs()
 def test_where_nothing_was_trained_the_box_outlines_a_cavity(tmp_path, capsys):
     rng = np.random.default_rng(0)
     scanner = draw_scanner(rng)
-    image, anatomy, affine = draw_person(rng, scanner)
+    image, anatomy = draw_person(rng, scanner)
     x_mm, y_mm, z_mm = template_mm(image.shape)
     cavity = np.hypot(np.hypot(x_mm - 40, y_mm + 15), z_mm - 25) < 17
     cavity &= anatomy[..., 1] < -2
     image[cavity] = scanner.csf
-    scan = write_nifti(tmp_path / "scan.nii.gz", acquire(rng, image, scanner), affine)
+    scan = write_nifti(tmp_path / "scan.nii.gz", acquire(rng, image, scanner), AFFINE)
     words = [str(scan), "--output", str(tmp_path / "out"), "--set", f"paths.runs={tmp_path}"]
     predict.main(words)
     assert "the network in the box is taken" in capsys.readouterr().out

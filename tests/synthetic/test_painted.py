@@ -31,7 +31,7 @@ TURNED = np.array([[0, 0, 1], [COSINE, SINE, 0], [SINE, -COSINE, 0]]) * 2
 
 def write_control(path, gain=1.0):
     """Write the template's head, skull and all, as a scanner would; return the path."""
-    anatomy, _ = head()
+    anatomy = head()
     shape = (120, 100, 100)
     affine = from_matvec(TURNED, (3, -15, 10) - TURNED @ ((np.array(shape) - 1) / 2))
     write_nifti(path, resample(anatomy[..., 0], AFFINE, shape, affine) * gain, affine)
@@ -96,7 +96,7 @@ def test_a_control_of_any_grid_becomes_an_anatomy_in_template_space(controls):
     assert voxel_mm == pytest.approx(2)
     assert anatomy.shape == (*SHAPE, 2) and anatomy.dtype == np.float32
     brain, found = load_template().brain, anatomy[..., 1] < 0
-    reference = head()[0][..., 0]
+    reference = head()[..., 0]
     assert (found & brain).sum() > 0.99 * found.sum()
     tissue = brain & (reference > 0.6)  # fluid about the brain may be left out
     assert (found & tissue).sum() > 0.9 * tissue.sum()
@@ -387,7 +387,7 @@ def test_what_is_painted_is_as_blurred_as_its_head(lesions, monkeypatch, unscann
 
     def draw(seed, voxel_mm):
         rng = np.random.default_rng(seed)
-        return painted.draw_subject(rng, head()[0], voxel_mm, lesions, 5)
+        return painted.draw_subject(rng, head(), voxel_mm, lesions, 5)
 
     seed = next(seed for seed in range(20) if draw(seed, 1.0)[1].any())
     drawn = [draw(seed, voxel_mm) for voxel_mm in (1.0, 3.0)]
@@ -446,7 +446,7 @@ def test_a_shape_that_lies_outside_leaves_nothing():
 
 
 def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions, unscanned):
-    anatomy, _ = head()
+    anatomy = head()
     volumes = []
     for seed in range(12):
         _, mask = painted.draw_subject(np.random.default_rng(seed), anatomy, 1.0, lesions, 5.0)
@@ -461,7 +461,7 @@ def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions, unscanned
 
 def test_without_shapes_lesions_are_drawn():
     for seed in range(8):
-        _, mask = painted.draw_subject(np.random.default_rng(seed), head()[0], 1.0, [], 7.0)
+        _, mask = painted.draw_subject(np.random.default_rng(seed), head(), 1.0, [], 7.0)
         if mask.any():
             assert mask.sum() / 1000 == pytest.approx(7, rel=0.1)
             return
