@@ -333,8 +333,11 @@ def find_or_make_scans(given, folder, count):
     return folder / "ATLAS_2"
 
 
-def prepare(scans, prepared, format="npy"):
-    """Run prep.py on a folder of scans, in this process, quietly; return its settings."""
+def prepare(scans, prepared, format="npy", changes=()):
+    """Run prep.py on a folder of scans, in this process, quietly; return its settings.
+
+    `changes` are further settings, ``section.key=value``.
+    """
     from config import load_settings
     from prep import main
 
@@ -344,6 +347,7 @@ def prepare(scans, prepared, format="npy"):
         f"paths.prepared={quoted(prepared)}",
         f"slices.format={format}",
         "split.folds=2",
+        *changes,
     ]
     options = [word for override in overrides for word in ("--set", override)]
     with contextlib.redirect_stdout(None):

@@ -25,6 +25,8 @@ COUNTS = (10, 100, 1000)
 SMALL, SLICES = (48, 56, 110), 89
 LINKED_STACKS = 10
 TRAINING_STEPS = 20
+# The heads are too small to be aligned.
+SETTINGS = ("geometry.align=none", "geometry.brain=keep", "split.folds=2")
 
 
 def make_scan(number, folder):
@@ -54,7 +56,7 @@ def run_prep(scans, output):
 
     def work():
         shutil.rmtree(output, ignore_errors=True)
-        prepare(scans, output)
+        prepare(scans, output, changes=SETTINGS)
         return memory()
 
     return work
@@ -96,7 +98,7 @@ def load_epoch(folder):
     from config import load_settings
     from data import load_stage_data
 
-    settings = load_settings(overrides=[f"paths.prepared={quoted(folder)}"])
+    settings = load_settings(overrides=[f"paths.prepared={quoted(folder)}", *SETTINGS])
 
     def work():
         started = time.perf_counter()
@@ -116,7 +118,7 @@ def train_some(folder):
     from config import load_settings
     from data import load_stage_data
 
-    settings = load_settings(overrides=[f"paths.prepared={quoted(folder)}"])
+    settings = load_settings(overrides=[f"paths.prepared={quoted(folder)}", *SETTINGS])
     data = load_stage_data("atlas", settings, settings.train.batch_size, augmented=False)
     model = build_keras(filters=8)
     make_keras_step(model)

@@ -63,15 +63,18 @@ def train_briefly(prepared, folder, filters):
 
 
 def save_inputs(scan, weights, folder):
-    """Write the 8-bit slices of a scan, and the exported network beside its weights."""
+    """Write the 8-bit slices of a scan, and the exported network."""
+    from config import load_run_settings
     from prediction.inference import square_size
-    from prediction.network import load_network
+    from prediction.onnx_export import export_network
     from scans.volumes import load_volume, volume_to_slices
+    from training.stored_weights import read_weights
 
     scaled, mean, std = load_volume(scan).scaled
     images = volume_to_slices(scaled, square_size(scaled.shape, 240))
     np.savez(folder / "slices.npz", images=images, mean=mean, std=std)
-    load_network(weights)
+    network = export_network(read_weights(weights), load_run_settings(weights).unet, weights)
+    (folder / "network.onnx").write_bytes(network)
     return lambda: None
 
 
@@ -118,14 +121,13 @@ def engine(run, folder, batch, name):
     return keeping(predict, folder, name)
 
 
-def onnxruntime(weights, folder, batch):
+def onnxruntime(folder, batch):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     # Threads that wait in a loop would count as work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    file = weights.with_name("best.onnx")
-    session = ort.InferenceSession(file, options, ["CPUExecutionProvider"])
+    session = ort.InferenceSession(folder / "network.onnx", options, ["CPUExecutionProvider"])
     return engine(
         lambda images: session.run(None, {"image": images})[0], folder, batch, f"onnx {batch}"
     )
@@ -219,7 +221,7 @@ def main():
             [
                 *(Contestant(f"ours, batch {b}", ours, (weights, folder, b)) for b in batches),
                 *(
-                    Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (weights, folder, b))
+                    Contestant(f"ONNX Runtime, batch {b}", onnxruntime, (folder, b))
                     for b in BATCHES
                 ),
                 *(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, gpu, soak, step
+from benchmarks import bench, gpu, growth, inference, soak, step
 from benchmarks.gpu import pack
 from config import parse_arguments
 
@@ -51,6 +52,33 @@ def test_the_soak_starts_its_stages_with_settings_that_exist(tmp_path):
     for stage in soak.STAGES:
         _, _, *words = soak.command(stage, tmp_path, tmp_path)
         assert parse_arguments("", words)[0].slices.size == 32
+
+
+@pytest.mark.slow
+def test_every_engine_gives_the_probabilities_of_ours(tiny_trees, weights, tmp_path):
+    inference.save_inputs(next(tiny_trees.atlas.rglob("sub-*_T1w.nii.gz")), weights, tmp_path)
+    found = {"ours 4": inference.ours(weights, tmp_path, 4)}
+    found["keras 4"] = inference.keras_model(weights, tmp_path, 4)
+    if find_spec("onnxruntime"):  # with requirements/bench.txt alone
+        found["onnx 4"] = inference.onnxruntime(tmp_path, 4)
+    assert (tmp_path / "network.onnx").stat().st_size > 1000
+    for work in found.values():
+        work()
+    ours, *others = (np.load(tmp_path / f"{name}.npy") for name in found)
+    assert np.ptp(ours) > 0.01
+    for other in others:
+        np.testing.assert_allclose(other, ours, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_scans_of_growth_are_prepared_and_trained_on(tmp_path):
+    for number in range(6):
+        growth.make_scan(number, tmp_path / "scans")
+    growth.run_prep(tmp_path / "scans", tmp_path / "small")()
+    growth.make_stacks(tmp_path / "small", tmp_path / "stacks")
+    measured = growth.load_epoch(tmp_path / "stacks")()
+    assert measured["slices"] > 0 and measured["epoch_s"] > 0
+    assert growth.train_some(tmp_path / "stacks")()["own_mb"] > 10
 
 
 @pytest.mark.slow
