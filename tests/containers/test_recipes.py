@@ -70,7 +70,7 @@ def test_the_program_starts_from_what_is_copied_and_installed(program, module):
 
 
 def test_the_image_does_not_run_as_root():
-    assert re.search(r"^USER \d+$", DOCKERFILE, re.MULTILINE)
+    assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["1000"]
     last = DOCKERFILE[DOCKERFILE.index("FROM program AS participant") :]
     assert "RUN" not in last and "participant.py" in last
     assert subprocess.run(["sh", "-n", ROOT / "containers" / "install.sh"]).returncode == 0

@@ -436,7 +436,7 @@ def test_a_head_that_is_none_is_refused_by_name(tmp_path, kind):
     else:
         voxels[:10] = np.random.default_rng(0).random((10, *SHAPE[1:]))
     path = write_nifti(tmp_path / "odd_T1w.nii.gz", voxels, AFFINE)
-    with refused(path):
+    with refused(path, "is no T1-weighted scan of a whole brain"):
         prepare_control(path, tmp_path / "kept")
 
 

@@ -60,7 +60,7 @@ def test_a_script_ends_with_its_code_and_one_line(main, code, shown, capsys):
     assert exit.value.code == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(shown)
+    assert captured.err.startswith(shown) and bool(captured.err) == bool(shown)
     assert captured.err.strip().count("\n") == 0
 
 
