@@ -277,7 +277,8 @@ class Evaluation(Section):
 
 class Hardware(Section):
     devices: PositiveInteger | Literal["all"] = Field(
-        "all", description="GPUs that share each batch, or all of this machine"
+        "all",
+        description="GPUs that share each batch, of all machines together; all: as many as divide it",
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="mixed is faster on GPUs and rounds more; prediction: always float32"

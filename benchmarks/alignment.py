@@ -113,7 +113,9 @@ def main():
         table.to_csv(arguments.output, index=False)
     table["doubtful"] = table.doubts != ""
     table["wrong"] = ~(table.error_mm <= RIGHT_MM) & (table.kind != "native")
-    print(f"{'':32}scans  error mm, median (largest)  similarity  doubtful  wrong without doubt")
+    print(
+        f"{'':32}scans  error mm, median (largest)  similarity  doubtful  wrong, yet not doubtful"
+    )
     for kind, own in table.groupby("kind", sort=False):
         error = f"{own.error_mm.median():.1f} ({own.error_mm.max():.1f})"
         similarity = f"{own.similarity.min():.2f} to {own.similarity.max():.2f}"
