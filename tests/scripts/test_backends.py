@@ -24,7 +24,7 @@ from training.weights import read_weights
 ROOT = Path(__file__).parents[2]
 OTHERS = [backend for backend in BACKENDS if backend != "tensorflow"]
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = [pytest.mark.usefixtures("compiled_once"), pytest.mark.slow]
 
 
 def start(backend, *words):
@@ -134,7 +134,6 @@ def test_a_run_goes_on_on_its_own_backend_alone(elsewhere):
         train_model.main(words)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["host", "device"])
 @pytest.mark.parametrize("backend", OTHERS)
 def test_a_run_that_is_killed_ends_with_the_same_weights(

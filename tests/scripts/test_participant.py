@@ -346,6 +346,7 @@ def test_masks_of_predict_in_the_same_folder_are_passed_over(done, tmp_path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_jobs_at_once_make_whole_tables(done, tmp_path):
     output = shutil.copytree(done.output, tmp_path / "out")
     words = [sys.executable, "participant.py", done.source, output, "group"]

@@ -445,6 +445,7 @@ def test_a_shape_that_lies_outside_leaves_nothing():
     assert left.size == 0
 
 
+@pytest.mark.slow
 def test_some_people_are_healthy_and_lesions_lie_in_the_brain(lesions, unscanned):
     anatomy = head()
     volumes = []
@@ -468,6 +469,7 @@ def test_without_shapes_lesions_are_drawn():
     pytest.fail("nobody had a lesion")
 
 
+@pytest.mark.slow
 def test_a_head_that_cannot_be_used_costs_itself_alone(controls, tmp_path, capsys):
     bad = tmp_path / "empty_T1w.nii.gz"
     write_nifti(bad, np.zeros((60, 60, 60), np.float32), np.diag([3, 3, 3, 1.0]))
