@@ -22,15 +22,15 @@ from system.files import InputError
 
 
 def add_arguments(parser):
-    paths = {"nargs": "+", "type": Path, "default": [], "metavar": "PATH"}
-    parser.add_argument("--heads", help="scans of healthy people; default: the template", **paths)
-    parser.add_argument("--lesions", help="lesion masks in MNI space; default: drawn", **paths)
-    parser.add_argument("--subjects", type=int, metavar="N", help="in place of demo.atlas_subjects")
     parser.add_argument(
         "--results",
         action="store_true",
         help="print the results of the demo's stages instead of making scans",
     )
+    paths = {"nargs": "+", "type": Path, "default": [], "metavar": "PATH"}
+    parser.add_argument("--heads", help="scans of healthy people; default: the template", **paths)
+    parser.add_argument("--lesions", help="lesion masks in MNI space; default: drawn", **paths)
+    parser.add_argument("--subjects", type=int, metavar="N", help="in place of demo.atlas_subjects")
 
 
 def main(argv=None):
