@@ -143,7 +143,7 @@ def finished_runs(folder):
 
 def _read_folds(folders, prepared, rows):
     """Read the folds of a run, of all its seeds, in their order."""
-    folds = [_read_fold(folder, prepared, rows) for folder in folders]
+    folds = [read_fold(folder, prepared, rows) for folder in folders]
     folds = sorted(folds, key=lambda fold: (fold.seed, fold.number))
     for fold, other in pairwise(folds):
         if (fold.seed, fold.number) == (other.seed, other.number):
@@ -168,7 +168,7 @@ def _read_folds(folders, prepared, rows):
     return folds
 
 
-def _read_fold(folder, prepared, rows):
+def read_fold(folder, prepared, rows):
     facts = run_facts(folder, "name the folder of a finished run", required=True)
     if facts.get("stage") == "pre_train":
         raise InputError(f"{folder}: learnt tumours; evaluate runs that learnt lesions")

@@ -197,7 +197,7 @@ def test_without_niimath_scans_are_prepared_that_need_no_alignment(scan_on_templ
 
 
 def test_too_few_slices_are_refused_before_niimath_is_asked(turned, monkeypatch):
-    monkeypatch.setattr(alignment, "_run_niimath", None)
+    monkeypatch.setattr(alignment.subprocess, "run", None)
     voxels = turned[0].voxels
     for piece in (voxels[:, :, : FEWEST_SLICES - 1], voxels[: FEWEST_SLICES - 1]):
         with refused(f"has {FEWEST_SLICES - 1} slices, too few of a head"):

@@ -16,7 +16,7 @@ import prep
 from config import load_settings
 from evaluation.cases import find_cases
 from evaluation.kept_predictions import missing_predictions, predict_cases
-from evaluation.runs import Predictor, _read_fold
+from evaluation.runs import Predictor, read_fold
 from evaluation.scoring import load_view, score_case
 from prediction.operating_point import PLAIN
 from scans import preparation
@@ -217,6 +217,6 @@ def test_a_run_of_another_geometry_than_the_slices_is_refused(native, tmp_path):
         save_json(tmp_path / "run.json", facts | {"identity": identity})
         if wrong:
             with refused(tmp_path, wrong, prepared):
-                _read_fold(tmp_path, prepared, load_manifest(prepared, "atlas"))
+                read_fold(tmp_path, prepared, load_manifest(prepared, "atlas"))
         else:
-            assert _read_fold(tmp_path, prepared, load_manifest(prepared, "atlas")).number == 0
+            assert read_fold(tmp_path, prepared, load_manifest(prepared, "atlas")).number == 0
