@@ -23,11 +23,10 @@ from pydantic import (
 )
 
 from system.files import InputError
-from system.retired import without_retired
+from system.retired import STAGES, without_retired
 from system.yaml_files import parse_yaml, read_yaml, save_yaml
 
 BASE_FILE = Path(__file__).with_name("config.yaml")
-STAGES = ("pre_train", "train", "transfer")
 
 
 def expand_path(text):

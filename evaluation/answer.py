@@ -89,7 +89,7 @@ def _warnings(subset, run):
             "very subjects. What no choice has seen is the held-back subset: evaluate.py --subset test."
         ]
     return [
-        "The operating point (below) was chosen on these very scans, so these metrics are too good. "
+        "The operating point (below) was chosen on these very scans, so these metrics are optimistic. "
         "Fair ones are those of the test subset, which was held back: evaluate.py --subset test."
     ]
 

@@ -116,8 +116,7 @@ def find_scans(folder, dataset, image_suffix, mask_suffixes):
             f"paths.{dataset} at the data set, or set {dataset}.image_suffix to how its names end"
         )
     notes = [
-        f"{len(own)} scan{'s have' if len(own) > 1 else ' has'} no mask and {'are' if len(own) > 1 else 'is'} "
-        f"not used, below {share}: for predict.py"
+        f"scans without a mask, not used: {len(own)} below {share}: for predict.py"
         for share, own in without.items()
     ]
     if scans and len(mask_suffixes) > 1:

@@ -2,16 +2,17 @@
 
 from system.files import InputError
 
+STAGES = ("pre_train", "train", "transfer")
 # Each with the only value that this version can still do.
 RETIRED = {
     "unet": {"residual": False, "attention": False, "mirror": False},
     "augmentation": {"elastic": 0},
 }
 LOSS = {"false_negative_weight": 0.5, "focal_power": 1}
-RETIRED |= {"pre_train": LOSS, "train": LOSS, "transfer": LOSS}
+RETIRED |= dict.fromkeys(STAGES, LOSS)
 # Settings that earlier versions did not have, with what they did.
 LOSS_ADDED = {"dice_of": "batch", "dice_smooth": 1.0}
-ADDED = dict.fromkeys(("pre_train", "train", "transfer"), LOSS_ADDED)
+ADDED = dict.fromkeys(STAGES, LOSS_ADDED)
 ADDED |= {"unet": {"downsampling": 1}}
 
 

@@ -8,10 +8,9 @@ of its slices, and the name that nearly identical scans share (see `scans.near_d
 from pathlib import Path
 
 from system.files import InputError, first_few, load_json
-from system.retired import ADDED, without_retired
+from system.retired import ADDED, STAGES, without_retired
 from system.yaml_files import read_yaml
 
-STAGES = ("pre_train", "train", "transfer")
 SEEN = ("training", "validation", "unknown")
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from training.provenance import STAGES, run_facts
+from system.retired import STAGES
+from training.provenance import run_facts
 
 
 def print_results(runs):

@@ -199,7 +199,7 @@ def test_a_folder_without_any_mask_is_a_note_and_a_mask_missing_among_others_a_p
     assert [Path(problem.file).name for problem in problems] == ["sub-2_ses-1_T1w.nii.gz"]
     assert (
         note
-        == f"2 scans have no mask and are not used, below {tmp_path / 'data/Testing'}: for predict.py"
+        == f"scans without a mask, not used: 2 below {tmp_path / 'data/Testing'}: for predict.py"
     )
 
 

@@ -345,7 +345,16 @@ def test_masks_of_predict_in_the_same_folder_are_passed_over(done, tmp_path, mon
     assert drawn[0][1] == table(output, "scans").participant_id.nunique()
 
 
-@pytest.mark.slow
+def test_weights_that_know_no_template_are_refused_and_nothing_is_claimed(done, tmp_path):
+    changes = ["geometry.align=none", "geometry.brain=keep"]
+    load_settings(None, changes).save(tmp_path / "run" / "config.yaml")
+    weights = tmp_path / "run" / "best.weights.h5"
+    weights.write_bytes(b"not read")
+    with refused(weights, "geometry.align: none", "predict.py takes it"):
+        run(done.source, tmp_path / "out", weights)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_jobs_at_once_make_whole_tables(done, tmp_path):
     output = shutil.copytree(done.output, tmp_path / "out")

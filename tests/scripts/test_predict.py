@@ -218,6 +218,18 @@ def test_each_lesion_is_shown_where_it_is_largest():
     assert list(slices_to_show(mask[:, :, :3])) == [0, 2]
 
 
+@pytest.mark.usefixtures("lesion_is_bright")
+def test_the_table_has_no_row_for_what_a_kill_left_or_a_mask_that_is_gone(weights, tmp_path):
+    out, scans = tmp_path / "out", [tmp_path / f"{name}.nii" for name in "abc"]
+    for scan in scans:
+        write_nifti(scan, head(SHAPE), RAS)
+    call(out, weights, *scans[:2])
+    shutil.copy(out / "a_lesion.json", out / ".partial-c_lesion.json")
+    (out / "b_lesion.nii.gz").unlink()
+    call(out, weights, scans[2])
+    assert set(rows_of(out)) == {"a.nii", "c.nii"}
+
+
 def test_scans_unlike_the_training_data_are_warned_of(done):
     rows = done.rows
     assert "voxels of 0.8×0.8×3 mm" in rows["0.8 mm, thick slices.nii.gz"]["warnings"]
