@@ -731,6 +731,15 @@ def test_a_scan_that_is_not_there_is_found_before_a_framework_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_predicted(
+    weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(masks, "load_networks", lambda files: 1 / 0)
+    scan = write_nifti(tmp_path / "scan.nii", head(SHAPE), RAS)
+    with refused(scan / "out", "cannot be written"):
+        call(scan / "out", weights, scan)
+
+
 @pytest.mark.usefixtures("lesion_is_bright")
 def test_the_sides_are_left_empty_where_they_cannot_be_told(weights, tmp_path):
     voxels = head(SHAPE)
