@@ -11,16 +11,19 @@ from training.pictures import PREDICTION, head_box, save_figure
 
 
 def slices_to_show(mask, most=8):
-    """Choose axial slices: the largest one of each lesion, large lesions first, and some in between.
+    """Choose axial slices in which each lesion is seen, large ones where they are largest.
 
-    Without a lesion they are spread over the head.
+    The others are spread in between; without a lesion all are spread over the head.
     """
     heights, depth = np.flatnonzero(mask.any((0, 1))), mask.shape[2]
     if not heights.size:
         heights = np.arange(depth // 6, max(depth - depth // 6, depth // 6 + 1))
     labels, sizes = label_lesions(mask)
-    lesions, order = regionprops(labels), np.argsort(-sizes, kind="stable")[:most]
-    largest = {lesions[i].bbox[2] + lesions[i].image.sum((0, 1)).argmax() for i in order}
+    lesions, largest = regionprops(labels), []
+    for i in np.argsort(-sizes, kind="stable"):
+        bottom, top = lesions[i].bbox[2::3]
+        if len(largest) < most and not any(bottom <= z < top for z in largest):
+            largest.append(bottom + lesions[i].image.sum((0, 1)).argmax())
     between = np.linspace(0, len(heights) - 1, min(most - len(largest), len(heights))).round()
     return np.unique([*largest, *heights[between.astype(int)]])
 

@@ -202,7 +202,7 @@ def test_a_picture_shows_the_slices_of_the_lesion_from_bottom_to_top(tmp_path):
     np.testing.assert_array_equal(counts > 5000, mask.any((0, 1)))
 
 
-def test_each_lesion_is_shown_where_it_is_largest():
+def test_each_lesion_is_shown_and_large_ones_where_they_are_largest():
     mask = np.zeros((30, 30, 130), np.uint8)
     mask[2:9, 2:9, 20:120] = 1
     mask[2:20, 2:20, 83] = 1  # of the large lesion
@@ -210,9 +210,11 @@ def test_each_lesion_is_shown_where_it_is_largest():
     mask[24:27, 24:27, 63] = 1  # of the small one
     shown = slices_to_show(mask)
     assert {20, 63, 83, 119} <= set(shown) and len(shown) == 8
+    mask[24, 2:24:2, 82:85] = 1  # fragments, all to be seen at 83 already
+    assert list(slices_to_show(mask)) == list(shown)
     assert list(shown) == sorted(set(shown))
     mask[:] = 0
-    mask[::2, ::2, ::2] = 1  # more lesions than slices
+    mask[::2, ::2, ::2] = 1  # lesions in more slices than are shown
     assert len(slices_to_show(mask)) == 8
     assert len(slices_to_show(mask * 0)) == 8
     assert list(slices_to_show(mask[:, :, :3])) == [0, 2]
